@@ -1,0 +1,137 @@
+# What this project can do, by name; `make` alone lists it. PYTHON=python3.X chooses the main interpreter (python3).
+#
+# Where things go: the release wheels in target/wheels, what the tests install in target/test-wheels/VERSION; .venv is the
+# demo's, .venvs/VERSION the tests'. Each interpreter has target directories of its own, so that none undoes another's work.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.SUFFIXES:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+PYTHON ?= python3
+PYTEST_ARGS ?= -n auto
+BENCH_ARGS ?=
+export PYTHON
+
+# The interpreter itself, not a wrapper that looks one up, and its version. Both are empty when it cannot be used.
+INTERPRETER := $(shell $(PYTHON) -c 'import sys; print(getattr(sys, "_base_executable", sys.executable))' 2>/dev/null)
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+TEST_VENV := .venvs/$(VERSION)
+EXAMPLE := examples/django/requirements.txt
+
+SOURCES := $(shell find src python build.rs Cargo.toml Cargo.lock pyproject.toml README.md LICENSE -type f ! -name '*.pyc')
+LOCKED := $(if $(filter true,$(CI)),--locked)
+CARGO := CARGO_TARGET_DIR=target/$(VERSION) PYO3_PYTHON=$(INTERPRETER) cargo
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+
+.PHONY: help demo test check fmt clippy cargo-test embed pytest smoke smoke-embed wheel bench system clean
+
+help:
+	@echo 'make demo    serve the example Django project on 127.0.0.1:8000, behind Nginx on 127.0.0.1:8080 where it is installed'
+	@echo 'make test    check and test everything, with every Python found; installs what that needs'
+	@echo 'make check   rustfmt and clippy only'
+	@echo 'make wheel   build the release wheels into target/wheels, one for every Python found'
+	@echo 'make bench   compare with other servers; see benches/README.md'
+	@echo 'make clean   remove all that was made'
+
+# --- demo ---------------------------------------------------------------------------------------------------------------
+
+demo: .venv/.wheel .venv/.example
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" exec examples/django/demo.sh
+
+.venv/.wheel: target/wheels/.$(VERSION)
+	.venv/bin/python $(PIP_INSTALL) --force-reinstall --no-deps target/wheels/rgunicorn-*-cp$(subst .,,$(VERSION))-*.whl
+	@touch $@
+
+.venv/.example: $(EXAMPLE) .venv/.build
+	.venv/bin/python $(PIP_INSTALL) -r $(EXAMPLE)
+	@touch $@
+
+.venv/.build: pyproject.toml
+	@.ci/system build $(PYTHON)
+	[ -x .venv/bin/python ] || $(PYTHON) -m venv .venv
+	.venv/bin/python $(PIP_INSTALL) --upgrade 'pip>=25.1'
+	.venv/bin/python $(PIP_INSTALL) --group build
+	@touch $@
+
+# --- wheel --------------------------------------------------------------------------------------------------------------
+
+# `--compatibility pypi` refuses what could not be published: a wheel tagged for this machine only.
+MATURIN_BUILD = build --quiet $(LOCKED) --compatibility pypi --target-dir target/wheel-$*
+
+wheel:
+	@.ci/pythons | sed 's/ .*//' | while read -r version; do $(MAKE) target/wheels/.$$version </dev/null; done
+	@ls target/wheels/*.whl
+
+target/wheels/.%: $(SOURCES) .venv/.build
+	rm -f target/wheels/rgunicorn-*-cp$(subst .,,$*)-*.whl
+	.venv/bin/maturin $(MATURIN_BUILD) --release --out target/wheels \
+	    --interpreter "$$(.ci/pythons | sed -n 's/^$* //p')"
+	@touch $@
+
+# --- test ---------------------------------------------------------------------------------------------------------------
+
+test: system fmt clippy cargo-test pytest smoke smoke-embed
+
+system:
+	@.ci/system test $(PYTHON)
+
+check: fmt clippy
+
+fmt:
+	cargo fmt --check
+
+clippy:
+	$(CARGO) clippy $(LOCKED) --quiet --all-targets -- -D warnings
+	$(CARGO) clippy $(LOCKED) --quiet --all-targets --features embed -- -D warnings
+
+cargo-test:
+	$(CARGO) test $(LOCKED) --quiet --features embed
+
+pytest: $(TEST_VENV)/.wheel
+	RGUNICORN_WHEEL="$$(echo target/test-wheels/$(VERSION)/*.whl)" $(TEST_VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+# The installed wheel of every other Python found.
+smoke:
+	@.ci/pythons | sed -n '/^$(VERSION) /!s/ .*//p' | while read -r version; do $(MAKE) smoke-$$version </dev/null; done
+
+smoke-%: .venvs/%/.wheel
+	.venvs/$*/bin/python -m pytest tests/test_smoke.py
+
+# The stand-alone binary, which finds its packages in the virtual environment that is active.
+smoke-embed: embed $(TEST_VENV)/.wheel
+	RGUNICORN=$(CURDIR)/target/$(VERSION)/debug/rgunicorn VIRTUAL_ENV=$(CURDIR)/$(TEST_VENV) \
+	    $(TEST_VENV)/bin/python -m pytest tests/test_smoke.py
+
+embed:
+	$(CARGO) build $(LOCKED) --quiet --features embed
+
+.venvs/%/.wheel: target/test-wheels/%/.built
+	.venvs/$*/bin/python $(PIP_INSTALL) --force-reinstall --no-deps target/test-wheels/$*/*.whl
+	@touch $@
+
+target/test-wheels/%/.built: $(SOURCES) .venvs/%/.packages $(TEST_VENV)/.packages
+	rm -rf target/test-wheels/$*
+	$(TEST_VENV)/bin/maturin $(MATURIN_BUILD) --profile dev --strip false --out target/test-wheels/$* \
+	    --interpreter .venvs/$*/bin/python
+	@touch $@
+
+.venvs/%/.packages: pyproject.toml $(EXAMPLE)
+	[ -x .venvs/$*/bin/python ] || "$$(.ci/pythons | sed -n 's/^$* //p')" -m venv .venvs/$*
+	.venvs/$*/bin/python $(PIP_INSTALL) --upgrade 'pip>=25.1'
+	.venvs/$*/bin/python $(PIP_INSTALL) --group build --group test -r $(EXAMPLE)
+	@touch $@
+
+.PRECIOUS: target/wheels/.% .venvs/%/.wheel .venvs/%/.packages target/test-wheels/%/.built
+
+# --- the rest -----------------------------------------------------------------------------------------------------------
+
+bench: target/wheels/.$(VERSION)
+	$(PYTHON) benches/run.py --wheel target/wheels/rgunicorn-*-cp$(subst .,,$(VERSION))-*.whl $(BENCH_ARGS)
+
+clean:
+	rm -rf target .venv .venvs .bench .pytest_cache
+	rm -rf examples/django/db.sqlite3* examples/django/media examples/django/staticfiles
+	find python tests examples benches -name __pycache__ -type d -prune -exec rm -rf {} +

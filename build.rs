@@ -1,0 +1,6 @@
+//! Tells the programs that link libpython (the stand-alone server and the tests, not the wheel's module) where it is.
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    pyo3_build_config::add_libpython_rpath_link_args();
+}

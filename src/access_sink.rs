@@ -1,0 +1,143 @@
+//! Owns: the access log of a worker: lines collected in memory and written once a turn of the loop.
+//! Rule: a line costs a request no system call; what is collected is written before the worker waits, or at a size.
+//! Never: decides what a line looks like; that is `access_log::Format`.
+
+use std::io;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use crate::access_log::{Entry, Format, LocalTime};
+use crate::config::values::LogTarget;
+use crate::conn::Peer;
+use crate::http::{Fields, Head, Reject};
+use crate::log::{LogFile, Stream};
+use crate::sys::clock::{unix_seconds, Nanos};
+use crate::sys::process;
+
+/// So many octets are written without waiting for the end of the turn.
+const ENOUGH: usize = 64 * 1024;
+
+pub struct AccessLog {
+    format: Format,
+    target: LogTarget,
+    file: LogFile,
+    pid: u32,
+    lines: Mutex<Lines>,
+}
+
+#[derive(Default)]
+struct Lines {
+    bytes: Vec<u8>,
+    time: LocalTime,
+}
+
+/// What the log can say about one exchange.
+pub struct Line<'a> {
+    pub peer: Peer,
+    pub head: &'a Head,
+    pub octets: &'a [u8],
+    pub status: u16,
+    pub sent: u64,
+    pub elapsed: Nanos,
+    pub response_fields: &'a [u8],
+    pub environ: &'a dyn Fn(&str) -> Option<String>,
+}
+
+impl AccessLog {
+    pub fn open(target: &LogTarget, format: &str) -> io::Result<AccessLog> {
+        Ok(AccessLog {
+            format: Format::new(format),
+            target: target.clone(),
+            file: LogFile::open(target, Stream::Stdout)?,
+            pid: process::id() as u32,
+            lines: Mutex::default(),
+        })
+    }
+
+    pub fn wants_response_fields(&self) -> bool {
+        self.format.wants_response_fields()
+    }
+
+    pub fn record(&self, line: &Line<'_>) {
+        let start = &line.head.start;
+        self.write(&Entry {
+            remote_addr: peer_text(line.peer).as_bytes(),
+            method: start.method.of(line.octets),
+            target: start.target.of(line.octets),
+            path: start.path.of(line.octets),
+            query: start.query.of(line.octets),
+            protocol: start.version.as_str().as_bytes(),
+            status: line.status,
+            sent: line.sent,
+            elapsed: Duration::from_nanos(line.elapsed),
+            pid: self.pid,
+            fields: &line.head.fields,
+            block: &line.octets[line.head.fields_at..],
+            response_fields: line.response_fields,
+            environ: line.environ,
+            time: "",
+        });
+    }
+
+    /// A request that was refused before it was understood has no parts to show.
+    pub fn refused(&self, reject: Reject, peer: Peer, sent: usize) {
+        self.write(&Entry {
+            remote_addr: peer_text(peer).as_bytes(),
+            method: b"-",
+            target: b"-",
+            path: b"-",
+            query: b"",
+            protocol: b"-",
+            status: reject.status(),
+            sent: sent as u64,
+            elapsed: Duration::ZERO,
+            pid: self.pid,
+            fields: &Fields::default(),
+            block: b"",
+            response_fields: b"",
+            environ: &|_| None,
+            time: "",
+        });
+    }
+
+    fn write(&self, entry: &Entry<'_>) {
+        let mut lines = self
+            .lines
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let Lines { bytes, time } = &mut *lines;
+        let time = time.at(unix_seconds() as i64);
+        self.format.write(&Entry { time, ..*entry }, bytes);
+        if bytes.len() >= ENOUGH {
+            self.empty(bytes);
+        }
+    }
+
+    /// Writes what has been collected.
+    pub fn flush(&self) {
+        let mut lines = self
+            .lines
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        if !lines.bytes.is_empty() {
+            self.empty(&mut lines.bytes);
+        }
+    }
+
+    fn empty(&self, bytes: &mut Vec<u8>) {
+        if let Err(e) = self.file.write(bytes) {
+            log::debug!("Access log lines were lost: {e} (--access-logfile)");
+        }
+        bytes.clear();
+    }
+
+    /// Goes on in the file that now bears the name.
+    pub fn reopen(&self) -> io::Result<()> {
+        self.flush();
+        self.file.reopen(&self.target, Stream::Stdout)
+    }
+}
+
+fn peer_text(peer: Peer) -> String {
+    peer.to_string()
+}

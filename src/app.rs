@@ -1,0 +1,23 @@
+//! Owns: what the loop knows of an application: that it can be called, and that it holds a lock while it is not waiting.
+//! Rule: a `Caller` belongs to one thread and answers one exchange at a time, completely, before it returns.
+//! Never: names Python; an application in Rust serves the tests of the layers below.
+
+use std::io;
+
+use crate::exchange::Exchange;
+
+/// Runs the closure while other threads may have the interpreter; an error means that this thread is to stop waiting.
+pub type Release<'r> = &'r dyn Fn(&mut (dyn FnMut() + Send)) -> io::Result<()>;
+
+pub trait App: Send + Sync {
+    /// For the thread that calls it, which becomes thread number `thread` of the worker.
+    fn caller(&self, thread: usize) -> Box<dyn Caller>;
+}
+
+pub trait Caller {
+    /// Runs the application for one request and gives the whole response to `exchange`.
+    fn call(&mut self, exchange: &mut Exchange<'_>);
+
+    /// Lets others have the interpreter while `wait` blocks.
+    fn unlocked(&mut self, wait: &mut (dyn FnMut() + Send));
+}

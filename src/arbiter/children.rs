@@ -1,0 +1,409 @@
+//! Owns: the table of the arbiter's workers, and every question about it that has an answer without a system call.
+//! Rule: pure; `now` and what was observed are arguments, so that the policy is tested without forking.
+//! Never: forks, kills, logs.
+
+use crate::scoreboard::{Phase, Slot};
+use crate::sys::clock::{Nanos, SECOND};
+
+/// A worker that lived so long, or served so much, does not make its successor wait when it dies.
+const STABLE_AGE: Nanos = 30 * SECOND;
+const STABLE_REQUESTS: u64 = 100;
+/// Pauses before the next fork after so many unstable deaths in a row.
+const PAUSES: [Nanos; 8] = [
+    0,
+    SECOND / 5,
+    SECOND / 2,
+    SECOND,
+    2 * SECOND,
+    5 * SECOND,
+    10 * SECOND,
+    30 * SECOND,
+];
+/// How long a worker that was told to abort its request has to get out of it.
+pub const ABORT_GRACE: Nanos = SECOND;
+
+/// What the arbiter has made of a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    Booting,
+    Ready,
+    /// It serves, and goes when its replacement is ready.
+    Retiring,
+    /// Told to finish and go.
+    Draining {
+        since: Nanos,
+    },
+    /// Told to break off a request that ran too long.
+    Aborted {
+        since: Nanos,
+    },
+    Killed,
+}
+
+pub struct Child {
+    pub pid: i32,
+    /// Serial number: the lower, the older.
+    pub age: u64,
+    pub generation: u64,
+    pub slot: Slot,
+    pub stage: Stage,
+    pub born: Nanos,
+}
+
+impl Child {
+    fn is_stable(&self, now: Nanos) -> bool {
+        now.saturating_sub(self.born) >= STABLE_AGE || self.slot.requests() >= STABLE_REQUESTS
+    }
+
+    /// Counts towards the workers wanted: it serves, or will.
+    fn is_active(&self) -> bool {
+        matches!(self.stage, Stage::Booting | Stage::Ready)
+    }
+
+    pub fn has_been_ready(&self) -> bool {
+        self.slot.phase() != Phase::Booting
+    }
+}
+
+/// When the next worker may be forked, after workers died young.
+#[derive(Default)]
+pub struct Backoff {
+    failures: usize,
+    until: Nanos,
+}
+
+impl Backoff {
+    pub fn died(&mut self, stable: bool, now: Nanos) {
+        self.failures = if stable { 0 } else { self.failures + 1 };
+        self.until = now + PAUSES[self.failures.saturating_sub(1).min(PAUSES.len() - 1)];
+    }
+
+    /// A fork that failed is not the application's fault, but trying at once would not help.
+    pub fn fork_failed(&mut self, now: Nanos) {
+        self.until = now + SECOND;
+    }
+
+    pub fn until(&self) -> Nanos {
+        self.until
+    }
+
+    pub fn pause(&self, now: Nanos) -> Nanos {
+        self.until.saturating_sub(now)
+    }
+}
+
+#[derive(Default)]
+pub struct Children {
+    list: Vec<Child>,
+    pub backoff: Backoff,
+}
+
+impl Children {
+    pub fn add(&mut self, child: Child) {
+        self.list.push(child);
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Child> {
+        self.list.iter()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    pub fn uses_slot(&self, index: usize) -> bool {
+        self.list.iter().any(|child| child.slot.index() == index)
+    }
+
+    /// Takes a dead worker out of the table and notes how it bears on the next fork.
+    pub fn remove(&mut self, pid: i32, now: Nanos) -> Option<Child> {
+        let at = self.list.iter().position(|child| child.pid == pid)?;
+        let child = self.list.remove(at);
+        if child.is_active() {
+            self.backoff.died(child.is_stable(now), now);
+        }
+        Some(child)
+    }
+
+    pub fn set_stage(&mut self, pid: i32, stage: Stage) {
+        if let Some(child) = self.list.iter_mut().find(|child| child.pid == pid) {
+            child.stage = stage;
+        }
+    }
+
+    /// Takes over what the workers say of themselves on the scoreboard.
+    pub fn observe(&mut self, now: Nanos) {
+        for child in &mut self.list {
+            child.stage = match (child.stage, child.slot.phase()) {
+                (Stage::Booting, Phase::Ready) => Stage::Ready,
+                (Stage::Booting | Stage::Ready, Phase::Retiring) => Stage::Retiring,
+                (Stage::Booting | Stage::Ready | Stage::Retiring, Phase::Draining) => {
+                    Stage::Draining { since: now }
+                }
+                (stage, _) => stage,
+            };
+        }
+    }
+
+    fn of(&self, generation: u64) -> impl Iterator<Item = &Child> {
+        self.list
+            .iter()
+            .filter(move |child| child.generation == generation)
+    }
+
+    pub fn ready(&self, generation: u64) -> usize {
+        self.of(generation)
+            .filter(|child| child.stage == Stage::Ready)
+            .count()
+    }
+
+    /// How many to fork so that `wanted` serve or will.
+    pub fn missing(&self, generation: u64, wanted: usize) -> usize {
+        wanted.saturating_sub(
+            self.of(generation)
+                .filter(|child| child.is_active())
+                .count(),
+        )
+    }
+
+    /// Who can go: more than `wanted`, the oldest first; those that retire, when enough others are ready; and every other
+    /// generation when this one is complete.
+    pub fn dispensable(&self, generation: u64, wanted: usize) -> Vec<i32> {
+        let mut active: Vec<&Child> = self
+            .of(generation)
+            .filter(|child| child.is_active())
+            .collect();
+        active.sort_by_key(|child| child.age);
+        let surplus = active.len().saturating_sub(wanted);
+        let mut going: Vec<i32> = active.iter().take(surplus).map(|child| child.pid).collect();
+        if self.ready(generation) >= wanted {
+            let retiring =
+                |child: &&Child| child.stage == Stage::Retiring && child.generation == generation;
+            going.extend(self.list.iter().filter(retiring).map(|child| child.pid));
+        }
+        going
+    }
+
+    /// Those of other generations that still serve.
+    pub fn outdated(&self, generation: u64) -> Vec<i32> {
+        let serves = |child: &&Child| {
+            child.generation != generation
+                && matches!(child.stage, Stage::Booting | Stage::Ready | Stage::Retiring)
+        };
+        self.list
+            .iter()
+            .filter(serves)
+            .map(|child| child.pid)
+            .collect()
+    }
+
+    /// Workers with a request that runs for `timeout` or longer and that have not been told to break it off.
+    pub fn overdue(&self, timeout: Nanos, now: Nanos) -> Vec<i32> {
+        let tellable = |stage| !matches!(stage, Stage::Aborted { .. } | Stage::Killed);
+        self.list
+            .iter()
+            .filter(|c| tellable(c.stage) && runs_over(c, timeout, now))
+            .map(|c| c.pid)
+            .collect()
+    }
+
+    /// Aborted workers whose grace is over: those that are still in the request, and those that got out of it.
+    pub fn after_abort(&self, timeout: Nanos, now: Nanos) -> (Vec<i32>, Vec<i32>) {
+        let due =
+            |c: &&Child| matches!(c.stage, Stage::Aborted { since } if since + ABORT_GRACE <= now);
+        let (stuck, out): (Vec<_>, Vec<_>) = self
+            .list
+            .iter()
+            .filter(due)
+            .partition(|child| runs_over(child, timeout, now));
+        let pids = |list: Vec<&Child>| list.iter().map(|child| child.pid).collect();
+        (pids(stuck), pids(out))
+    }
+
+    /// Draining workers that did not finish in time.
+    pub fn undrained(&self, graceful: Nanos, now: Nanos) -> Vec<i32> {
+        let late =
+            |c: &&Child| matches!(c.stage, Stage::Draining { since } if since + graceful <= now);
+        self.list
+            .iter()
+            .filter(late)
+            .map(|child| child.pid)
+            .collect()
+    }
+
+    /// When the next of these questions may have a new answer; None while nothing runs and nothing waits.
+    pub fn next_deadline(
+        &self,
+        timeout: Option<Nanos>,
+        graceful: Nanos,
+        now: Nanos,
+    ) -> Option<Nanos> {
+        self.list
+            .iter()
+            .filter_map(|child| child_deadline(child, timeout, graceful, now))
+            .min()
+    }
+}
+
+fn runs_over(child: &Child, timeout: Nanos, now: Nanos) -> bool {
+    child
+        .slot
+        .busy_since()
+        .is_some_and(|since| since + timeout <= now)
+}
+
+/// A request that starts after `now` cannot be overdue before `now + timeout`: so often, and no oftener, an idle worker
+/// has to be looked at.
+fn child_deadline(
+    child: &Child,
+    timeout: Option<Nanos>,
+    graceful: Nanos,
+    now: Nanos,
+) -> Option<Nanos> {
+    let request = timeout.map(|timeout| child.slot.busy_since().unwrap_or(now).max(1) + timeout);
+    match child.stage {
+        Stage::Booting | Stage::Ready | Stage::Retiring => request,
+        Stage::Draining { since } => Some(request.unwrap_or(Nanos::MAX).min(since + graceful)),
+        Stage::Aborted { since } => Some(since + ABORT_GRACE),
+        Stage::Killed => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scoreboard::Scoreboard;
+
+    const T: Nanos = 30 * SECOND;
+
+    /// Workers of generation 1, pids from 100, born at 0.
+    fn table(stages: &[Stage]) -> Children {
+        let board = Scoreboard::new(stages.len(), 1).unwrap();
+        let mut children = Children::default();
+        for (i, stage) in stages.iter().enumerate() {
+            let slot = board.slot(i);
+            if *stage != Stage::Booting {
+                slot.set_phase(Phase::Ready);
+            }
+            let (pid, age) = (100 + i as i32, i as u64);
+            children.add(Child {
+                pid,
+                age,
+                generation: 1,
+                slot,
+                stage: *stage,
+                born: 0,
+            });
+        }
+        children
+    }
+
+    #[test]
+    fn booting_and_ready_workers_count_and_others_do_not() {
+        let children = table(&[
+            Stage::Booting,
+            Stage::Ready,
+            Stage::Retiring,
+            Stage::Draining { since: 0 },
+        ]);
+        assert_eq!(children.missing(1, 4), 2);
+        assert_eq!(children.missing(1, 1), 0);
+        assert_eq!(children.missing(2, 4), 4);
+    }
+
+    #[test]
+    fn a_retiring_worker_goes_only_when_its_replacement_is_ready() {
+        let mut children = table(&[Stage::Retiring, Stage::Ready, Stage::Booting]);
+        assert!(children.dispensable(1, 2).is_empty());
+        children.set_stage(102, Stage::Ready);
+        assert_eq!(children.dispensable(1, 2), [100]);
+    }
+
+    #[test]
+    fn the_oldest_go_when_fewer_are_wanted() {
+        let children = table(&[Stage::Ready, Stage::Ready, Stage::Ready]);
+        assert_eq!(children.dispensable(1, 1), [100, 101]);
+        assert_eq!(children.outdated(2), [100, 101, 102]);
+        assert!(children.outdated(1).is_empty());
+    }
+
+    #[test]
+    fn what_workers_say_is_taken_over_but_never_backwards() {
+        let mut children = table(&[Stage::Booting, Stage::Ready, Stage::Killed]);
+        for child in children.list.iter() {
+            child.slot.set_phase(Phase::Ready);
+        }
+        children.observe(5);
+        assert_eq!(children.list[0].stage, Stage::Ready);
+        children.list[1].slot.set_phase(Phase::Retiring);
+        children.list[2].slot.set_phase(Phase::Draining);
+        children.observe(6);
+        assert_eq!(
+            (children.list[1].stage, children.list[2].stage),
+            (Stage::Retiring, Stage::Killed)
+        );
+        children.list[1].slot.set_phase(Phase::Draining);
+        children.observe(7);
+        assert_eq!(children.list[1].stage, Stage::Draining { since: 7 });
+    }
+
+    #[test]
+    fn a_request_is_overdue_by_its_own_start() {
+        let mut children = table(&[Stage::Ready, Stage::Ready]);
+        children.list[1]
+            .slot
+            .begin(0, 10 * SECOND, b"GET", b"/slow");
+        assert!(children.overdue(T, 39 * SECOND).is_empty());
+        assert_eq!(
+            children.next_deadline(Some(T), T, 20 * SECOND),
+            Some(40 * SECOND)
+        );
+        assert_eq!(children.overdue(T, 40 * SECOND), [101]);
+        children.set_stage(101, Stage::Aborted { since: 40 * SECOND });
+        assert!(children.overdue(T, 41 * SECOND).is_empty());
+        assert_eq!(children.after_abort(T, 41 * SECOND), (vec![101], vec![]));
+        children.list[1].slot.end(0);
+        assert_eq!(children.after_abort(T, 41 * SECOND), (vec![], vec![101]));
+    }
+
+    #[test]
+    fn idle_workers_are_looked_at_once_a_timeout_and_without_one_never() {
+        let children = table(&[Stage::Ready, Stage::Ready]);
+        assert_eq!(
+            children.next_deadline(Some(T), T, 5 * SECOND),
+            Some(5 * SECOND + T)
+        );
+        assert_eq!(children.next_deadline(None, T, 5 * SECOND), None);
+    }
+
+    #[test]
+    fn workers_that_die_young_make_the_next_wait_longer_and_old_ones_do_not() {
+        let mut children = table(&[Stage::Booting; 12]);
+        let mut pauses = Vec::new();
+        for pid in 100..109 {
+            children.remove(pid, SECOND);
+            pauses.push(children.backoff.pause(SECOND));
+        }
+        assert_eq!(pauses[..8], PAUSES);
+        assert_eq!(pauses[8], PAUSES[7]);
+        children.remove(109, STABLE_AGE);
+        assert_eq!(children.backoff.pause(STABLE_AGE), 0);
+    }
+
+    #[test]
+    fn a_worker_that_was_told_to_go_does_not_count_as_a_failure() {
+        let mut children = table(&[Stage::Draining { since: 0 }, Stage::Killed]);
+        for pid in [100, 101, 100] {
+            children.remove(pid, SECOND);
+        }
+        assert_eq!(children.backoff.pause(SECOND), 0);
+        assert!(children.is_empty());
+    }
+
+    #[test]
+    fn a_drain_has_an_end() {
+        let children = table(&[Stage::Draining { since: 5 }]);
+        assert!(children.undrained(T, 4 + T).is_empty());
+        assert_eq!(children.undrained(T, 5 + T), [100]);
+    }
+}

@@ -1,0 +1,96 @@
+//! Owns: a generation: one configuration, its listeners, and (with `preload_app`) its mold.
+//! Rule: a generation is complete before any worker of it exists; what fails here leaves nothing behind.
+//! Never: knows workers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::{Address, Config};
+use crate::error::Error;
+use crate::listener::Listener;
+use crate::mold::Mold;
+
+/// gunicorn's patience with a port that a dying server still holds.
+const BIND_TRIES: usize = 5;
+const BIND_PAUSE: Duration = Duration::from_secs(1);
+
+pub struct Generation {
+    pub number: u64,
+    pub config: Arc<Config>,
+    pub listeners: Vec<Arc<Listener>>,
+    pub mold: Option<Mold>,
+}
+
+impl Generation {
+    /// Binds what `before` does not have bound.
+    ///
+    /// Errors: an address that cannot be bound, named.
+    pub fn new(
+        number: u64,
+        config: Arc<Config>,
+        before: &[Arc<Listener>],
+        tries: Tries,
+    ) -> Result<Generation, Error> {
+        let mut listeners = Vec::new();
+        for address in &config.bind {
+            let kept = before.iter().find(|listener| listener.address() == address);
+            listeners.push(match kept {
+                Some(listener) => listener.clone(),
+                None => Arc::new(bind(address, &config, tries)?),
+            });
+        }
+        Ok(Generation {
+            number,
+            config,
+            listeners,
+            mold: None,
+        })
+    }
+
+    /// "http://127.0.0.1:8000,unix:/run/app.sock"
+    pub fn addresses(&self) -> String {
+        self.listeners
+            .iter()
+            .map(|listener| listener.local().to_string())
+            .collect::<Vec<_>>()
+            .join(",")
+    }
+
+    /// Removes the files of listeners that `other` does not use.
+    pub fn unlink(&self, other: &[Arc<Listener>]) {
+        for listener in &self.listeners {
+            if !other.iter().any(|used| Arc::ptr_eq(used, listener)) {
+                listener.unlink();
+            }
+        }
+    }
+}
+
+/// Whether an address in use is waited for: at the start it is, in a reload it would stop supervision.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Tries {
+    Once,
+    Several,
+}
+
+fn bind(address: &Address, config: &Config, tries: Tries) -> Result<Listener, Error> {
+    let mut left = if tries == Tries::Several {
+        BIND_TRIES
+    } else {
+        1
+    };
+    loop {
+        left -= 1;
+        match Listener::bind(address, config.backlog, config.umask) {
+            Ok(listener) => return Ok(listener),
+            Err(e) if e.kind() == std::io::ErrorKind::AddrInUse && left > 0 => {
+                log::error!(
+                    "Connection in use: {address}, retrying in {} second (--bind)",
+                    BIND_PAUSE.as_secs()
+                );
+                std::thread::sleep(BIND_PAUSE);
+            }
+            Err(e) => return Err(Error::system(&format!("bind {address}"), &e, "--bind")),
+        }
+    }
+}

@@ -1,0 +1,494 @@
+//! Owns: supervision. The arbiter binds, forks, watches, replaces; `run` is its whole policy on one screen.
+//! Rule: it never runs the application nor reads a client's octet; single-threaded; it sleeps until a signal, a worker's
+//! word or a deadline. Once a worker has been ready, nothing but a stop signal ends it.
+//! Never: http, conn, wsgi, threads.
+
+pub mod children;
+mod generation;
+mod reload;
+mod spawn;
+mod stop;
+
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+
+use self::children::{Child, Children, Stage};
+use self::generation::{Generation, Tries};
+use self::reload::Reload;
+use crate::config::{self, Config};
+use crate::daemon::{self, PidFile};
+use crate::error::Error;
+use crate::mold::MoldSeed;
+use crate::python::{self, Interrupts};
+use crate::scoreboard::Scoreboard;
+use crate::sys::clock::{self, Nanos};
+use crate::sys::poll::{wait_few, Interest, Waker};
+use crate::sys::process::{self, Ending};
+use crate::sys::signal::{self, Signals};
+use crate::worker::{Lifeline, Seed, APP_NOT_FOUND, BOOT_FAILED};
+
+const HEARD: [i32; 10] = [
+    signal::SIGCHLD,
+    signal::SIGTERM,
+    signal::SIGINT,
+    signal::SIGQUIT,
+    signal::SIGHUP,
+    signal::SIGUSR1,
+    signal::SIGUSR2,
+    signal::SIGTTIN,
+    signal::SIGTTOU,
+    signal::SIGWINCH,
+];
+/// Slots beyond twice the configured workers, for TTIN and for workers that are on their way out.
+const SPARE_SLOTS: usize = 64;
+
+/// How a process leaves `run`: as the arbiter, done, or as what it forked.
+pub enum Outcome {
+    Exit(i32),
+    Worker(Box<Seed>),
+    Mold(Box<MoldSeed>),
+}
+
+/// What ends the arbiter's loop.
+type Flow = ControlFlow<Outcome>;
+
+pub struct Arbiter {
+    args: Vec<String>,
+    start_folder: PathBuf,
+    signals: Signals,
+    interrupts: Interrupts,
+    waker: Arc<Waker>,
+    /// Workers hold the first, the arbiter alone the second.
+    lifeline: Arc<Lifeline>,
+    _alive: std::os::fd::OwnedFd,
+    board: Arc<Scoreboard>,
+    children: Children,
+    current: Generation,
+    reload: Option<Reload>,
+    /// How many workers there should be; TTIN and TTOU move it.
+    wanted: usize,
+    next_age: u64,
+    next_generation: u64,
+    ever_ready: bool,
+    daemonized: bool,
+    pidfile: Option<PidFile>,
+}
+
+/// Starts the server and supervises it until it stops.
+///
+/// Errors: anything that keeps it from starting; nothing is left behind.
+pub fn run(py: Python<'_>, args: &[String]) -> Result<Outcome, Error> {
+    let start_folder =
+        daemon::start_folder().map_err(|e| Error::system("current folder", &e, "--chdir"))?;
+    let config = Arc::new(read_config(py, args, &start_folder)?);
+    if config.check_config {
+        return check(py, &config);
+    }
+    if config.app.is_none() {
+        return Err(Error::Other(
+            "No application module specified (rgunicorn MODULE:APP, or wsgi_app)".into(),
+        ));
+    }
+    let mut arbiter = Arbiter::start(py, args, start_folder, config)?;
+    log::info!(
+        "Listening at: {} ({})",
+        arbiter.current.addresses(),
+        process::id()
+    );
+    let workers = arbiter.wanted;
+    log::info!(
+        "Using {workers} worker(s) with {} thread(s) each",
+        arbiter.current.config.threads
+    );
+    Ok(arbiter.supervise(py))
+}
+
+/// `--check-config`: the configuration is good by now; the application has to load.
+fn check(py: Python<'_>, config: &Config) -> Result<Outcome, Error> {
+    match crate::worker::load_app(py, config) {
+        Ok(_) => Ok(Outcome::Exit(0)),
+        Err(_) => Ok(Outcome::Exit(1)),
+    }
+}
+
+/// Reads the configuration from the folder we were started in, then takes over what it says of the process: folder,
+/// import path, error log.
+fn read_config(py: Python<'_>, args: &[String], start_folder: &PathBuf) -> Result<Config, Error> {
+    enter(py, start_folder)?;
+    let loaded = config::load(args, &|name| std::env::var(name).ok(), &mut |path| {
+        python::run_config(py, path)
+    })?;
+    let config = loaded.config;
+    if let Some(folder) = &config.chdir {
+        enter(py, folder)?;
+    }
+    for folder in &config.pythonpath {
+        python::add_path(py, folder)
+            .map_err(|e| Error::Other(format!("{folder}: {e} (--pythonpath)")))?;
+    }
+    crate::log::init(&config.errorlog, config.loglevel).map_err(|e| {
+        Error::system(
+            &format!("error log {:?}", config.errorlog),
+            &e,
+            "--error-logfile",
+        )
+    })?;
+    loaded
+        .warnings
+        .iter()
+        .for_each(|warning| log::warn!("{warning}"));
+    Ok(config)
+}
+
+fn enter(py: Python<'_>, folder: &PathBuf) -> Result<(), Error> {
+    let shown = folder.display().to_string();
+    std::env::set_current_dir(folder)
+        .map_err(|e| Error::system(&format!("folder {shown}"), &e, "--chdir"))?;
+    python::add_path(py, &shown).map_err(|e| Error::Other(format!("{shown}: {e} (--chdir)")))
+}
+
+impl Arbiter {
+    fn start(
+        py: Python<'_>,
+        args: &[String],
+        start_folder: PathBuf,
+        config: Arc<Config>,
+    ) -> Result<Arbiter, Error> {
+        let system = |what: &'static str| {
+            move |e: std::io::Error| Error::system(what, &e, "the system's limits")
+        };
+        if config.daemon {
+            daemon::detach(py)?;
+        }
+        log::info!("Starting rgunicorn {}", crate::VERSION);
+        let pidfile = config.pidfile.as_deref().map(PidFile::create).transpose()?;
+        let interrupts = Interrupts::default();
+        let signals = listen_to_signals(py, &interrupts).map_err(system("signal handlers"))?;
+        // Not fatal: without it a worker of a mold would be reaped by init and missed by us.
+        if let Err(e) = process::become_subreaper() {
+            log::warn!("Cannot become a subreaper: {e}");
+        }
+        let (lifeline, alive) = process::pipe().map_err(system("lifeline pipe"))?;
+        let board = new_board(&config).map_err(system("scoreboard"))?;
+        let waker = Arc::new(Waker::new().map_err(system("eventfd"))?);
+        let daemonized = config.daemon;
+        let current = match Generation::new(1, config, &[], Tries::Several) {
+            Ok(current) => current,
+            Err(e) => {
+                pidfile.iter().for_each(PidFile::remove);
+                return Err(e);
+            }
+        };
+        Ok(Arbiter {
+            args: args.to_vec(),
+            start_folder,
+            signals,
+            interrupts,
+            waker,
+            lifeline: Arc::new(lifeline),
+            _alive: alive,
+            board,
+            children: Children::default(),
+            wanted: current.config.workers,
+            current,
+            reload: None,
+            next_age: 1,
+            next_generation: 2,
+            ever_ready: false,
+            daemonized,
+            pidfile,
+        })
+    }
+
+    fn supervise(&mut self, py: Python<'_>) -> Outcome {
+        loop {
+            match self.turn(py) {
+                ControlFlow::Continue(()) => self.wait(py),
+                ControlFlow::Break(outcome) => return outcome,
+            }
+        }
+    }
+
+    /// Everything that may need doing, in order.
+    fn turn(&mut self, py: Python<'_>) -> Flow {
+        for signal in self.signals.pending() {
+            self.obey(py, signal)?;
+        }
+        let now = clock::monotonic();
+        self.reap(now)?;
+        self.children.observe(now);
+        self.ever_ready |= self
+            .children
+            .iter()
+            .any(|child| child.stage == Stage::Ready);
+        self.judge_reload();
+        self.dismiss();
+        self.kill_stuck(now);
+        self.spawn_missing(py, now)
+    }
+
+    fn obey(&mut self, py: Python<'_>, signal: i32) -> Flow {
+        if signal != signal::SIGCHLD {
+            log::info!("Handling signal: {}", signal::name(signal));
+        }
+        match signal {
+            signal::SIGTERM => return ControlFlow::Break(self.stop(py, stop::Manner::Graceful)),
+            signal::SIGINT | signal::SIGQUIT => {
+                return ControlFlow::Break(self.stop(py, stop::Manner::Quick))
+            }
+            signal::SIGHUP => self.start_reload(py),
+            signal::SIGUSR1 => self.reopen_logs(),
+            signal::SIGTTIN => self.scale(self.wanted + 1),
+            signal::SIGTTOU => self.scale(self.wanted.saturating_sub(1).max(1)),
+            // A terminal that is resized sends it too.
+            signal::SIGWINCH if self.daemonized => self.scale(0),
+            signal::SIGUSR2 => log::warn!("Binary upgrade (USR2) is not supported yet"),
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn scale(&mut self, wanted: usize) {
+        let most = self.board.slots() / 2;
+        if wanted > most {
+            log::warn!("{most} workers are the most that this server was started for");
+            return;
+        }
+        self.wanted = wanted;
+    }
+
+    fn reopen_logs(&self) {
+        let config = &self.current.config;
+        if let Err(e) = crate::log::init(&config.errorlog, config.loglevel) {
+            log::error!("Cannot reopen the error log: {e} (--error-logfile)");
+        }
+        self.signal_all(signal::SIGUSR1);
+    }
+
+    fn signal_all(&self, signal: i32) {
+        for child in self.children.iter() {
+            process::send_signal(child.pid, signal);
+        }
+    }
+
+    // ---- the dead
+
+    fn reap(&mut self, now: Nanos) -> Flow {
+        while let Some((pid, ending)) = process::reap() {
+            match self.children.remove(pid, now) {
+                Some(child) => self.worker_died(&child, ending, now)?,
+                None => self.other_died(pid, ending, now)?,
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn worker_died(&mut self, child: &Child, ending: Ending, now: Nanos) -> Flow {
+        let pid = child.pid;
+        match (child.stage, ending) {
+            (_, Ending::Exited(0)) => log::debug!("Worker (pid:{pid}) {ending}."),
+            (Stage::Killed | Stage::Draining { .. }, _) => {
+                log::info!("Worker (pid:{pid}) {ending}.")
+            }
+            _ => log::error!("Worker (pid:{pid}) {ending}."),
+        }
+        for request in child.slot.in_flight() {
+            let seconds = now.saturating_sub(request.since) / clock::SECOND;
+            log::error!(
+                "It was running {} {} for {seconds} s",
+                request.method,
+                request.target
+            );
+        }
+        if !child.has_been_ready() && !matches!(child.stage, Stage::Killed | Stage::Draining { .. })
+        {
+            return self.boot_failed(child.generation, ending);
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn other_died(&mut self, pid: i32, ending: Ending, now: Nanos) -> Flow {
+        let is_mold =
+            |generation: &Generation| generation.mold.as_ref().is_some_and(|mold| mold.pid == pid);
+        if is_mold(&self.current) {
+            log::error!("Mold (pid:{pid}) {ending}.");
+            let was_ready = self
+                .current
+                .mold
+                .take()
+                .is_some_and(|mut mold| mold.is_ready());
+            self.children.backoff.died(was_ready, now);
+            if !was_ready {
+                return self.boot_failed(self.current.number, ending);
+            }
+        } else if self
+            .reload
+            .as_ref()
+            .is_some_and(|reload| is_mold(&reload.generation))
+        {
+            self.abandon_reload(&format!("its mold {ending}"));
+        } else {
+            log::debug!("Reaped process {pid}, which {ending}");
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// A worker, or a mold, that never became ready: fatal only for a server that never was.
+    fn boot_failed(&mut self, generation: u64, ending: Ending) -> Flow {
+        if self
+            .reload
+            .as_ref()
+            .is_some_and(|reload| reload.generation.number == generation)
+        {
+            self.abandon_reload(&format!("a new worker {ending} before it was ready"));
+            return ControlFlow::Continue(());
+        }
+        let reason = match ending {
+            Ending::Exited(BOOT_FAILED) => "Worker failed to boot.",
+            Ending::Exited(APP_NOT_FOUND) => "App failed to load.",
+            _ => return ControlFlow::Continue(()),
+        };
+        if self.ever_ready {
+            log::error!(
+                "{reason} The server goes on with {} worker(s).",
+                self.children.ready(generation)
+            );
+            return ControlFlow::Continue(());
+        }
+        log::error!("Shutting down: Master");
+        log::error!("Reason: {reason}");
+        let code = if let Ending::Exited(code) = ending {
+            code
+        } else {
+            1
+        };
+        ControlFlow::Break(self.give_up(code))
+    }
+
+    // ---- the living
+
+    /// Tells workers to go that are one too many, or whose replacement is ready.
+    fn dismiss(&mut self) {
+        for pid in self.children.dispensable(self.current.number, self.wanted) {
+            self.drain(pid);
+        }
+        if self.reload.is_none() {
+            for pid in self.children.outdated(self.current.number) {
+                self.drain(pid);
+            }
+        }
+    }
+
+    fn drain(&mut self, pid: i32) {
+        process::send_signal(pid, signal::SIGTERM);
+        self.children.set_stage(
+            pid,
+            Stage::Draining {
+                since: clock::monotonic(),
+            },
+        );
+    }
+
+    fn kill_stuck(&mut self, now: Nanos) {
+        let graceful = self.graceful_timeout();
+        if let Some(timeout) = self.timeout() {
+            for pid in self.children.overdue(timeout, now) {
+                self.abort(pid, timeout, now);
+            }
+            let (stuck, out) = self.children.after_abort(timeout, now);
+            stuck
+                .into_iter()
+                .for_each(|pid| self.kill(pid, "is still in the request"));
+            for pid in out {
+                self.children.set_stage(pid, Stage::Draining { since: now });
+            }
+        }
+        for pid in self.children.undrained(graceful, now) {
+            self.kill(pid, "did not finish in time (--graceful-timeout)");
+        }
+    }
+
+    /// Names the requests that ran too long, has the worker write its stacks, and has it break them off.
+    fn abort(&mut self, pid: i32, timeout: Nanos, now: Nanos) {
+        crate::log::critical(format_args!("WORKER TIMEOUT (pid:{pid})"));
+        let child = self.children.iter().find(|child| child.pid == pid);
+        for request in child
+            .map(|child| child.slot.in_flight())
+            .unwrap_or_default()
+        {
+            if request.since + timeout <= now {
+                let seconds = (now - request.since) / clock::SECOND;
+                let (method, target) = (request.method, request.target);
+                crate::log::critical(format_args!(
+                    "{method} {target} has been running for {seconds} s (--timeout)"
+                ));
+            }
+        }
+        process::send_signal(pid, signal::stack_dump());
+        process::send_signal(pid, signal::SIGABRT);
+        self.children.set_stage(pid, Stage::Aborted { since: now });
+    }
+
+    fn kill(&mut self, pid: i32, why: &str) {
+        log::error!("Killing worker (pid:{pid}), which {why}");
+        process::send_signal(pid, signal::SIGKILL);
+        self.children.set_stage(pid, Stage::Killed);
+    }
+
+    // ---- time
+
+    fn timeout(&self) -> Option<Nanos> {
+        Some(self.current.config.timeout.as_nanos() as Nanos).filter(|timeout| *timeout > 0)
+    }
+
+    fn graceful_timeout(&self) -> Nanos {
+        self.current.config.graceful_timeout.as_nanos() as Nanos
+    }
+
+    fn wait(&mut self, py: Python<'_>) {
+        let now = clock::monotonic();
+        let mut until = self
+            .children
+            .next_deadline(self.timeout(), self.graceful_timeout(), now);
+        if self.children.missing(self.current.number, self.wanted) > 0
+            && self.children.backoff.until() > now
+        {
+            until = Some(
+                until
+                    .unwrap_or(Nanos::MAX)
+                    .min(self.children.backoff.until()),
+            );
+        }
+        let molds = [
+            Some(&self.current),
+            self.reload.as_ref().map(|reload| &reload.generation),
+        ];
+        let booting = molds
+            .into_iter()
+            .flatten()
+            .filter_map(|generation| generation.mold.as_ref());
+        let mut fds: Vec<BorrowedFd<'_>> = vec![self.signals.as_fd(), self.waker.as_fd()];
+        fds.extend(booting.map(AsFd::as_fd));
+        let patience = until.map(|until| until.saturating_sub(now));
+        if let Err(e) = py.detach(|| wait_few(&fds, Interest::Read, patience)) {
+            log::error!("Cannot wait: {e}");
+        }
+        self.waker.clear();
+    }
+}
+
+fn listen_to_signals(py: Python<'_>, interrupts: &Interrupts) -> std::io::Result<Signals> {
+    signal::unblock_all()?;
+    interrupts
+        .install(py, &HEARD)
+        .map_err(std::io::Error::from)?;
+    Signals::new(&HEARD)
+}
+
+fn new_board(config: &Config) -> std::io::Result<Arc<Scoreboard>> {
+    Scoreboard::new(2 * config.workers + SPARE_SLOTS, config.threads)
+}

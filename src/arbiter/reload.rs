@@ -1,0 +1,117 @@
+//! Owns: the verified reload (HUP): a new generation boots beside the old one and takes over only when it is complete.
+//! Rule: until every new worker is ready nothing of the old generation changes; whatever fails before that, the old one
+//! serves on and the log says why.
+//! Never: touches a connection.
+
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+
+use super::generation::{Generation, Tries};
+use super::{new_board, read_config, Arbiter};
+use crate::config::fixed_changes;
+use crate::error::Error;
+use crate::sys::{process, signal};
+
+pub struct Reload {
+    pub generation: Generation,
+}
+
+impl Reload {
+    pub fn wanted(&self) -> usize {
+        self.generation.config.workers
+    }
+}
+
+impl Arbiter {
+    /// Another HUP during a reload starts it over.
+    pub(super) fn start_reload(&mut self, py: Python<'_>) {
+        if self.reload.is_some() {
+            self.abandon_reload("it was overtaken by another one");
+        }
+        log::info!("Hang up: Master");
+        match self.next_generation(py) {
+            Ok(generation) => self.reload = Some(Reload { generation }),
+            Err(e) => {
+                log::error!("Reload failed, the old configuration stays: {e}");
+                self.restore_process(py);
+            }
+        }
+    }
+
+    fn next_generation(&mut self, py: Python<'_>) -> Result<Generation, Error> {
+        let config = read_config(py, &self.args, &self.start_folder)?;
+        if config.app.is_none() {
+            return Err(Error::Other("No application module specified".into()));
+        }
+        for name in fixed_changes(&self.current.config, &config) {
+            log::warn!("{name} changed; only a restart takes that over");
+        }
+        let generation = Generation::new(
+            self.next_generation,
+            Arc::new(config),
+            &self.current.listeners,
+            Tries::Once,
+        )?;
+        self.next_generation += 1;
+        let config = &generation.config;
+        if config.threads > self.board.threads() || 2 * config.workers > self.board.slots() {
+            // Workers of before keep the old one through their slots.
+            self.board =
+                new_board(config).map_err(|e| Error::system("scoreboard", &e, "--workers"))?;
+        }
+        Ok(generation)
+    }
+
+    /// Puts folder and log back to what the serving configuration says.
+    fn restore_process(&self, py: Python<'_>) {
+        let config = &self.current.config;
+        let folder = config.chdir.as_ref().unwrap_or(&self.start_folder);
+        if let Err(e) = super::enter(py, folder) {
+            log::error!("{e}");
+        }
+        if let Err(e) = crate::log::init(&config.errorlog, config.loglevel) {
+            log::error!("Cannot reopen the error log: {e} (--error-logfile)");
+        }
+    }
+
+    /// Takes over when every new worker is ready.
+    pub(super) fn judge_reload(&mut self) {
+        let complete =
+            |reload: &Reload| self.children.ready(reload.generation.number) >= reload.wanted();
+        if !self.reload.as_ref().is_some_and(complete) {
+            return;
+        }
+        if let Some(Reload { generation }) = self.reload.take() {
+            log::info!(
+                "Reload complete: {} new worker(s) ready, the old ones drain",
+                generation.config.workers
+            );
+            let before = std::mem::replace(&mut self.current, generation);
+            before.unlink(&self.current.listeners);
+            self.wanted = self.current.config.workers;
+        }
+    }
+
+    /// Drops the new generation; the old one has not been touched.
+    pub(super) fn abandon_reload(&mut self, why: &str) {
+        let Some(Reload { generation }) = self.reload.take() else {
+            return;
+        };
+        log::error!("Reload failed, the old workers serve on: {why}");
+        generation.unlink(&self.current.listeners);
+        let new: Vec<i32> = self
+            .children
+            .iter()
+            .filter(|child| child.generation == generation.number)
+            .map(|c| c.pid)
+            .collect();
+        for pid in new {
+            process::send_signal(pid, signal::SIGKILL);
+            self.children.set_stage(pid, super::Stage::Killed);
+        }
+        if let Some(mold) = &generation.mold {
+            process::send_signal(mold.pid, signal::SIGKILL);
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! Owns: making processes: which generation lacks how many, a direct fork or one from its mold.
+//! Rule: one process a turn, so that signals are heard in between; a fork that fails is tried again later, never fatal.
+//! Never: decides when a worker has to go.
+
+use std::io;
+use std::ops::ControlFlow;
+
+use pyo3::prelude::*;
+
+use super::children::{Child, Stage};
+use super::generation::Generation;
+use super::{Arbiter, Flow, Outcome};
+use crate::config::Config;
+use crate::mold::{self, Mold, MoldSeed};
+use crate::python::{self, Fork};
+use crate::scoreboard::Slot;
+use crate::sys::clock::{self, Nanos};
+use crate::sys::signal::Blocked;
+use crate::worker::{Heritage, Seed};
+
+/// The generation that serves, or the one that a reload is preparing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Which {
+    Current,
+    Next,
+}
+
+impl Arbiter {
+    /// Forks what the generations lack, one worker a turn, so that signals are heard in between.
+    pub(super) fn spawn_missing(&mut self, py: Python<'_>, now: Nanos) -> Flow {
+        if self.children.backoff.pause(now) == 0
+            && self.children.missing(self.current.number, self.wanted) > 0
+        {
+            self.spawn(py, Which::Current)?;
+        }
+        if let Some(reload) = &self.reload {
+            if self
+                .children
+                .missing(reload.generation.number, reload.wanted())
+                > 0
+            {
+                self.spawn(py, Which::Next)?;
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn generation(&mut self, which: Which) -> &mut Generation {
+        match (which, &mut self.reload) {
+            (Which::Next, Some(reload)) => &mut reload.generation,
+            _ => &mut self.current,
+        }
+    }
+
+    fn spawn(&mut self, py: Python<'_>, which: Which) -> Flow {
+        let generation = self.generation(which);
+        let mold_ready = generation.mold.as_mut().map(Mold::is_ready);
+        let spawned = match (generation.config.preload_app, mold_ready) {
+            (false, _) => self.fork_worker(py, which),
+            (true, None) => self.fork_mold(py, which),
+            (true, Some(true)) => self.mold_worker(which),
+            (true, Some(false)) => return ControlFlow::Continue(()),
+        };
+        match spawned {
+            Ok(None) => {
+                // Another may be missing.
+                self.waker.wake();
+                ControlFlow::Continue(())
+            }
+            Ok(Some(outcome)) => ControlFlow::Break(outcome),
+            Err(e) => {
+                log::error!("Cannot fork: {e}");
+                self.children.backoff.fork_failed(clock::monotonic());
+                ControlFlow::Continue(())
+            }
+        }
+    }
+
+    /// In the child it is the worker's outcome.
+    fn fork_worker(&mut self, py: Python<'_>, which: Which) -> io::Result<Option<Outcome>> {
+        let slot = self.board.slot(self.free_slot()?);
+        slot.reset();
+        let most_requests = most_requests(&self.generation(which).config);
+        let blocked = Blocked::all()?;
+        match python::fork(py).map_err(io::Error::from)? {
+            Fork::Parent(pid) => {
+                drop(blocked);
+                self.adopt(which, pid, slot);
+                Ok(None)
+            }
+            Fork::Child => {
+                let heritage = self.heritage(which);
+                Ok(Some(Outcome::Worker(Box::new(Seed {
+                    heritage,
+                    slot,
+                    most_requests,
+                    blocked,
+                }))))
+            }
+        }
+    }
+
+    /// For a process of the generation.
+    fn heritage(&mut self, which: Which) -> Heritage {
+        let (lifeline, arbiter) = (self.lifeline.clone(), self.waker.clone());
+        let interrupts = self.interrupts.clone();
+        let generation = self.generation(which);
+        let (config, listeners) = (generation.config.clone(), generation.listeners.clone());
+        Heritage {
+            config,
+            listeners,
+            lifeline,
+            arbiter,
+            interrupts,
+        }
+    }
+
+    fn fork_mold(&mut self, py: Python<'_>, which: Which) -> io::Result<Option<Outcome>> {
+        let (ours, theirs) = mold::sockets()?;
+        let blocked = Blocked::all()?;
+        match python::fork(py).map_err(io::Error::from)? {
+            Fork::Parent(pid) => {
+                drop(blocked);
+                self.generation(which).mold = Some(Mold::new(pid, ours));
+                Ok(None)
+            }
+            Fork::Child => {
+                let (heritage, board) = (self.heritage(which), self.board.clone());
+                let seed = MoldSeed {
+                    heritage,
+                    board,
+                    socket: theirs,
+                    blocked,
+                };
+                Ok(Some(Outcome::Mold(Box::new(seed))))
+            }
+        }
+    }
+
+    fn mold_worker(&mut self, which: Which) -> io::Result<Option<Outcome>> {
+        let slot = self.board.slot(self.free_slot()?);
+        slot.reset();
+        let generation = self.generation(which);
+        let most_requests = most_requests(&generation.config);
+        let Some(mold) = &generation.mold else {
+            return Ok(None);
+        };
+        let pid = mold.fork_worker(slot.index(), most_requests)?;
+        self.adopt(which, pid, slot);
+        Ok(None)
+    }
+
+    fn free_slot(&self) -> io::Result<usize> {
+        let free = (0..self.board.slots()).find(|index| !self.children.uses_slot(*index));
+        free.ok_or_else(|| io::Error::other("every worker slot is in use"))
+    }
+
+    fn adopt(&mut self, which: Which, pid: i32, slot: Slot) {
+        let (age, born) = (self.next_age, clock::monotonic());
+        self.next_age += 1;
+        let generation = self.generation(which).number;
+        self.children.add(Child {
+            pid,
+            age,
+            generation,
+            slot,
+            stage: Stage::Booting,
+            born,
+        });
+    }
+}
+
+/// With this worker's share of the jitter, so that workers do not retire together.
+fn most_requests(config: &Config) -> u64 {
+    match config.max_requests {
+        0 => 0,
+        most => most + fastrand::u64(0..=config.max_requests_jitter),
+    }
+}

@@ -1,0 +1,119 @@
+//! Owns: the end of the server: telling workers, waiting for them, what is left behind (nothing).
+//! Rule: bounded by `graceful_timeout`; a second INT or QUIT shortens it; every process and file of ours is gone after.
+//! Never: starts anything.
+
+use std::os::fd::AsFd;
+
+use pyo3::prelude::*;
+
+use super::{Arbiter, Outcome};
+use crate::daemon::PidFile;
+use crate::sys::clock::{self, Nanos, SECOND};
+use crate::sys::poll::{wait_few, Interest};
+use crate::sys::{process, signal};
+
+/// What a hurried operator has to wait at the most.
+const QUICK: Nanos = 2 * SECOND;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// Requests are finished.
+    Graceful,
+    /// Requests are broken off.
+    Quick,
+}
+
+impl Arbiter {
+    pub(super) fn stop(&mut self, py: Python<'_>, manner: Manner) -> Outcome {
+        let deadline = clock::monotonic().saturating_add(self.graceful_timeout());
+        self.end(Some(py), manner, deadline);
+        log::info!("Shutting down: Master");
+        Outcome::Exit(0)
+    }
+
+    /// For a server that never became one.
+    pub(super) fn give_up(&mut self, code: i32) -> Outcome {
+        let deadline = clock::monotonic() + QUICK;
+        self.end(None, Manner::Quick, deadline);
+        Outcome::Exit(code)
+    }
+
+    fn end(&mut self, py: Option<Python<'_>>, manner: Manner, deadline: Nanos) {
+        let told = if manner == Manner::Graceful {
+            signal::SIGTERM
+        } else {
+            signal::SIGQUIT
+        };
+        self.dismiss_molds();
+        self.signal_all(told);
+        self.await_children(py, manner, deadline);
+        let left: Vec<i32> = self.children.iter().map(|child| child.pid).collect();
+        for pid in left {
+            self.kill(pid, "did not stop in time (--graceful-timeout)");
+        }
+        // SIGKILL needs no consent: they are reaped as soon as the kernel is done with them.
+        self.await_children(py, Manner::Quick, Nanos::MAX);
+        self.current.unlink(&[]);
+        self.pidfile.iter().for_each(PidFile::remove);
+    }
+
+    fn dismiss_molds(&mut self) {
+        let reload = self.reload.take();
+        if let Some(reload) = &reload {
+            reload.generation.unlink(&self.current.listeners);
+        }
+        let molds = [
+            self.current.mold.take(),
+            reload.and_then(|reload| reload.generation.mold),
+        ];
+        for mold in molds.into_iter().flatten() {
+            process::send_signal(mold.pid, signal::SIGKILL);
+        }
+    }
+
+    /// Until there are none or the time is over. INT or QUIT while requests are being finished breaks them off.
+    fn await_children(&mut self, py: Option<Python<'_>>, mut manner: Manner, mut deadline: Nanos) {
+        loop {
+            while let Some((pid, ending)) = process::reap() {
+                if let Some(child) = self.children.remove(pid, clock::monotonic()) {
+                    log::debug!("Worker (pid:{}) {ending}.", child.pid);
+                }
+            }
+            let now = clock::monotonic();
+            if self.children.is_empty() || now >= deadline {
+                return;
+            }
+            if self.is_hurried() && manner == Manner::Graceful {
+                log::info!("Quick shutdown requested");
+                manner = Manner::Quick;
+                deadline = deadline.min(now + QUICK);
+                self.signal_all(signal::SIGQUIT);
+            }
+            self.sleep_until(py, deadline, now);
+        }
+    }
+
+    fn is_hurried(&mut self) -> bool {
+        self.signals
+            .pending()
+            .iter()
+            .any(|signal| matches!(*signal, signal::SIGINT | signal::SIGQUIT))
+    }
+
+    fn sleep_until(&self, py: Option<Python<'_>>, deadline: Nanos, now: Nanos) {
+        let fds = [self.signals.as_fd()];
+        let patience = if deadline == Nanos::MAX {
+            None
+        } else {
+            Some(deadline - now)
+        };
+        let wait = || wait_few(&fds, Interest::Read, patience);
+        let waited = match py {
+            Some(py) => py.detach(wait),
+            None => wait(),
+        };
+        if let Err(e) = waited {
+            log::error!("Cannot wait: {e}");
+        }
+    }
+}

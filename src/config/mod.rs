@@ -1,0 +1,463 @@
+//! Owns: the configuration as the rest of the server sees it: complete, typed, checked, and never changed.
+//! Rule: a reload makes a new `Config`; every field is read out of the settings here and nowhere else.
+//! Never: behaviour; a field says what the operator wants, not what becomes of it.
+
+pub mod options;
+pub mod sources;
+pub mod values;
+
+pub use values::{Address, LogTarget, Raw};
+
+use crate::error::Error;
+use crate::http::{HeaderMap, Limits, Policy};
+use log::LevelFilter;
+use options::Value;
+use sources::{Environment, Gathered, RunPython, Settings};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The most that a request head may take, whatever the other limits say.
+pub const HEAD_LIMIT: usize = 64 * 1024;
+/// The most fields that gunicorn accepts, and what its "no limit" amounts to.
+const FIELDS_LIMIT: usize = 32_768;
+/// What gunicorn makes of a field size of 0.
+const FIELD_SIZE_DEFAULT: usize = 8190;
+
+/// What the operator decided. A time of zero means: no limit, except where a field says otherwise.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `MODULE[:NAME]`, from the command line or `wsgi_app`.
+    pub app: Option<String>,
+    /// Never empty.
+    pub bind: Vec<Address>,
+    pub backlog: i32,
+    /// At least 1, as `threads` and `worker_connections` are.
+    pub workers: usize,
+    pub threads: usize,
+    pub worker_connections: usize,
+    /// 0: workers are not replaced.
+    pub max_requests: u64,
+    pub max_requests_jitter: u64,
+    pub timeout: Duration,
+    /// Zero: requests under way are not waited for.
+    pub graceful_timeout: Duration,
+    /// Zero: a connection serves one request.
+    pub keepalive: Duration,
+    /// From the first octet of a request to the end of its head.
+    pub header_timeout: Duration,
+    /// Between two octets of a request body.
+    pub body_timeout: Duration,
+    /// Without an octet of the response taken by the client.
+    pub write_timeout: Duration,
+    pub http: Policy,
+    pub check_config: bool,
+    pub preload_app: bool,
+    pub chdir: Option<PathBuf>,
+    pub daemon: bool,
+    pub raw_env: Vec<(String, String)>,
+    pub pidfile: Option<PathBuf>,
+    pub pythonpath: Vec<String>,
+    pub umask: u32,
+    /// `*`, addresses and networks in CIDR form, each known to parse.
+    pub forwarded_allow_ips: Vec<String>,
+    /// Upper-case field name and the exact value that means https.
+    pub secure_scheme_headers: Vec<(String, String)>,
+    /// None: no access log.
+    pub accesslog: Option<LogTarget>,
+    pub access_log_format: String,
+    pub errorlog: LogTarget,
+    pub loglevel: LevelFilter,
+    pub sendfile: bool,
+    /// The file that was read; `python:MODULE` if it was a module.
+    pub config_file: Option<PathBuf>,
+    /// What the fields were made from: two configurations are compared by it.
+    settings: Settings,
+}
+
+/// A configuration, and what the operator should be told about it once there is a log.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    pub config: Config,
+    pub warnings: Vec<String>,
+}
+
+/// Makes the configuration from all sources. `args` excludes the program's name; a reload passes the same ones again.
+pub fn load(
+    args: &[String],
+    env: &Environment,
+    run_python: &mut RunPython,
+) -> Result<Loaded, Error> {
+    load_from(args, env, run_python, Path::new("."))
+}
+
+fn load_from(
+    args: &[String],
+    env: &Environment,
+    run_python: &mut RunPython,
+    dir: &Path,
+) -> Result<Loaded, Error> {
+    let gathered = sources::gather(args, env, run_python, dir)?;
+    let mut warnings = gathered.warnings.clone();
+    let config = Config::new(gathered);
+    config.check()?;
+    warnings.extend(config.doubts());
+    Ok(Loaded { config, warnings })
+}
+
+/// The settings that differ although only a restart can change them.
+pub fn fixed_changes(old: &Config, new: &Config) -> Vec<&'static str> {
+    old.settings
+        .changes(&new.settings)
+        .filter(|opt| !opt.reloadable)
+        .map(|opt| opt.name)
+        .collect()
+}
+
+/// Every setting at its default.
+impl Default for Config {
+    fn default() -> Config {
+        Config::new(Gathered {
+            settings: Settings::defaults(),
+            app: None,
+            config_file: None,
+            warnings: Vec::new(),
+        })
+    }
+}
+
+impl Config {
+    fn new(from: Gathered) -> Config {
+        let set = from.settings;
+        Config {
+            app: from.app.or_else(|| optional_text(&set, "wsgi_app")),
+            bind: addresses(&set, "bind"),
+            backlog: number(&set, "backlog"),
+            workers: number(&set, "workers"),
+            threads: number(&set, "threads"),
+            worker_connections: number(&set, "worker_connections"),
+            max_requests: number(&set, "max_requests"),
+            max_requests_jitter: number(&set, "max_requests_jitter"),
+            timeout: seconds(&set, "timeout"),
+            graceful_timeout: seconds(&set, "graceful_timeout"),
+            keepalive: seconds(&set, "keepalive"),
+            header_timeout: seconds(&set, "header_timeout"),
+            body_timeout: seconds(&set, "body_timeout"),
+            write_timeout: seconds(&set, "write_timeout"),
+            http: policy(&set),
+            check_config: flag(&set, "check_config"),
+            preload_app: flag(&set, "preload_app"),
+            chdir: path(&set, "chdir"),
+            daemon: flag(&set, "daemon"),
+            raw_env: pairs(&set, "raw_env"),
+            pidfile: path(&set, "pidfile"),
+            pythonpath: texts(&set, "pythonpath"),
+            umask: number(&set, "umask"),
+            forwarded_allow_ips: texts(&set, "forwarded_allow_ips"),
+            secure_scheme_headers: scheme_headers(&set),
+            accesslog: log(&set, "accesslog"),
+            access_log_format: optional_text(&set, "access_log_format").unwrap_or_default(),
+            errorlog: log(&set, "errorlog").unwrap_or(LogTarget::Dash),
+            loglevel: level(&optional_text(&set, "loglevel").unwrap_or_default()),
+            sendfile: flag(&set, "sendfile"),
+            config_file: from.config_file,
+            settings: set,
+        }
+    }
+
+    /// What no single option can know to be wrong.
+    fn check(&self) -> Result<(), Error> {
+        if self.bind.is_empty() {
+            return Err(Error::Other(
+                "bind: no address is left to listen on (--bind)".to_string(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// What can be served, but hardly as the operator imagines it.
+    fn doubts(&self) -> Option<String> {
+        (self.worker_connections < self.threads).then(|| {
+            format!(
+                "worker_connections ({}) is less than threads ({}): some threads stay idle",
+                self.worker_connections, self.threads
+            )
+        })
+    }
+}
+
+fn policy(set: &Settings) -> Policy {
+    let upper = |name: String| name.to_ascii_uppercase();
+    Policy {
+        limits: Limits {
+            request_line: limit(set, "limit_request_line", HEAD_LIMIT).min(HEAD_LIMIT),
+            fields: limit(set, "limit_request_fields", FIELDS_LIMIT).min(FIELDS_LIMIT),
+            field_size: limit(set, "limit_request_field_size", FIELD_SIZE_DEFAULT).min(HEAD_LIMIT),
+            head: HEAD_LIMIT,
+        },
+        header_map: header_map(&optional_text(set, "header_map").unwrap_or_default()),
+        forwarder_headers: texts(set, "forwarder_headers")
+            .into_iter()
+            .map(upper)
+            .collect(),
+    }
+}
+
+/// A limit of which 0 stands for `instead`.
+fn limit(set: &Settings, name: &str, instead: usize) -> usize {
+    match number(set, name) {
+        0 => instead,
+        limit => limit,
+    }
+}
+
+fn header_map(word: &str) -> HeaderMap {
+    match word {
+        "refuse" => HeaderMap::Refuse,
+        "dangerous" => HeaderMap::Dangerous,
+        _ => HeaderMap::Drop,
+    }
+}
+
+/// gunicorn's words; "critical" has no level of its own here.
+fn level(word: &str) -> LevelFilter {
+    match word {
+        "trace" => LevelFilter::Trace,
+        "debug" => LevelFilter::Debug,
+        "warning" | "warn" => LevelFilter::Warn,
+        "error" | "critical" => LevelFilter::Error,
+        _ => LevelFilter::Info,
+    }
+}
+
+/// Field names are compared in upper case.
+fn scheme_headers(set: &Settings) -> Vec<(String, String)> {
+    pairs(set, "secure_scheme_headers")
+        .into_iter()
+        .map(|(name, value)| (name.to_ascii_uppercase(), value))
+        .collect()
+}
+
+// One function per type. A setting's kind decides the type of its value, and `Config::default()` asks for every
+// setting once, so that a name asked for as the wrong type fails in the first test that runs.
+
+fn flag(set: &Settings, name: &str) -> bool {
+    match set.get(name) {
+        Value::Bool(value) => *value,
+        other => unreachable!("{name} is {other:?}"),
+    }
+}
+
+/// The option's bounds are within the type that its field has.
+fn number<T: TryFrom<i64>>(set: &Settings, name: &str) -> T {
+    match set.get(name) {
+        Value::Int(value) => {
+            T::try_from(*value).unwrap_or_else(|_| unreachable!("{name} is {value}"))
+        }
+        other => unreachable!("{name} is {other:?}"),
+    }
+}
+
+fn seconds(set: &Settings, name: &str) -> Duration {
+    match set.get(name) {
+        Value::Seconds(value) => *value,
+        other => unreachable!("{name} is {other:?}"),
+    }
+}
+
+fn optional_text(set: &Settings, name: &str) -> Option<String> {
+    match set.get(name) {
+        Value::Text(value) => Some(value.clone()),
+        Value::Unset => None,
+        other => unreachable!("{name} is {other:?}"),
+    }
+}
+
+fn texts(set: &Settings, name: &str) -> Vec<String> {
+    match set.get(name) {
+        Value::Texts(value) => value.clone(),
+        other => unreachable!("{name} is {other:?}"),
+    }
+}
+
+fn pairs(set: &Settings, name: &str) -> Vec<(String, String)> {
+    match set.get(name) {
+        Value::Pairs(value) => value.clone(),
+        other => unreachable!("{name} is {other:?}"),
+    }
+}
+
+fn path(set: &Settings, name: &str) -> Option<PathBuf> {
+    match set.get(name) {
+        Value::Path(value) => Some(value.clone()),
+        Value::Unset => None,
+        other => unreachable!("{name} is {other:?}"),
+    }
+}
+
+fn log(set: &Settings, name: &str) -> Option<LogTarget> {
+    match set.get(name) {
+        Value::Log(value) => Some(value.clone()),
+        Value::Unset => None,
+        other => unreachable!("{name} is {other:?}"),
+    }
+}
+
+fn addresses(set: &Settings, name: &str) -> Vec<Address> {
+    match set.get(name) {
+        Value::Addresses(value) => value.clone(),
+        other => unreachable!("{name} is {other:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn loaded(line: &str, python: &[(&str, Raw)]) -> Result<Loaded, Error> {
+        let words = format!("-c python:conf {line}");
+        let words: Vec<_> = words.split_whitespace().map(str::to_string).collect();
+        let globals = python.iter();
+        let globals: Vec<_> = globals
+            .map(|(name, raw)| (name.to_string(), raw.clone()))
+            .collect();
+        let mut run = |_: &Path| Ok(globals.clone());
+        load(&words, &|_| None, &mut run)
+    }
+
+    fn config(line: &str) -> Config {
+        loaded(line, &[]).unwrap().config
+    }
+
+    fn said(text: &str) -> Raw {
+        Raw::Text(text.to_string())
+    }
+
+    #[test]
+    fn defaults_are_those_of_gunicorn() {
+        let config = Config::default();
+        assert_eq!(config.bind, ["127.0.0.1:8000".parse::<Address>().unwrap()]);
+        assert_eq!(
+            (config.backlog, config.workers, config.threads),
+            (2048, 1, 1)
+        );
+        assert_eq!(config.worker_connections, 1000);
+        assert_eq!((config.max_requests, config.max_requests_jitter), (0, 0));
+        assert_eq!(config.timeout, Duration::from_secs(30));
+        assert_eq!(config.graceful_timeout, Duration::from_secs(30));
+        assert_eq!(config.keepalive, Duration::from_secs(2));
+        assert_eq!(config.http.limits.request_line, 4094);
+        assert_eq!(config.http.limits.fields, 100);
+        assert_eq!(config.http.limits.field_size, 8190);
+        assert_eq!(config.http.limits.head, 65_536);
+        assert_eq!(config.http.header_map, HeaderMap::Drop);
+        assert_eq!(config.http.forwarder_headers, ["SCRIPT_NAME", "PATH_INFO"]);
+        assert_eq!(config.forwarded_allow_ips, ["127.0.0.1", "::1"]);
+        assert_eq!(config.secure_scheme_headers.len(), 3);
+        assert_eq!((config.accesslog, config.errorlog), (None, LogTarget::Dash));
+        assert_eq!((config.umask, config.loglevel), (0, LevelFilter::Info));
+        assert!(config.sendfile && !config.daemon && !config.preload_app);
+        assert_eq!(
+            (config.app, config.chdir, config.pidfile),
+            (None, None, None)
+        );
+    }
+
+    #[test]
+    fn defaults_of_our_own_timeouts() {
+        let config = Config::default();
+        assert_eq!(config.header_timeout, Duration::from_secs(10));
+        assert_eq!(config.body_timeout, Duration::from_secs(30));
+        assert_eq!(config.write_timeout, Duration::from_secs(30));
+    }
+
+    #[test]
+    fn limits_of_zero() {
+        let none = "--limit-request-line 0 --limit-request-fields 0 --limit-request-field_size 0";
+        let limits = config(none).http.limits;
+        assert_eq!(limits.request_line, 65_536);
+        assert_eq!(limits.fields, 32_768);
+        assert_eq!(limits.field_size, 8190);
+    }
+
+    #[test]
+    fn limits_are_cut_to_what_a_head_can_hold() {
+        let much = "--limit-request-line 9999999 --limit-request-fields 9999999 \
+                    --limit-request-field_size 9999999";
+        let limits = config(much).http.limits;
+        assert_eq!(limits.request_line, 65_536);
+        assert_eq!(limits.fields, 32_768);
+        assert_eq!(limits.field_size, 65_536);
+    }
+
+    #[test]
+    fn the_command_line_names_the_application_before_the_file() {
+        let file = [("wsgi_app", said("file:app"))];
+        let app = |line| loaded(line, &file).unwrap().config.app;
+        assert_eq!(app("").as_deref(), Some("file:app"));
+        assert_eq!(app("line:app").as_deref(), Some("line:app"));
+    }
+
+    #[test]
+    fn names_in_upper_case() {
+        let headers = Raw::Map(vec![("X-Proto".to_string(), said("Https"))]);
+        let file = [
+            ("secure_scheme_headers", headers),
+            ("forwarder_headers", said("remote_user")),
+        ];
+        let config = loaded("", &file).unwrap().config;
+        let pair = ("X-PROTO".to_string(), "Https".to_string());
+        assert_eq!(config.secure_scheme_headers, [pair]);
+        assert_eq!(config.http.forwarder_headers, ["REMOTE_USER"]);
+    }
+
+    #[test]
+    fn words_for_levels_and_header_map() {
+        let levels = [
+            ("debug", LevelFilter::Debug),
+            ("WARNING", LevelFilter::Warn),
+            ("error", LevelFilter::Error),
+            ("critical", LevelFilter::Error),
+            ("trace", LevelFilter::Trace),
+        ];
+        for (word, level) in levels {
+            assert_eq!(config(&format!("--log-level {word}")).loglevel, level);
+        }
+        let policy = |word: &str| config(&format!("--header-map {word}")).http;
+        assert_eq!(policy("refuse").header_map, HeaderMap::Refuse);
+        assert_eq!(policy("dangerous").header_map, HeaderMap::Dangerous);
+    }
+
+    #[test]
+    fn no_address_at_all_is_an_error() {
+        let error = loaded("", &[("bind", Raw::List(vec![]))]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "bind: no address is left to listen on (--bind)"
+        );
+        assert_eq!(error.exit_code(), 1);
+    }
+
+    #[test]
+    fn more_threads_than_connections_is_doubted() {
+        let loaded = loaded("--threads 4 --worker-connections 2", &[]).unwrap();
+        assert_eq!(
+            loaded.warnings,
+            ["worker_connections (2) is less than threads (4): some threads stay idle"]
+        );
+    }
+
+    #[test]
+    fn changes_that_need_a_restart() {
+        let old = config("");
+        let new = config("-w 3 -b :9 --preload -t 1 --umask 7");
+        assert_eq!(fixed_changes(&old, &new), ["preload_app", "bind", "umask"]);
+        assert!(fixed_changes(&old, &old.clone()).is_empty());
+        assert!(fixed_changes(&old, &config("-w 9")).is_empty());
+    }
+
+    #[test]
+    fn the_file_that_was_read_is_remembered() {
+        assert_eq!(config("").config_file, Some("python:conf".into()));
+        assert_eq!(Config::default().config_file, None);
+    }
+}

@@ -1,0 +1,876 @@
+//! Owns: where settings come from, which source wins, and whose fault a wrong value is.
+//! Rule: defaults < environment < config file < GUNICORN_CMD_ARGS < command line; a later list replaces an earlier one.
+//! Never: executes Python (a closure does) or looks at the process: arguments and environment are parameters.
+
+use super::options::{self, Kind, Opt, Value, OPTIONS};
+use super::values::Raw;
+use crate::error::Error;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::ArgMatches;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Gives a variable of the environment.
+pub type Environment<'a> = dyn Fn(&str) -> Option<String> + 'a;
+/// Executes a Python config file (or imports `python:MODULE`) and gives its module's globals.
+pub type RunPython<'a> = dyn FnMut(&Path) -> Result<Vec<(String, Raw)>, Error> + 'a;
+
+/// Who said it: decides how an error names the setting and what the exit code is.
+enum Source {
+    Environment(&'static str),
+    /// The file's name as errors show it.
+    File(String),
+    CommandArgs,
+    CommandLine,
+}
+
+impl Source {
+    fn error(&self, opt: &Opt, why: &str) -> Error {
+        match self {
+            Source::Environment(variable) => Error::Other(format!("{variable}: {why}")),
+            Source::File(file) => Error::Other(format!("{file}: {}: {why}", opt.name)),
+            Source::CommandArgs => Error::Usage(format!("{CMD_ARGS}: {}: {why}", opt.flag())),
+            Source::CommandLine => Error::Usage(format!("{}: {why}", opt.flag())),
+        }
+    }
+}
+
+const CMD_ARGS: &str = "GUNICORN_CMD_ARGS";
+const PYTHON_FILE: &str = "gunicorn.conf.py";
+const TOML_FILE: &str = "rgunicorn.toml";
+
+/// A value for every row of the table, in its order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings(Vec<Value>);
+
+impl Settings {
+    pub fn defaults() -> Settings {
+        let value = |opt: &Opt| {
+            opt.default_value()
+                .unwrap_or_else(|why| unreachable!("default of {}: {why}", opt.name))
+        };
+        Settings(OPTIONS.iter().map(value).collect())
+    }
+
+    pub fn get(&self, name: &str) -> &Value {
+        let at = OPTIONS.iter().position(|opt| opt.name == name);
+        // Names are literals in `config/mod.rs`, every one of which is looked up whenever a configuration is made.
+        &self.0[at.unwrap_or_else(|| unreachable!("no option {name}"))]
+    }
+
+    fn set(&mut self, opt: &Opt, raw: &Raw, source: &Source) -> Result<(), Error> {
+        let value = opt.read(raw).map_err(|why| source.error(opt, &why))?;
+        let at = OPTIONS.iter().position(|known| known.name == opt.name);
+        if let Some(at) = at {
+            self.0[at] = value;
+        }
+        Ok(())
+    }
+
+    /// The settings in which two sets differ.
+    pub fn changes<'a>(&'a self, other: &'a Settings) -> impl Iterator<Item = &'static Opt> + 'a {
+        OPTIONS
+            .iter()
+            .zip(self.0.iter().zip(&other.0))
+            .filter(|(_, (one, two))| one != two)
+            .map(|(opt, _)| opt)
+    }
+}
+
+/// What all sources together say.
+pub struct Gathered {
+    pub settings: Settings,
+    pub app: Option<String>,
+    pub config_file: Option<PathBuf>,
+    pub warnings: Vec<String>,
+}
+
+/// Reads every source; `dir` is where a config file is looked for when none is named.
+pub fn gather(
+    args: &[String],
+    env: &Environment,
+    run_python: &mut RunPython,
+    dir: &Path,
+) -> Result<Gathered, Error> {
+    let line = given(parse(args)?, &Source::CommandLine)?;
+    let cmd_args = given(command_args(env)?, &Source::CommandArgs)?;
+    let mut all = Gathered {
+        settings: Settings::defaults(),
+        app: None,
+        config_file: config_file(&line, &cmd_args, dir),
+        warnings: Vec::new(),
+    };
+    all.environment(env)?;
+    if let Some(path) = all.config_file.clone() {
+        all.warnings.extend(passed_over(&path, dir));
+        all.file(&path, run_python)?;
+    }
+    all.flags(&cmd_args, &Source::CommandArgs)?;
+    all.flags(&line, &Source::CommandLine)?;
+    all.app = line.app;
+    all.ignored(&line.extra);
+    Ok(all)
+}
+
+impl Gathered {
+    fn environment(&mut self, env: &Environment) -> Result<(), Error> {
+        for opt in OPTIONS {
+            let Some(variable) = opt.env else { continue };
+            let Some(text) = env(variable.name) else {
+                continue;
+            };
+            if text.trim().is_empty() && !opt.kind.takes_empty() {
+                continue;
+            }
+            let raw = Raw::Text(format!("{}{text}", variable.prefix));
+            let source = Source::Environment(variable.name);
+            self.settings.set(opt, &raw, &source)?;
+        }
+        Ok(())
+    }
+
+    fn flags(&mut self, args: &Args, source: &Source) -> Result<(), Error> {
+        for (opt, raw) in &args.flags {
+            self.settings.set(opt, raw, source)?;
+        }
+        Ok(())
+    }
+
+    /// gunicorn drops the words after the application in silence; we say so.
+    fn ignored(&mut self, words: &[String]) {
+        self.warnings.extend(words.iter().map(|word| {
+            let word = word.escape_debug();
+            format!("one application is served, the argument '{word}' is ignored")
+        }));
+    }
+
+    fn file(&mut self, path: &Path, run_python: &mut RunPython) -> Result<(), Error> {
+        let label = path.strip_prefix(".").unwrap_or(path).display().to_string();
+        if !is_module(path) && !path.exists() {
+            return Err(Error::Other(format!(
+                "config file '{label}' does not exist (--config)"
+            )));
+        }
+        let (entries, language) = match path.extension() {
+            Some(end) if end == "toml" => (read_toml(path, &label)?, Language::Toml),
+            _ => (run_python(path)?, Language::Python),
+        };
+        let unknown = self.entries(entries, &label)?;
+        self.warnings.extend(complaints(unknown, language, &label));
+        Ok(())
+    }
+
+    /// Takes the settings out of a file's entries and gives back the rest.
+    fn entries(
+        &mut self,
+        entries: Vec<(String, Raw)>,
+        label: &str,
+    ) -> Result<Vec<(String, Raw)>, Error> {
+        let source = Source::File(label.to_string());
+        let mut unknown = Vec::new();
+        for (name, raw) in entries {
+            match options::find(&name) {
+                // By now the file has been chosen; the name is a common one for a helper variable.
+                Some(opt) if opt.name == "config" => {}
+                Some(opt) => self.settings.set(opt, &raw, &source)?,
+                None => unknown.push((name, raw)),
+            }
+        }
+        Ok(unknown)
+    }
+}
+
+/// Decides what an unknown name means: in Python a helper variable, in TOML a mistake.
+#[derive(Clone, Copy)]
+enum Language {
+    Python,
+    Toml,
+}
+
+/// The warnings about a file's entries that are no settings of ours.
+fn complaints(unknown: Vec<(String, Raw)>, language: Language, label: &str) -> Vec<String> {
+    let (not_yet, others): (Vec<_>, Vec<_>) = unknown
+        .into_iter()
+        .partition(|(name, _)| options::not_yet(name));
+    let used = not_yet.iter().filter(|(_, raw)| !raw.is_off());
+    let mut used: Vec<_> = used.map(|(name, _)| name.as_str()).collect();
+    used.sort_unstable();
+    let mut warnings = Vec::new();
+    if !used.is_empty() {
+        warnings.push(format!(
+            "{label}: not supported yet, ignored: {}",
+            used.join(", ")
+        ));
+    }
+    warnings.extend(
+        others
+            .iter()
+            .filter_map(|(name, raw)| complaint(name, raw, language, label)),
+    );
+    warnings
+}
+
+fn complaint(name: &str, raw: &Raw, language: Language, label: &str) -> Option<String> {
+    let closest = options::closest_name(name);
+    match (language, closest) {
+        (Language::Toml, None) => Some(format!("{label}: unknown setting '{name}' ignored")),
+        (Language::Toml, Some(known)) => Some(format!(
+            "{label}: unknown setting '{name}' ignored (did you mean '{known}'?)"
+        )),
+        // A function, module or class is code, whatever it is called.
+        (Language::Python, Some(known)) if is_variable(name) && !matches!(raw, Raw::Other(_)) => {
+            Some(format!(
+                "{label}: '{name}' is no setting (did you mean '{known}'?)"
+            ))
+        }
+        (Language::Python, _) => None,
+    }
+}
+
+fn is_variable(name: &str) -> bool {
+    !name.starts_with('_') && !name.contains(|letter: char| letter.is_ascii_uppercase())
+}
+
+/// `python:MODULE` is imported, not opened.
+fn is_module(path: &Path) -> bool {
+    path.to_string_lossy().starts_with("python:")
+}
+
+/// The file to read: the one that was named, else the first of the usual ones that is there.
+fn config_file(line: &Args, cmd_args: &Args, dir: &Path) -> Option<PathBuf> {
+    let named = [line, cmd_args].into_iter().find_map(Args::config);
+    named.or_else(|| usual_files(dir).next())
+}
+
+fn usual_files(dir: &Path) -> impl Iterator<Item = PathBuf> + '_ {
+    let paths = [PYTHON_FILE, TOML_FILE]
+        .into_iter()
+        .map(|name| dir.join(name));
+    paths.filter(|path| path.exists())
+}
+
+/// Two usual files side by side: someone is about to edit the one that is not read.
+fn passed_over(chosen: &Path, dir: &Path) -> Option<String> {
+    let mut usual = usual_files(dir).skip_while(|path| path != chosen);
+    match (usual.next(), usual.next()) {
+        (Some(_), Some(_)) => Some(format!(
+            "{TOML_FILE} is not read because {PYTHON_FILE} is there"
+        )),
+        _ => None,
+    }
+}
+
+/// Setting names at the top level, or in a table of our name, so that the file can be shared.
+fn read_toml(path: &Path, label: &str) -> Result<Vec<(String, Raw)>, Error> {
+    let what = format!("config file {label}");
+    let text = fs::read(path)
+        .and_then(|octets| String::from_utf8(octets).map_err(io::Error::other))
+        .map_err(|error| Error::system(&what, &error, "--config"))?;
+    let mut table: toml::Table = text
+        .parse()
+        .map_err(|error| toml_error(&text, label, error))?;
+    let ours = match table.remove("rgunicorn") {
+        Some(toml::Value::Table(ours)) => ours,
+        _ => toml::Table::new(),
+    };
+    let entries = table.into_iter().chain(ours);
+    Ok(entries.map(|(key, value)| (key, value.into())).collect())
+}
+
+fn toml_error(text: &str, label: &str, error: toml::de::Error) -> Error {
+    let before = text.get(..error.span().map_or(0, |span| span.start));
+    let line = before.unwrap_or("").matches('\n').count() + 1;
+    let why = error.message().replace('\n', ", ");
+    Error::Other(format!("{label}: line {line}: {why}"))
+}
+
+/// What a command line asks for.
+pub enum Parsed {
+    Help(String),
+    Version,
+    Args(Args),
+}
+
+/// The options given on a command line, in the table's order and not yet checked.
+#[derive(Default)]
+pub struct Args {
+    flags: Vec<(&'static Opt, Raw)>,
+    app: Option<String>,
+    extra: Vec<String>,
+}
+
+impl Args {
+    /// The config file that it names; `-c ''` names none.
+    fn config(&self) -> Option<PathBuf> {
+        let named = self.flags.iter().find(|(opt, _)| opt.name == "config");
+        match named {
+            Some((_, Raw::Text(path))) if !path.trim().is_empty() => {
+                let path = path.trim();
+                Some(PathBuf::from(path.strip_prefix("file:").unwrap_or(path)))
+            }
+            _ => None,
+        }
+    }
+
+    /// Refuses values that cannot be used, so that a usage error does not depend on anything else.
+    pub fn check(&self) -> Result<(), Error> {
+        let mut settings = Settings::defaults();
+        self.flags
+            .iter()
+            .try_for_each(|(opt, raw)| settings.set(opt, raw, &Source::CommandLine))
+    }
+}
+
+/// The words of a command line, without the program's name → what it asks for.
+pub fn parse(args: &[String]) -> Result<Parsed, Error> {
+    match options::command().try_get_matches_from(args) {
+        Ok(matches) => Ok(Parsed::Args(from_matches(&matches))),
+        Err(error) => match error.kind() {
+            ErrorKind::DisplayHelp => Ok(Parsed::Help(error.to_string())),
+            ErrorKind::DisplayVersion => Ok(Parsed::Version),
+            _ => Err(Error::Usage(usage_sentence(&error))),
+        },
+    }
+}
+
+fn from_matches(matches: &ArgMatches) -> Args {
+    let with_flag = OPTIONS.iter().filter(|opt| !opt.long.is_empty());
+    Args {
+        flags: with_flag
+            .filter_map(|opt| Some((opt, from_match(matches, opt)?)))
+            .collect(),
+        app: words(matches, options::APP).pop(),
+        extra: words(matches, options::EXTRA),
+    }
+}
+
+fn from_match(matches: &ArgMatches, opt: &Opt) -> Option<Raw> {
+    if let Kind::Flag { given } = opt.kind {
+        return matches.get_flag(opt.name).then_some(Raw::Bool(given));
+    }
+    let mut values = words(matches, opt.name);
+    match opt.kind.repeats() {
+        true if values.is_empty() => None,
+        true => Some(Raw::List(values.into_iter().map(Raw::Text).collect())),
+        false => values.pop().map(Raw::Text),
+    }
+}
+
+fn words(matches: &ArgMatches, id: &str) -> Vec<String> {
+    matches
+        .get_many::<String>(id)
+        .map(|values| values.cloned().collect())
+        .unwrap_or_default()
+}
+
+/// The parser's error in one sentence of ours.
+fn usage_sentence(error: &clap::Error) -> String {
+    let context = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => text.as_str(),
+        _ => "",
+    };
+    let argument = context(ContextKind::InvalidArg);
+    // "--workers <N>" → "--workers"
+    let flag = argument.split_whitespace().next().unwrap_or(argument);
+    match error.kind() {
+        ErrorKind::UnknownArgument => unknown_flag(flag),
+        ErrorKind::InvalidValue => format!("{flag} needs a value"),
+        ErrorKind::TooManyValues => format!("{flag} takes no value"),
+        _ => {
+            let text = error.to_string();
+            let first = text.lines().next().unwrap_or_default();
+            first.trim_start_matches("error: ").to_string()
+        }
+    }
+}
+
+fn unknown_flag(flag: &str) -> String {
+    if options::not_yet(flag) {
+        return format!("{flag} is an option of gunicorn that is not supported yet");
+    }
+    let shown = flag.escape_debug();
+    let Some(long) = flag.strip_prefix("--") else {
+        return format!("unknown option {shown}");
+    };
+    let meant = options::flags_beginning(long);
+    if meant.len() > 1 {
+        return format!("{shown} could be any of {}", meant.join(", "));
+    }
+    match options::closest_flag(long) {
+        Some(known) => format!("unknown option {shown} (did you mean --{known}?)"),
+        None => format!("unknown option {shown}"),
+    }
+}
+
+/// The words in GUNICORN_CMD_ARGS, split as a shell would.
+fn command_args(env: &Environment) -> Result<Parsed, Error> {
+    let text = env(CMD_ARGS).unwrap_or_default();
+    let words = shlex::split(&text)
+        .ok_or_else(|| Error::Usage(format!("{CMD_ARGS}: a quotation mark is not closed")))?;
+    parse(&words).map_err(|error| Error::Usage(format!("{CMD_ARGS}: {error}")))
+}
+
+/// The options, where only options make sense: help and version are answered before a configuration is made.
+fn given(parsed: Parsed, source: &Source) -> Result<Args, Error> {
+    match (parsed, source) {
+        (Parsed::Args(args), _) => Ok(args),
+        (_, Source::CommandArgs) => Err(Error::Usage(format!(
+            "{CMD_ARGS}: --help and --version belong on the command line"
+        ))),
+        _ => Ok(Args::default()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::RefCell;
+    use std::time::Duration;
+
+    /// A directory of its own for one test, removed at its end.
+    struct Dir(PathBuf);
+
+    impl Dir {
+        fn new(name: &str) -> Dir {
+            let name = format!("rgunicorn-sources-{}-{name}", std::process::id());
+            let path = std::env::temp_dir().join(name);
+            fs::create_dir_all(&path).unwrap();
+            Dir(path)
+        }
+
+        fn file(&self, name: &str, text: &str) -> String {
+            let path = self.0.join(name);
+            fs::write(&path, text).unwrap();
+            path.display().to_string()
+        }
+    }
+
+    impl Drop for Dir {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    /// Everything that a start reads, to be overridden field by field.
+    #[derive(Default)]
+    struct Start<'a> {
+        line: &'a str,
+        env: &'a [(&'a str, &'a str)],
+        python: Vec<(&'a str, Raw)>,
+        dir: Option<&'a Dir>,
+    }
+
+    impl Start<'_> {
+        fn gather(&self) -> Result<Gathered, Error> {
+            let get = |name: &str| {
+                let found = self.env.iter().find(|(known, _)| *known == name);
+                found.map(|(_, value)| value.to_string())
+            };
+            let globals = self.python.iter();
+            let globals: Vec<_> = globals
+                .map(|(name, raw)| (name.to_string(), raw.clone()))
+                .collect();
+            let dir = self.dir.map_or(Path::new("/nonexistent"), |dir| &dir.0);
+            gather(
+                &shlex::split(self.line).unwrap(),
+                &get,
+                &mut |_| Ok(globals.clone()),
+                dir,
+            )
+        }
+
+        fn value(&self, name: &str) -> Value {
+            self.gather().unwrap().settings.get(name).clone()
+        }
+
+        fn warnings(&self) -> Vec<String> {
+            self.gather().unwrap().warnings
+        }
+
+        fn refused(&self) -> (String, i32) {
+            let error = self.gather().err().unwrap();
+            (error.to_string(), error.exit_code())
+        }
+    }
+
+    fn said(text: &str) -> Raw {
+        Raw::Text(text.to_string())
+    }
+
+    fn sentence(line: &str) -> String {
+        let start = Start {
+            line,
+            ..Start::default()
+        };
+        let (sentence, code) = start.refused();
+        assert_eq!(code, 2);
+        sentence
+    }
+
+    #[test]
+    fn each_source_replaces_the_one_before() {
+        let python = [("workers", Raw::Int(3))];
+        let env = [("WEB_CONCURRENCY", "2"), (CMD_ARGS, "-w 4")];
+        let at = |env, python: &[(&'static str, Raw)], line| {
+            Start {
+                line,
+                env,
+                python: python.to_vec(),
+                dir: None,
+            }
+            .value("workers")
+        };
+        assert_eq!(at(&[], &[], ""), Value::Int(1));
+        assert_eq!(at(&env[..1], &[], ""), Value::Int(2));
+        assert_eq!(at(&env[..1], &python, "-c python:conf"), Value::Int(3));
+        assert_eq!(at(&env, &python, "-c python:conf"), Value::Int(4));
+        assert_eq!(at(&env, &python, "-c python:conf -w 5"), Value::Int(5));
+    }
+
+    #[test]
+    fn a_list_replaces_the_earlier_list() {
+        let start = Start {
+            line: "-c python:conf -b fd://4 -b fd://5",
+            python: vec![("bind", Raw::List(vec![said("fd://3")]))],
+            ..Start::default()
+        };
+        let fds = [4, 5].map(super::super::Address::Fd);
+        assert_eq!(start.value("bind"), Value::Addresses(fds.to_vec()));
+    }
+
+    #[test]
+    fn variables_of_the_environment() {
+        let value = |env: &[(&str, &str)], name| {
+            Start {
+                env,
+                ..Start::default()
+            }
+            .value(name)
+        };
+        let port = value(&[("PORT", "5000")], "bind");
+        assert_eq!(
+            port,
+            Value::Addresses(vec!["0.0.0.0:5000".parse().unwrap()])
+        );
+        // Empty means unset, but an empty list of trusted proxies means none.
+        assert_eq!(value(&[("WEB_CONCURRENCY", "")], "workers"), Value::Int(1));
+        let nobody = value(&[("FORWARDED_ALLOW_IPS", "")], "forwarded_allow_ips");
+        assert_eq!(nobody, Value::Texts(vec![]));
+        assert_eq!(value(&[("SENDFILE", "no")], "sendfile"), Value::Bool(false));
+    }
+
+    #[test]
+    fn command_line_forms() {
+        let value = |line, name| {
+            Start {
+                line,
+                ..Start::default()
+            }
+            .value(name)
+        };
+        assert_eq!(value("--workers=3", "workers"), Value::Int(3));
+        assert_eq!(value("-w3", "workers"), Value::Int(3));
+        assert_eq!(value("-w 2 -w 3", "workers"), Value::Int(3));
+        assert_eq!(value("--back 7", "backlog"), Value::Int(7));
+        assert_eq!(value("-D", "daemon"), Value::Bool(true));
+        assert_eq!(value("--no-sendfile", "sendfile"), Value::Bool(false));
+        for flag in ["--limit-request-field_size", "--limit-request-field-size"] {
+            let args = [flag, "5"].map(str::to_string);
+            let all = gather(
+                &args,
+                &|_| None,
+                &mut |_| Ok(vec![]),
+                Path::new("/nonexistent"),
+            );
+            let settings = all.unwrap().settings;
+            assert_eq!(*settings.get("limit_request_field_size"), Value::Int(5));
+        }
+        let second = Value::Seconds(Duration::from_secs(1));
+        assert_eq!(value("app:app -t 1", "timeout"), second);
+    }
+
+    #[test]
+    fn the_application_is_the_first_word_of_the_command_line() {
+        let start = Start {
+            line: "a:b c:d -w 2",
+            env: &[(CMD_ARGS, "x:y")],
+            ..Start::default()
+        };
+        let all = start.gather().unwrap();
+        assert_eq!(all.app.as_deref(), Some("a:b"));
+        assert_eq!(
+            all.warnings,
+            ["one application is served, the argument 'c:d' is ignored"]
+        );
+        let none = Start {
+            env: start.env,
+            ..Start::default()
+        };
+        assert_eq!(none.gather().unwrap().app, None);
+    }
+
+    #[test]
+    fn usage_errors_are_one_sentence() {
+        let pairs = [
+            (
+                "--wrokers 3",
+                "unknown option --wrokers (did you mean --workers?)",
+            ),
+            ("--nope", "unknown option --nope"),
+            ("-x", "unknown option -x"),
+            ("-w", "--workers needs a value"),
+            ("--daemon=1", "--daemon takes no value"),
+            ("-w x", "--workers: 'x' is not a whole number ≥ 1"),
+            ("-w -1", "--workers: '-1' is not a whole number ≥ 1"),
+            ("-b h:x", "--bind: 'x' is not a port (0 to 65535)"),
+            (
+                "--worker-c 3",
+                "--worker-c could be any of --worker-class, --worker-connections",
+            ),
+            (
+                "--certfile x",
+                "--certfile is an option of gunicorn that is not supported yet",
+            ),
+            (
+                "-u joe",
+                "-u is an option of gunicorn that is not supported yet",
+            ),
+        ];
+        for (line, text) in pairs {
+            assert_eq!(sentence(line), text);
+        }
+    }
+
+    #[test]
+    fn errors_name_their_source() {
+        let refused = |start: Start| start.refused();
+        let env = |name, value| Start {
+            env: Box::leak(Box::new([(name, value)])),
+            ..Start::default()
+        };
+        assert_eq!(
+            refused(env("WEB_CONCURRENCY", "x")),
+            (
+                "WEB_CONCURRENCY: 'x' is not a whole number ≥ 1".to_string(),
+                1
+            )
+        );
+        assert_eq!(
+            refused(env(CMD_ARGS, "-w x")),
+            (
+                "GUNICORN_CMD_ARGS: --workers: 'x' is not a whole number ≥ 1".to_string(),
+                2
+            )
+        );
+        assert_eq!(
+            refused(env(CMD_ARGS, "--nope")),
+            ("GUNICORN_CMD_ARGS: unknown option --nope".to_string(), 2)
+        );
+        assert_eq!(
+            refused(env(CMD_ARGS, "'a")),
+            (
+                "GUNICORN_CMD_ARGS: a quotation mark is not closed".to_string(),
+                2
+            )
+        );
+        assert_eq!(
+            refused(env(CMD_ARGS, "-h")),
+            (
+                "GUNICORN_CMD_ARGS: --help and --version belong on the command line".to_string(),
+                2
+            )
+        );
+        let file = Start {
+            line: "-c python:conf",
+            python: vec![("workers", said("x"))],
+            ..Start::default()
+        };
+        assert_eq!(
+            refused(file),
+            (
+                "python:conf: workers: 'x' is not a whole number ≥ 1".to_string(),
+                1
+            )
+        );
+    }
+
+    #[test]
+    fn which_file_is_read() {
+        let dir = Dir::new("which");
+        let read = RefCell::new(Vec::new());
+        let chosen = |line: &str, cmd_args: &str| {
+            let get = |name: &str| (name == CMD_ARGS).then(|| cmd_args.to_string());
+            let mut run = |path: &Path| {
+                read.borrow_mut().push(path.display().to_string());
+                Ok(Vec::new())
+            };
+            let words = shlex::split(line).unwrap();
+            gather(&words, &get, &mut run, &dir.0).unwrap().config_file
+        };
+        let path = |text: &str| Some(PathBuf::from(text));
+        assert_eq!(chosen("", ""), None);
+        let toml = dir.file(TOML_FILE, "");
+        assert_eq!(chosen("", ""), path(&toml));
+        let python = dir.file(PYTHON_FILE, "");
+        assert_eq!(chosen("", ""), path(&python));
+        assert_eq!(chosen("-c ''", ""), path(&python));
+        let other = dir.file("other", "");
+        assert_eq!(chosen("", &format!("-c {other}")), path(&other));
+        assert_eq!(chosen(&format!("-c {toml}"), "-c nope"), path(&toml));
+        assert_eq!(chosen(&format!("-c file:{other}"), ""), path(&other));
+        assert_eq!(chosen("-c python:a.b", ""), path("python:a.b"));
+        assert_eq!(
+            read.into_inner(),
+            [&python, &python, &other, &other, "python:a.b"]
+        );
+    }
+
+    #[test]
+    fn the_file_that_is_passed_over_is_named() {
+        let dir = Dir::new("both");
+        dir.file(TOML_FILE, "");
+        let python = dir.file(PYTHON_FILE, "");
+        let warnings = |line: &str| {
+            Start {
+                line,
+                dir: Some(&dir),
+                ..Start::default()
+            }
+            .warnings()
+        };
+        let text = "rgunicorn.toml is not read because gunicorn.conf.py is there";
+        assert_eq!(warnings(""), [text]);
+        assert_eq!(warnings(&format!("-c {python}")), [text]);
+        assert!(warnings("-c python:conf").is_empty());
+    }
+
+    #[test]
+    fn a_missing_file_is_an_error() {
+        for line in ["-c nope.py", "-c nope.toml", "-c file:nope.py"] {
+            let start = Start {
+                line,
+                ..Start::default()
+            };
+            let (sentence, code) = start.refused();
+            assert!(sentence.starts_with("config file 'nope."), "{sentence}");
+            assert!(sentence.ends_with("' does not exist (--config)"));
+            assert_eq!(code, 1);
+        }
+    }
+
+    #[test]
+    fn an_error_of_the_python_file_is_passed_on() {
+        let words = ["-c".to_string(), "python:conf".to_string()];
+        let mut run = |_: &Path| Err(Error::Other("conf: NameError".to_string()));
+        let error = gather(&words, &|_| None, &mut run, Path::new("/nonexistent"));
+        assert_eq!(error.err().unwrap().to_string(), "conf: NameError");
+    }
+
+    #[test]
+    fn toml_files() {
+        let dir = Dir::new("toml");
+        let text = "workers = 3\ncertfile = 'x'\nwrokers = 1\n[rgunicorn]\nthreads = 2\n\
+                    zzz = 1\n[rgunicorn.secure_scheme_headers]\nA = 'b'\n";
+        dir.file(TOML_FILE, text);
+        let start = Start {
+            dir: Some(&dir),
+            ..Start::default()
+        };
+        assert_eq!(start.value("workers"), Value::Int(3));
+        assert_eq!(start.value("threads"), Value::Int(2));
+        let pair = ("A".to_string(), "b".to_string());
+        assert_eq!(
+            start.value("secure_scheme_headers"),
+            Value::Pairs(vec![pair])
+        );
+        let label = dir.0.join(TOML_FILE).display().to_string();
+        assert_eq!(
+            start.warnings(),
+            [
+                format!("{label}: not supported yet, ignored: certfile"),
+                format!("{label}: unknown setting 'wrokers' ignored (did you mean 'workers'?)"),
+                format!("{label}: unknown setting 'zzz' ignored"),
+            ]
+        );
+    }
+
+    #[test]
+    fn wrong_toml_names_the_line() {
+        let dir = Dir::new("wrong");
+        let path = dir.file(TOML_FILE, "workers = 3\nthreads = = 2\n");
+        let start = Start {
+            dir: Some(&dir),
+            ..Start::default()
+        };
+        let (sentence, code) = start.refused();
+        assert!(
+            sentence.starts_with(&format!("{path}: line 2: ")),
+            "{sentence}"
+        );
+        assert!(!sentence.contains('\n'));
+        assert_eq!(code, 1);
+    }
+
+    #[test]
+    fn a_file_that_is_not_text_is_an_error() {
+        let dir = Dir::new("binary");
+        fs::write(dir.0.join(TOML_FILE), b"\xff").unwrap();
+        let start = Start {
+            dir: Some(&dir),
+            ..Start::default()
+        };
+        let (sentence, code) = start.refused();
+        assert!(sentence.starts_with("config file /"), "{sentence}");
+        assert!(sentence.ends_with("(--config)"), "{sentence}");
+        assert_eq!(code, 1);
+    }
+
+    #[test]
+    fn warnings_about_a_python_file() {
+        let other = |what: &str| Raw::Other(what.to_string());
+        let start = Start {
+            line: "-c python:conf",
+            python: vec![
+                ("user", said("www")),
+                ("post_fork", other("<function post_fork>")),
+                ("certfile", Raw::None),
+                ("reload", Raw::Bool(false)),
+                ("wrokers", Raw::Int(3)),
+                ("thread", other("<module 'thread'>")),
+                ("_theads", Raw::Int(1)),
+                ("WORKER", Raw::Int(1)),
+                ("cores", Raw::Int(1)),
+                ("config", Raw::Int(1)),
+            ],
+            ..Start::default()
+        };
+        assert_eq!(
+            start.warnings(),
+            [
+                "python:conf: not supported yet, ignored: post_fork, user",
+                "python:conf: 'wrokers' is no setting (did you mean 'workers'?)",
+            ]
+        );
+    }
+
+    #[test]
+    fn help_and_version_are_not_errors() {
+        assert!(matches!(parse(&["-h".to_string()]), Ok(Parsed::Help(_))));
+        let version = ["--version".to_string()];
+        assert!(matches!(parse(&version), Ok(Parsed::Version)));
+    }
+
+    #[test]
+    fn changes_between_two_sets() {
+        let one = Settings::defaults();
+        let start = Start {
+            line: "-w 2 -D",
+            ..Start::default()
+        };
+        let two = start.gather().unwrap().settings;
+        let names: Vec<_> = one.changes(&two).map(|opt| opt.name).collect();
+        assert_eq!(names, ["workers", "daemon"]);
+        assert_eq!(one.changes(&one).count(), 0);
+    }
+}

@@ -1,0 +1,544 @@
+//! Owns: one connection from accept to close: which state it is in, what it waits for, until when.
+//! Rule: `advance` is the only door and `go` the only function that changes the state; the legal moves are
+//!
+//! ```text
+//! Idle ─▶ Head ─▶ Body ─▶ Call ─▶ Reply ─▶ Idle (persistent) │ Linger │ Closed
+//! ```
+//!
+//! where any state but Call may be skipped forward, Head and Body reach Reply by a refusal, and all reach Closed.
+//! Never: polls, spawns, locks, knows Python. A complete request is handed up as `Next::Call`.
+//!
+//! Memory: an idle connection owns no buffers. While it is served, its octets are in the thread's scratch; what must
+//! outlive the turn (half a head, part of a body, what the peer has not taken) is kept in `pending` and `out`.
+
+use std::any::Any;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use crate::access_sink::AccessLog;
+use crate::buffer::{Flushed, OutQueue, Scratch, Segment, READ_SIZE};
+use crate::http::body::Decoder;
+use crate::http::date::ServerDate;
+use crate::http::parse::{self, Status};
+use crate::http::{Framing, Head, Policy, Reject};
+use crate::sys::clock::{self, Nanos, SECOND};
+use crate::sys::poll::Interest;
+use crate::timers::Pace;
+use crate::transport::Transport;
+
+/// How long a closing connection is read so that the peer can take our last octets, and how much (RFC 9112 §9.6).
+const LINGER: Nanos = 2 * SECOND;
+const LINGER_OCTETS: usize = 1 << 20;
+/// How long an idle connection may stay once its worker drains: the peer's next request may be on its way.
+const DRAIN_IDLE: Nanos = 2 * SECOND;
+/// The longest field block worth remembering for a connection.
+const MEMO_OCTETS: usize = 4096;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Nothing of the next request has come.
+    Idle,
+    /// Part of a head has come.
+    Head,
+    /// The head is complete, its body not yet.
+    Body,
+    /// The application has the request.
+    Call,
+    /// The rest of a response waits for the peer.
+    Reply,
+    /// All is sent; the peer is given time to read it.
+    Linger,
+    Closed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    Readable,
+    Writable,
+    /// The deadline has passed.
+    Expired,
+    /// The application is done with the request of `Next::Call`.
+    Answered,
+    /// The worker stops taking requests.
+    Drain,
+}
+
+/// What the connection wants now. With `Wait` goes `Conn::deadline`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    Wait(Interest),
+    Call,
+    Close,
+}
+
+/// What becomes of the connection once the response is out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// The next request may come.
+    Keep,
+    /// Every octet of the request was read: a plain close loses nothing.
+    Close,
+    /// Octets may be unread: close in stages.
+    Linger,
+    /// The response is broken off where the peer can see it.
+    Cut,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    Tcp(SocketAddr),
+    Unix,
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Peer::Tcp(address) => write!(f, "{}", address.ip().to_canonical()),
+            Peer::Unix => Ok(()),
+        }
+    }
+}
+
+/// What the operator decided, as connections need it. Times in nanoseconds.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub policy: Policy,
+    /// 0: no keep-alive.
+    pub keepalive: Nanos,
+    pub header_timeout: Nanos,
+    pub body_timeout: Nanos,
+    pub write_timeout: Nanos,
+}
+
+/// What one thread works with, whichever connection it serves.
+pub struct Desk {
+    pub scratch: Scratch,
+    /// The unsent beginning of the response being made.
+    pub out: Vec<u8>,
+    pub date: ServerDate,
+}
+
+impl Desk {
+    pub fn new(settings: &Settings) -> Desk {
+        let scratch = Scratch::new(settings.policy.limits.head);
+        Desk {
+            scratch,
+            out: Vec::with_capacity(READ_SIZE),
+            date: ServerDate::new(),
+        }
+    }
+}
+
+/// The circumstances of one `advance`.
+pub struct Turn<'a> {
+    pub desk: &'a mut Desk,
+    pub settings: &'a Settings,
+    pub access: Option<&'a AccessLog>,
+    pub now: Nanos,
+    pub draining: bool,
+}
+
+pub struct Conn {
+    pub(crate) transport: Transport,
+    pub(crate) peer: Peer,
+    /// Which of the worker's listeners accepted it.
+    pub(crate) listener: usize,
+    pub(crate) trusted: bool,
+    state: State,
+    deadline: Nanos,
+    pending: Vec<u8>,
+    /// Octets of `pending` that the parser has seen in vain.
+    seen: usize,
+    pub(crate) head: Head,
+    /// The last request's field block, when another request may repeat it.
+    block: Vec<u8>,
+    /// The head just read repeats that block.
+    pub(crate) repeated: bool,
+    /// What the application keeps with the block, such as an environ made from it.
+    pub(crate) memo: Option<Box<dyn Any + Send>>,
+    /// Follows a chunked body before the call: how far, and with what result.
+    probe: Option<(Decoder, usize)>,
+    pub(crate) out: OutQueue,
+    pace: Pace,
+    pub(crate) fate: Fate,
+    lingered: usize,
+    pub(crate) requests: u64,
+}
+
+impl Conn {
+    pub fn new(
+        transport: Transport,
+        peer: Peer,
+        listener: usize,
+        trusted: bool,
+        turn: &Turn<'_>,
+    ) -> Conn {
+        Conn {
+            transport,
+            peer,
+            listener,
+            trusted,
+            state: State::Idle,
+            deadline: turn.now + turn.settings.header_timeout,
+            pending: Vec::new(),
+            seen: 0,
+            head: Head::default(),
+            block: Vec::new(),
+            repeated: false,
+            memo: None,
+            probe: None,
+            out: OutQueue::default(),
+            pace: Pace::new(turn.now, turn.settings.body_timeout),
+            fate: Fate::Keep,
+            lingered: 0,
+            requests: 0,
+        }
+    }
+
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    pub fn deadline(&self) -> Nanos {
+        self.deadline
+    }
+
+    /// Whether a drain may forget about this connection once its peer is given a moment.
+    pub fn is_idle(&self) -> bool {
+        self.state == State::Idle
+    }
+
+    fn go(&mut self, to: State) {
+        debug_assert!(is_legal(self.state, to), "{:?} -> {to:?}", self.state);
+        self.state = to;
+    }
+
+    /// Moves the connection on after `event`. After `Next::Wait` its input is in `pending`; after `Next::Call` it is in
+    /// the desk's scratch, where the caller leaves it until `Event::Answered`.
+    pub fn advance(&mut self, event: Event, turn: &mut Turn<'_>) -> Next {
+        match (self.state, event) {
+            (State::Idle | State::Head | State::Body, Event::Readable) => self.read(turn),
+            (State::Idle | State::Head | State::Body, Event::Expired) => self.expire(turn),
+            (State::Idle, Event::Drain) => self.hurry(turn),
+            (State::Call, Event::Answered) => self.answered(turn),
+            (State::Reply, Event::Writable | Event::Readable) => self.flush(turn),
+            (State::Reply, Event::Expired) => {
+                log::debug!(
+                    "Response to {} was not taken in time (--write-timeout)",
+                    self.peer
+                );
+                self.close_cut()
+            }
+            (State::Linger, Event::Readable) => self.drain_input(turn),
+            (State::Linger, Event::Expired) => self.close(),
+            (State::Closed, _) => Next::Close,
+            _ => self.wait_on(),
+        }
+    }
+
+    fn wait_on(&self) -> Next {
+        match self.state {
+            State::Reply => Next::Wait(Interest::Write),
+            _ => Next::Wait(Interest::Read),
+        }
+    }
+
+    fn close(&mut self) -> Next {
+        self.go(State::Closed);
+        Next::Close
+    }
+
+    fn close_cut(&mut self) -> Next {
+        // A peer that is gone already needs no reset.
+        let _ = self.transport.reset_on_close();
+        self.close()
+    }
+
+    /// A connection whose worker drains is given a moment for a request that may be on its way.
+    fn hurry(&mut self, turn: &Turn<'_>) -> Next {
+        self.deadline = self.deadline.min(turn.now + DRAIN_IDLE);
+        Next::Wait(Interest::Read)
+    }
+
+    fn read(&mut self, turn: &mut Turn<'_>) -> Next {
+        turn.desk.scratch.load(&mut self.pending);
+        match turn.desk.scratch.receive(&self.transport) {
+            Ok(0) => self.vanished(),
+            Ok(octets) => {
+                if self.state == State::Body {
+                    self.pace.progress(turn.now, octets);
+                }
+                self.take_in(turn)
+            }
+            Err(e) if is_transient(&e) => self.park(turn),
+            Err(_) => self.vanished(),
+        }
+    }
+
+    fn vanished(&mut self) -> Next {
+        if self.state != State::Idle {
+            log::debug!("Client {} left in the middle of a request", self.peer);
+        }
+        self.close()
+    }
+
+    /// Waits for more input, with the deadline of the state.
+    fn park(&mut self, turn: &mut Turn<'_>) -> Next {
+        turn.desk.scratch.store(&mut self.pending);
+        if self.state == State::Body {
+            self.deadline = self.pace.deadline();
+        }
+        Next::Wait(Interest::Read)
+    }
+
+    /// Makes what it can of the octets in the scratch.
+    fn take_in(&mut self, turn: &mut Turn<'_>) -> Next {
+        if self.state != State::Body {
+            match self.read_head(turn) {
+                Ok(Status::Partial) => return self.wait_for_head(turn),
+                Ok(Status::Complete) => self.head_complete(turn),
+                Err(reject) => return self.refuse(reject, turn),
+            }
+        }
+        match self.body_is_buffered(&turn.desk.scratch, &turn.settings.policy) {
+            Ok(true) => {
+                self.go(State::Call);
+                Next::Call
+            }
+            Ok(false) => {
+                if self.state != State::Body {
+                    self.go(State::Body);
+                    self.pace = Pace::new(turn.now, turn.settings.body_timeout);
+                }
+                self.park(turn)
+            }
+            Err(reject) => self.refuse(reject, turn),
+        }
+    }
+
+    fn wait_for_head(&mut self, turn: &mut Turn<'_>) -> Next {
+        if self.state == State::Idle && !turn.desk.scratch.is_empty() {
+            self.go(State::Head);
+            // From the first octet, and never moved by more of them: a slow client cannot stretch it.
+            let limit = turn.now + turn.settings.header_timeout;
+            self.deadline = if self.requests == 0 {
+                self.deadline.min(limit)
+            } else {
+                limit
+            };
+        }
+        self.park(turn)
+    }
+
+    fn read_head(&mut self, turn: &mut Turn<'_>) -> Result<Status, Reject> {
+        let bytes = turn.desk.scratch.unread();
+        let policy = &turn.settings.policy;
+        self.repeated = self.repeat(bytes, policy);
+        if self.repeated {
+            return Ok(Status::Complete);
+        }
+        if !parse::worth_parsing(bytes, self.seen) {
+            return Ok(Status::Partial);
+        }
+        let status = parse::head(bytes, policy, self.trusted, &mut self.head)?;
+        if status == Status::Partial {
+            self.seen = bytes.len();
+        }
+        Ok(status)
+    }
+
+    /// Whether the head's field block is, octet for octet, that of the request before; then only its start line is read.
+    fn repeat(&mut self, bytes: &[u8], policy: &Policy) -> bool {
+        if self.block.is_empty() || self.seen > 0 {
+            return false;
+        }
+        match parse::repeats(bytes, &self.block) {
+            Some(length) => parse::same_fields(&bytes[..length], policy, &mut self.head),
+            None => false,
+        }
+    }
+
+    fn head_complete(&mut self, turn: &Turn<'_>) {
+        self.seen = 0;
+        self.probe = None;
+        self.requests += 1;
+        if self.repeated {
+            return;
+        }
+        self.memo = None;
+        self.block.clear();
+        let block = &turn.desk.scratch.unread()[self.head.fields_at..self.head.length];
+        if self.head.fields.framing == Framing::Empty && block.len() <= MEMO_OCTETS {
+            self.block.extend_from_slice(block);
+        }
+    }
+
+    /// Whether the application can be called: the body is here whole, or as much of it as is buffered.
+    fn body_is_buffered(&mut self, scratch: &Scratch, policy: &Policy) -> Result<bool, Reject> {
+        let framing = self.head.fields.framing;
+        if framing == Framing::Empty || self.head.fields.expect_continue {
+            return Ok(true);
+        }
+        let body = &scratch.unread()[self.head.length..];
+        let full = body.len() >= READ_SIZE || scratch.is_full();
+        match framing {
+            Framing::Empty => Ok(true),
+            Framing::Length(length) => Ok(full || body.len() as u64 >= length),
+            Framing::Chunked => {
+                let (decoder, followed) = self
+                    .probe
+                    .get_or_insert_with(|| (Decoder::new(framing, &policy.limits), 0));
+                while *followed < body.len() && !decoder.is_done() {
+                    *followed += decoder.decode(&body[*followed..])?.consumed;
+                }
+                Ok(full || decoder.is_done())
+            }
+        }
+    }
+
+    /// Whether `octets` behind the head hold the whole body.
+    pub(crate) fn body_is_whole(&self, octets: usize) -> bool {
+        match self.head.fields.framing {
+            Framing::Empty => true,
+            Framing::Length(length) => octets as u64 >= length,
+            Framing::Chunked => self
+                .probe
+                .as_ref()
+                .is_some_and(|(decoder, _)| decoder.is_done()),
+        }
+    }
+
+    /// Answers with an error page and closes in stages.
+    fn refuse(&mut self, reject: Reject, turn: &mut Turn<'_>) -> Next {
+        log::warn!("Invalid request from ip={}: {}", self.peer, reject.text());
+        let mut page = Vec::new();
+        reject.page(turn.desk.date.at(clock::unix_seconds()), &mut page);
+        if let Some(access) = turn.access {
+            access.refused(reject, self.peer, page.len());
+        }
+        turn.desk.scratch.start = turn.desk.scratch.end;
+        self.out.push(Segment::Bytes { bytes: page, at: 0 });
+        self.fate = Fate::Linger;
+        self.reply(turn)
+    }
+
+    /// The deadline of a state that waits for the peer's octets has passed.
+    fn expire(&mut self, turn: &mut Turn<'_>) -> Next {
+        if self.state == State::Idle {
+            return self.close();
+        }
+        turn.desk.scratch.load(&mut self.pending);
+        self.refuse(Reject::RequestTimeout, turn)
+    }
+
+    fn answered(&mut self, turn: &mut Turn<'_>) -> Next {
+        if self.fate == Fate::Cut {
+            return self.close_cut();
+        }
+        if self.out.is_empty() {
+            return self.replied(turn);
+        }
+        self.reply(turn)
+    }
+
+    /// The rest of the response is in `out`; input that came ahead of its turn is kept.
+    fn reply(&mut self, turn: &mut Turn<'_>) -> Next {
+        self.go(State::Reply);
+        turn.desk.scratch.store(&mut self.pending);
+        self.pace = Pace::new(turn.now, turn.settings.write_timeout);
+        self.deadline = self.pace.deadline();
+        self.flush(turn)
+    }
+
+    fn flush(&mut self, turn: &mut Turn<'_>) -> Next {
+        match self.out.flush(&self.transport) {
+            Ok(Flushed::All) => {
+                turn.desk.scratch.load(&mut self.pending);
+                self.replied(turn)
+            }
+            Ok(Flushed::Some(octets)) => {
+                self.pace.progress(turn.now, octets);
+                self.deadline = self.pace.deadline();
+                Next::Wait(Interest::Write)
+            }
+            Err(e) => {
+                log::debug!("Response to {} broke off: {e}", self.peer);
+                self.out.clear();
+                self.close()
+            }
+        }
+    }
+
+    /// The response is out; what follows it?
+    fn replied(&mut self, turn: &mut Turn<'_>) -> Next {
+        match self.fate {
+            Fate::Keep => self.next_request(turn),
+            Fate::Close if turn.desk.scratch.is_empty() => self.close(),
+            Fate::Close | Fate::Linger => self.linger(turn),
+            Fate::Cut => self.close_cut(),
+        }
+    }
+
+    fn next_request(&mut self, turn: &mut Turn<'_>) -> Next {
+        self.go(State::Idle);
+        self.deadline = turn.now + turn.settings.keepalive;
+        if turn.draining {
+            self.hurry(turn);
+        }
+        if turn.desk.scratch.is_empty() {
+            return self.park(turn);
+        }
+        self.take_in(turn)
+    }
+
+    fn linger(&mut self, turn: &mut Turn<'_>) -> Next {
+        if self.transport.shutdown_write().is_err() {
+            return self.close();
+        }
+        turn.desk.scratch.start = turn.desk.scratch.end;
+        self.pending = Vec::new();
+        self.go(State::Linger);
+        self.deadline = turn.now + LINGER;
+        self.drain_input(turn)
+    }
+
+    fn drain_input(&mut self, turn: &mut Turn<'_>) -> Next {
+        while self.lingered < LINGER_OCTETS {
+            match turn.desk.scratch.discard(&self.transport) {
+                Ok(0) => return self.close(),
+                Ok(octets) => self.lingered += octets,
+                Err(e) if is_transient(&e) => return Next::Wait(Interest::Read),
+                Err(_) => return self.close(),
+            }
+        }
+        self.close()
+    }
+}
+
+impl AsFd for Conn {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.transport.as_fd()
+    }
+}
+
+fn is_legal(from: State, to: State) -> bool {
+    use State::*;
+    match from {
+        Idle => matches!(to, Head | Body | Call | Reply | Closed),
+        Head => matches!(to, Body | Call | Reply | Closed),
+        Body => matches!(to, Call | Reply | Closed),
+        Call => matches!(to, Idle | Reply | Linger | Closed),
+        Reply => matches!(to, Idle | Linger | Closed),
+        Linger => to == Closed,
+        Closed => false,
+    }
+}
+
+pub(crate) fn is_transient(e: &io::Error) -> bool {
+    matches!(
+        e.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
+}

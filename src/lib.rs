@@ -1,0 +1,104 @@
+//! rgunicorn: a pre-fork WSGI server that takes gunicorn's place.
+//!
+//! # The code in eight stops
+//!
+//! One request, in the order in which it meets the files:
+//!
+//! 1. `lib`: `main` reads the command line and starts the arbiter.
+//! 2. `arbiter`: binds, forks workers, watches them. `Arbiter::turn` is its whole policy.
+//! 3. `worker`: loads the application, reports ready, runs the loop in its threads.
+//! 4. `event_loop`: waits, accepts, and serves each complete request in the thread that read it.
+//! 5. `conn`: one connection's states, from the first octet to the close.
+//! 6. `http`: what the octets mean, one function a rule.
+//! 7. `wsgi`: environ, the call, the response; one file a section of PEP 3333.
+//! 8. `exchange`, `http::response` and `access_log`: what goes out, and the line that is written about it.
+//!
+//! # Layers
+//!
+//! A file imports only from lower layers: `sys`, `error`, `config::values` · `config`, `http`, `proxy` · `scoreboard`,
+//! `listener`, `log`, `access_log`, `buffer`, `timers`, `transport` · `conn`, `exchange`, `access_sink`, `app` ·
+//! `event_loop`, `python`, `wsgi`, `daemon` · `worker`, `mold`, `arbiter` · `cli`, `lib`. `tests/layers.rs` checks it.
+#![deny(unsafe_code, clippy::undocumented_unsafe_blocks)]
+
+pub mod access_log;
+pub mod access_sink;
+pub mod app;
+pub mod arbiter;
+pub mod buffer;
+pub mod cli;
+pub mod config;
+pub mod conn;
+pub mod daemon;
+pub mod error;
+pub mod event_loop;
+pub mod exchange;
+pub mod http;
+pub mod listener;
+pub mod log;
+pub mod mold;
+pub mod proxy;
+pub mod python;
+pub mod scoreboard;
+pub mod sys;
+pub mod timers;
+pub mod transport;
+pub mod worker;
+pub mod wsgi;
+
+use pyo3::prelude::*;
+
+use crate::arbiter::Outcome;
+use crate::cli::Command;
+use crate::mold::MoldOutcome;
+
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// SERVER_SOFTWARE in every environ.
+pub const SERVER_SOFTWARE: &str = concat!("rgunicorn/", env!("CARGO_PKG_VERSION"));
+
+/// Runs the command line `argv` (with the program's name first) and returns the exit code. In a forked worker it does
+/// not return.
+pub fn main(py: Python<'_>, argv: &[String]) -> i32 {
+    let args = argv.get(1..).unwrap_or_default();
+    let ended = match cli::parse(args) {
+        Ok(Command::Help(text) | Command::Version(text)) => {
+            print!("{text}");
+            return 0;
+        }
+        Ok(Command::Run { args }) => arbiter::run(py, &args),
+        Err(e) => Err(e),
+    };
+    match ended {
+        Ok(Outcome::Exit(code)) => code,
+        Ok(Outcome::Worker(seed)) => leave(py, worker::run(py, *seed, None)),
+        Ok(Outcome::Mold(seed)) => match mold::run(py, *seed) {
+            MoldOutcome::Exit(code) => leave(py, code),
+            MoldOutcome::Worker(seed, app) => leave(py, worker::run(py, *seed, Some(app))),
+        },
+        Err(e) => {
+            eprintln!("rgunicorn: {e}");
+            e.exit_code()
+        }
+    }
+}
+
+/// The end of a forked process: exit handlers run, the interpreter is not taken apart (the kernel does that faster, and
+/// shared pages stay shared).
+fn leave(py: Python<'_>, code: i32) -> ! {
+    python::wind_down(py);
+    sys::process::exit_now(code)
+}
+
+#[pymodule]
+mod _core {
+    use pyo3::prelude::*;
+
+    #[pymodule_export]
+    #[allow(non_upper_case_globals)]
+    const __version__: &str = crate::VERSION;
+
+    /// Runs the command line and returns the exit code.
+    #[pyfunction]
+    fn main(py: Python<'_>, argv: Vec<String>) -> i32 {
+        crate::main(py, &argv)
+    }
+}

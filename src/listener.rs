@@ -1,0 +1,191 @@
+//! Owns: listening sockets: from a configured address to a descriptor, and the unix socket's file.
+//! Rule: a listener is made once, by the arbiter, and shared by every worker; it closes last. A unix socket's file is
+//! removed by whoever made it, and only if it still is that socket.
+//! Never: accepts.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::config::values::Address;
+use crate::sys::{process, socket};
+
+/// Where a listener really listens, as `getsockname` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Local {
+    Tcp(SocketAddr),
+    /// The name as bound; empty for an unnamed or abstract socket that was inherited.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Local {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Local::Tcp(address) => write!(f, "http://{address}"),
+            Local::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+pub struct Listener {
+    socket: OwnedFd,
+    address: Address,
+    local: Local,
+    /// Device and inode of the file that `bind` made.
+    made: Option<(u64, u64)>,
+}
+
+impl Listener {
+    /// Binds and listens.
+    ///
+    /// Errors: what the kernel says; resolving a host name may block.
+    pub fn bind(address: &Address, backlog: i32, umask: u32) -> io::Result<Listener> {
+        let socket = match address {
+            Address::Tcp { host, port } => bind_tcp(host, *port)?,
+            Address::Unix(path) => bind_unix(path, umask)?,
+            Address::Fd(number) => Socket::from(socket::inherited(*number)?),
+        };
+        socket.set_nonblocking(true)?;
+        socket.listen(backlog)?;
+        let local = local_of(&socket)?;
+        if let Local::Tcp(_) = local {
+            // Accepted connections inherit it; without it a response in two sends waits for a delayed ACK.
+            socket.set_tcp_nodelay(true)?;
+        }
+        let made = match address {
+            Address::Unix(path) => identity(path),
+            _ => None,
+        };
+        Ok(Listener {
+            socket: socket.into(),
+            address: address.clone(),
+            local,
+            made,
+        })
+    }
+
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    pub fn local(&self) -> &Local {
+        &self.local
+    }
+
+    /// Removes the file of a unix socket, when it is still ours.
+    pub fn unlink(&self) {
+        if let (Address::Unix(path), Some(made)) = (&self.address, self.made) {
+            if identity(path) == Some(made) {
+                if let Err(e) = fs::remove_file(path) {
+                    log::warn!("Cannot remove {}: {e}", path.display());
+                }
+            }
+        }
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+fn bind_tcp(host: &str, port: u16) -> io::Result<Socket> {
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for address in (host, port).to_socket_addrs()? {
+        match try_tcp(address) {
+            Ok(socket) => return Ok(socket),
+            Err(e) => last = e,
+        }
+    }
+    Err(last)
+}
+
+fn try_tcp(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+fn bind_unix(path: &Path, umask: u32) -> io::Result<Socket> {
+    remove_stale(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    let before = process::set_umask(umask);
+    let bound = SockAddr::unix(path).and_then(|address| socket.bind(&address));
+    process::set_umask(before);
+    bound?;
+    Ok(socket)
+}
+
+/// A socket file left by a server that was killed is in the way; anything else at that path is not ours to remove.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => fs::remove_file(path),
+        Ok(_) => Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "the path exists and is not a socket",
+        )),
+        Err(_) => Ok(()),
+    }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path)
+        .ok()
+        .map(|found| (found.dev(), found.ino()))
+}
+
+fn local_of(socket: &Socket) -> io::Result<Local> {
+    let address = socket.local_addr()?;
+    Ok(match address.as_socket() {
+        Some(tcp) => Local::Tcp(tcp),
+        None => Local::Unix(
+            address
+                .as_pathname()
+                .map(Path::to_path_buf)
+                .unwrap_or_default(),
+        ),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn port_0_is_answered_with_the_port_the_kernel_chose() {
+        let address = Address::Tcp {
+            host: "127.0.0.1".into(),
+            port: 0,
+        };
+        let listener = Listener::bind(&address, 8, 0).unwrap();
+        let Local::Tcp(local) = listener.local() else {
+            panic!("{:?}", listener.local())
+        };
+        assert_ne!(local.port(), 0);
+        assert_eq!(listener.local().to_string(), format!("http://{local}"));
+        std::net::TcpStream::connect(local).unwrap();
+    }
+
+    #[test]
+    fn a_stale_unix_socket_is_replaced_and_ours_is_removed() {
+        let path = std::env::temp_dir().join(format!("rgunicorn-listener-{}", std::process::id()));
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let listener = Listener::bind(&Address::Unix(path.clone()), 8, 0o077).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
+        listener.unlink();
+        assert!(!path.exists());
+        fs::write(&path, "a file").unwrap();
+        assert!(Listener::bind(&Address::Unix(path.clone()), 8, 0).is_err());
+        listener.unlink();
+        assert!(path.exists(), "a file that is not ours was removed");
+        fs::remove_file(&path).unwrap();
+    }
+}

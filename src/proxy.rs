@@ -1,0 +1,247 @@
+//! Owns: which peers are believed, and what their fields say about the scheme of the original request.
+//! Rule: a field of a peer that is not trusted has no effect; a trusted one that contradicts itself is refused.
+//! Never: touches the address of the client (no X-Forwarded-For), a socket, or any other field.
+
+use crate::http::{Fields, Reject};
+use ipnet::IpNet;
+use std::fmt;
+use std::net::IpAddr;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    Http,
+    Https,
+}
+
+impl Scheme {
+    /// As it stands in wsgi.url_scheme.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        }
+    }
+}
+
+/// An entry that is neither an address, nor a network without host bits, nor `*`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadNetwork(pub String);
+
+impl fmt::Display for BadNetwork {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "'{}' is no IP address, no network and not '*'", self.0)
+    }
+}
+
+impl std::error::Error for BadNetwork {}
+
+/// A set of peers: `127.0.0.1`, `10.0.0.0/8`, `*`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Peers {
+    Any,
+    Of(Vec<IpNet>),
+}
+
+impl Peers {
+    pub fn new<S: AsRef<str>>(entries: &[S]) -> Result<Peers, BadNetwork> {
+        let entries = || entries.iter().map(|entry| entry.as_ref().trim());
+        if entries().any(|entry| entry == "*") {
+            return Ok(Peers::Any);
+        }
+        let named = entries().filter(|entry| !entry.is_empty());
+        Ok(Peers::Of(named.map(network).collect::<Result<_, _>>()?))
+    }
+
+    /// A peer without an address speaks through a unix socket, whose file mode has let it in.
+    pub fn contain(&self, peer: Option<IpAddr>) -> bool {
+        let (Peers::Of(networks), Some(peer)) = (self, peer) else {
+            return true;
+        };
+        // On a dual-stack listener an IPv4 peer looks like ::ffff:127.0.0.1.
+        let canonical = peer.to_canonical();
+        networks
+            .iter()
+            .any(|network| network.contains(&canonical) || network.contains(&peer))
+    }
+}
+
+fn network(entry: &str) -> Result<IpNet, BadNetwork> {
+    let parsed = match entry.parse::<IpAddr>() {
+        Ok(address) => Ok(IpNet::from(address)),
+        Err(_) => entry.parse::<IpNet>(),
+    };
+    match parsed {
+        // Host bits are a slip of the pen that would trust a whole network.
+        Ok(network) if network == network.trunc() => Ok(network),
+        _ => Err(BadNetwork(entry.to_string())),
+    }
+}
+
+/// The settings `forwarded_allow_ips` and `secure_scheme_headers`.
+#[derive(Clone, Debug)]
+pub struct Trust {
+    peers: Peers,
+    /// Field name, and the value that means https.
+    schemes: Vec<(String, String)>,
+}
+
+impl Trust {
+    pub fn new<S: AsRef<str>>(
+        forwarded_allow_ips: &[S],
+        secure_scheme_headers: Vec<(String, String)>,
+    ) -> Result<Trust, BadNetwork> {
+        Ok(Trust {
+            peers: Peers::new(forwarded_allow_ips)?,
+            schemes: secure_scheme_headers,
+        })
+    }
+
+    /// Asked once per connection; the answer also goes to `http::parse::head`.
+    pub fn trusts(&self, peer: Option<IpAddr>) -> bool {
+        self.peers.contain(peer)
+    }
+
+    /// What a trusted peer says about the scheme; `block` is what the spans of `fields` are relative to. The exact value
+    /// is https, any other is http, and two lines that disagree are refused.
+    pub fn scheme(&self, fields: &Fields, block: &[u8]) -> Result<Option<Scheme>, Reject> {
+        let mut said = None;
+        for field in &fields.list {
+            let length = (field.name.end - field.name.start) as usize;
+            for (name, secure) in &self.schemes {
+                if name.len() != length
+                    || !name.as_bytes().eq_ignore_ascii_case(field.name.of(block))
+                {
+                    continue;
+                }
+                let scheme = match field.value.of(block) == secure.as_bytes() {
+                    true => Scheme::Https,
+                    false => Scheme::Http,
+                };
+                if said.replace(scheme).is_some_and(|other| other != scheme) {
+                    return Err(Reject::ContradictorySchemes);
+                }
+            }
+        }
+        Ok(said)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::{Field, Span};
+
+    fn peers(entries: &[&str]) -> Peers {
+        Peers::new(entries).unwrap()
+    }
+
+    fn peer(text: &str) -> Option<IpAddr> {
+        Some(text.parse().unwrap())
+    }
+
+    #[test]
+    fn peers_are_addresses_networks_or_all() {
+        let some = peers(&["127.0.0.1", " 10.0.0.0/8", "::1", "fd00::/8", ""]);
+        for inside in ["127.0.0.1", "10.255.0.1", "::1", "fd12::3"] {
+            assert!(some.contain(peer(inside)), "{inside}");
+        }
+        for outside in ["127.0.0.2", "11.0.0.1", "::2", "fe80::1"] {
+            assert!(!some.contain(peer(outside)), "{outside}");
+        }
+        assert!(peers(&["127.0.0.1", "*"]).contain(peer("8.8.8.8")));
+        assert!(!peers(&[]).contain(peer("127.0.0.1")));
+    }
+
+    #[test]
+    fn unix_peers_are_trusted() {
+        assert!(peers(&[]).contain(None));
+    }
+
+    #[test]
+    fn mapped_addresses_match_ipv4_entries() {
+        assert!(peers(&["127.0.0.1"]).contain(peer("::ffff:127.0.0.1")));
+        assert!(peers(&["10.0.0.0/8"]).contain(peer("::ffff:10.1.2.3")));
+        assert!(!peers(&["10.0.0.0/8"]).contain(peer("::ffff:11.1.2.3")));
+        assert!(peers(&["::ffff:0:0/96"]).contain(peer("::ffff:11.1.2.3")));
+    }
+
+    #[test]
+    fn host_bits_and_names_are_refused() {
+        for entry in [
+            "10.0.0.1/8",
+            "fd00::1/8",
+            "localhost",
+            "10.0.0",
+            "1.2.3.4/33",
+            "1.2.3.4:80",
+        ] {
+            assert_eq!(Peers::new(&[entry]), Err(BadNetwork(entry.to_string())));
+        }
+        assert!(Peers::new(&["10.0.0.1/32"]).is_ok());
+    }
+
+    fn scheme(lines: &[(&str, &str)]) -> Result<Option<Scheme>, Reject> {
+        let defaults = [
+            ("X-FORWARDED-PROTOCOL", "ssl"),
+            ("X-FORWARDED-PROTO", "https"),
+            ("X-FORWARDED-SSL", "on"),
+        ];
+        let defaults = defaults.map(|(name, value)| (name.to_string(), value.to_string()));
+        let trust = Trust::new(&["*"], defaults.to_vec()).unwrap();
+        let (mut block, mut fields) = (Vec::new(), Fields::default());
+        for (name, value) in lines {
+            let mut put = |text: &str| {
+                let start = block.len() as u32;
+                block.extend_from_slice(text.as_bytes());
+                Span {
+                    start,
+                    end: block.len() as u32,
+                }
+            };
+            fields.list.push(Field {
+                name: put(name),
+                value: put(value),
+            });
+        }
+        trust.scheme(&fields, &block)
+    }
+
+    #[test]
+    fn scheme_is_https_for_the_exact_value_only() {
+        assert_eq!(
+            scheme(&[("Host", "h"), ("X-Forwarded-For", "1.2.3.4")]),
+            Ok(None)
+        );
+        for (name, value, expected) in [
+            ("X-Forwarded-Proto", "https", Scheme::Https),
+            ("x-forwarded-protocol", "ssl", Scheme::Https),
+            ("X-FORWARDED-SSL", "on", Scheme::Https),
+            ("X-Forwarded-Proto", "HTTPS", Scheme::Http),
+            ("X-Forwarded-Proto", "http", Scheme::Http),
+            ("X-Forwarded-Proto", "https, http", Scheme::Http),
+            ("X-Forwarded-Proto", "wss", Scheme::Http),
+            ("X-Forwarded-Ssl", "", Scheme::Http),
+        ] {
+            assert_eq!(
+                scheme(&[(name, value)]),
+                Ok(Some(expected)),
+                "{name}: {value}"
+            );
+        }
+    }
+
+    #[test]
+    fn schemes_that_contradict_are_refused() {
+        let agree = scheme(&[("X-Forwarded-Proto", "https"), ("X-Forwarded-Ssl", "on")]);
+        assert_eq!(agree, Ok(Some(Scheme::Https)));
+        for lines in [
+            [("X-Forwarded-Proto", "https"), ("X-Forwarded-Ssl", "off")],
+            [
+                ("X-Forwarded-Proto", "https"),
+                ("X-Forwarded-Proto", "http"),
+            ],
+        ] {
+            assert_eq!(scheme(&lines), Err(Reject::ContradictorySchemes));
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! Owns: the interpreter's life: its one `fork`, its signals, its paths, the configuration file, the end of a process.
+//! Rule: fork only through Python's own `os.fork`, so that at-fork handlers run and the interpreter is whole in the child;
+//! called with every signal blocked and no other thread in the process.
+//! Never: called by http/ or conn; knows requests.
+
+use std::ffi::CString;
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::Arc;
+
+use pyo3::exceptions::PySystemExit;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{
+    PyBool, PyCFunction, PyDict, PyFloat, PyInt, PyList, PyModule, PyString, PyTuple,
+};
+
+use crate::config::Raw;
+use crate::error::Error;
+use crate::log;
+use crate::sys::signal;
+use crate::wsgi::traceback;
+
+/// Which side of a fork this is.
+pub enum Fork {
+    Child,
+    Parent(i32),
+}
+
+/// The only fork in the program.
+pub fn fork(py: Python<'_>) -> PyResult<Fork> {
+    let pid: i32 = py
+        .import(intern!(py, "os"))?
+        .call_method0(intern!(py, "fork"))?
+        .extract()?;
+    Ok(if pid == 0 {
+        Fork::Child
+    } else {
+        Fork::Parent(pid)
+    })
+}
+
+/// What the Python-level handler of a signal does; the kernel-level one writes to a pipe (`sys::signal`) and then lets
+/// Python know. Set once before any fork, as whoever calls `signal.signal` later takes the signal away from both.
+#[derive(Clone, Default)]
+pub struct Interrupts(Arc<AtomicU8>);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Signals are only read from the pipe.
+    Quiet,
+    /// The application is being imported: every stop signal ends that, wherever it is.
+    Booting,
+    /// TERM waits for the request to finish; INT, QUIT and ABRT end it.
+    Serving,
+}
+
+impl Interrupts {
+    /// Makes Python call the handler for these signals.
+    pub fn install(&self, py: Python<'_>, signals: &[i32]) -> PyResult<()> {
+        let mode = self.0.clone();
+        let handler = PyCFunction::new_closure(
+            py,
+            Some(c"interrupt"),
+            None,
+            move |arguments, _| -> PyResult<()> {
+                let number: i32 = arguments.get_item(0)?.extract()?;
+                match exit_code(mode.load(Relaxed), number) {
+                    Some(code) => Err(PySystemExit::new_err(code)),
+                    None => Ok(()),
+                }
+            },
+        )?;
+        set_handler(py, signals, handler.as_any())
+    }
+
+    pub fn set(&self, mode: Mode) {
+        self.0.store(mode as u8, Relaxed);
+    }
+}
+
+/// With what SystemExit the frame that runs in the main thread is ended, if it is.
+fn exit_code(mode: u8, signal: i32) -> Option<i32> {
+    let booting = mode == Mode::Booting as u8;
+    match signal {
+        _ if mode == Mode::Quiet as u8 => None,
+        signal::SIGABRT => Some(1),
+        signal::SIGINT | signal::SIGQUIT => Some(0),
+        signal::SIGTERM if booting => Some(0),
+        _ => None,
+    }
+}
+
+fn set_handler(py: Python<'_>, signals: &[i32], handler: &Bound<'_, PyAny>) -> PyResult<()> {
+    let module = py.import(intern!(py, "signal"))?;
+    for number in signals {
+        module.call_method1(intern!(py, "signal"), (number, handler))?;
+    }
+    Ok(())
+}
+
+/// Gives signals back to the kernel's default.
+pub fn reset_signals(py: Python<'_>, signals: &[i32]) -> PyResult<()> {
+    let default = py
+        .import(intern!(py, "signal"))?
+        .getattr(intern!(py, "SIG_DFL"))?;
+    set_handler(py, signals, &default)
+}
+
+/// On this signal the stacks of all Python threads go to the error log, from C, whatever the interpreter is stuck in.
+pub fn dump_stacks_on(py: Python<'_>, signal: i32) -> PyResult<()> {
+    use std::os::fd::AsRawFd;
+    let Some(fd) = log::descriptor() else {
+        return Ok(());
+    };
+    let options = PyDict::new(py);
+    options.set_item("file", fd.as_raw_fd())?;
+    options.set_item("all_threads", true)?;
+    py.import(intern!(py, "faulthandler"))?
+        .call_method("register", (signal,), Some(&options))?;
+    Ok(())
+}
+
+/// Puts a folder in front of `sys.path`, once.
+pub fn add_path(py: Python<'_>, folder: &str) -> PyResult<()> {
+    let path = py
+        .import(intern!(py, "sys"))?
+        .getattr(intern!(py, "path"))?
+        .cast_into::<PyList>()?;
+    if !path.contains(folder)? {
+        path.insert(0, folder)?;
+    }
+    Ok(())
+}
+
+/// Sets a variable in `os.environ`, and so in the process.
+pub fn set_env(py: Python<'_>, name: &str, value: &str) -> PyResult<()> {
+    py.import(intern!(py, "os"))?
+        .getattr(intern!(py, "environ"))?
+        .set_item(name, value)
+}
+
+/// Runs `body` in a new Python thread that the interpreter does not wait for at its end.
+pub fn spawn_thread(
+    py: Python<'_>,
+    name: &str,
+    body: impl Fn(Python<'_>) + Send + Sync + 'static,
+) -> PyResult<()> {
+    let target = PyCFunction::new_closure(py, Some(c"serve"), None, move |arguments, _| {
+        body(arguments.py())
+    })?;
+    let options = PyDict::new(py);
+    options.set_item("target", target)?;
+    options.set_item("name", name)?;
+    options.set_item("daemon", true)?;
+    let thread = py
+        .import(intern!(py, "threading"))?
+        .getattr(intern!(py, "Thread"))?
+        .call((), Some(&options))?;
+    thread.call_method0(intern!(py, "start"))?;
+    Ok(())
+}
+
+/// What Python does at the end of a process, short of taking the interpreter apart: threads it waits for, exit handlers,
+/// buffers. The caller leaves with `_exit`.
+pub fn wind_down(py: Python<'_>) {
+    run_quietly(py, "threading", "_shutdown");
+    run_quietly(py, "atexit", "_run_exitfuncs");
+    flush(py);
+}
+
+fn run_quietly(py: Python<'_>, module: &str, function: &str) {
+    if let Err(e) = py
+        .import(module)
+        .and_then(|module| module.call_method0(function))
+    {
+        ::log::error!("Exception at exit\n{}", traceback(py, &e));
+    }
+}
+
+/// Flushes Python's own buffers of stdout and stderr.
+pub fn flush(py: Python<'_>) {
+    for name in ["stdout", "stderr"] {
+        let flushed = py
+            .import("sys")
+            .and_then(|sys| sys.getattr(name))
+            .and_then(|stream| stream.call_method0("flush"));
+        // A closed or absent stream has nothing to lose.
+        let _ = flushed;
+    }
+}
+
+/// Collects what imports left and moves the rest out of the collector's sight, so that children share its pages.
+pub fn freeze_heap(py: Python<'_>) -> PyResult<()> {
+    let gc = py.import(intern!(py, "gc"))?;
+    gc.call_method0(intern!(py, "collect"))?;
+    gc.call_method0(intern!(py, "freeze"))?;
+    Ok(())
+}
+
+/// How many threads Python knows of.
+pub fn thread_names(py: Python<'_>) -> PyResult<Vec<String>> {
+    py.import(intern!(py, "threading"))?
+        .call_method0(intern!(py, "enumerate"))?
+        .try_iter()?
+        .map(|thread| thread?.getattr(intern!(py, "name"))?.extract())
+        .collect()
+}
+
+// ---- the configuration file
+
+/// Runs a configuration file, or imports `python:MODULE`, and gives its names.
+///
+/// Errors: it cannot be read, or it raised; the sentence carries the traceback.
+pub fn run_config(py: Python<'_>, path: &Path) -> Result<Vec<(String, Raw)>, Error> {
+    let text = path.to_string_lossy();
+    let names = match text.strip_prefix("python:") {
+        Some(module) => py.import(module).map(|module| module.dict()),
+        None => execute(py, path)?,
+    };
+    names
+        .map(|names| {
+            names
+                .iter()
+                .map(|(name, value)| (name.to_string(), raw(&value)))
+                .collect()
+        })
+        .map_err(|e| {
+            let trace = traceback(py, &e);
+            Error::Other(format!(
+                "Failed to read config file: {text} (--config)\n{trace}"
+            ))
+        })
+}
+
+/// As the module `__config__`, afresh each time, so that a reload sees what the file says now.
+fn execute<'py>(py: Python<'py>, path: &Path) -> Result<PyResult<Bound<'py, PyDict>>, Error> {
+    let shown = path.display();
+    let code = fs::read(path)
+        .map_err(|e| Error::system(&format!("config file {shown}"), &e, "--config"))?;
+    let code = CString::new(code).map_err(|_| {
+        Error::Other(format!(
+            "config file {shown} contains a NUL byte (--config)"
+        ))
+    })?;
+    Ok(run_as_module(py, &code, &shown.to_string()))
+}
+
+fn run_as_module<'py>(py: Python<'py>, code: &CString, file: &str) -> PyResult<Bound<'py, PyDict>> {
+    let module = PyModule::new(py, "__config__")?;
+    module.setattr("__file__", file)?;
+    py.import("sys")?
+        .getattr("modules")?
+        .set_item("__config__", &module)?;
+    let names = module.dict();
+    let builtins = py.import("builtins")?;
+    names.set_item("__builtins__", &builtins)?;
+    let source = code.to_bytes();
+    let compiled = builtins.call_method1(
+        "compile",
+        (pyo3::types::PyBytes::new(py, source), file, "exec"),
+    )?;
+    builtins.call_method1("exec", (compiled, &names))?;
+    Ok(names)
+}
+
+fn raw(value: &Bound<'_, PyAny>) -> Raw {
+    if value.is_none() {
+        return Raw::None;
+    }
+    if let Ok(flag) = value.cast::<PyBool>() {
+        return Raw::Bool(flag.is_true());
+    }
+    if let (Ok(_), Ok(number)) = (value.cast::<PyInt>(), value.extract::<i64>()) {
+        return Raw::Int(number);
+    }
+    if let Ok(number) = value.cast::<PyFloat>() {
+        return Raw::Float(number.value());
+    }
+    if let Ok(text) = value.cast::<PyString>() {
+        return Raw::Text(text.to_string_lossy().into_owned());
+    }
+    raw_container(value).unwrap_or_else(|| {
+        Raw::Other(
+            value
+                .repr()
+                .map_or_else(|_| "?".into(), |text| text.to_string()),
+        )
+    })
+}
+
+fn raw_container(value: &Bound<'_, PyAny>) -> Option<Raw> {
+    if let Ok(list) = value.cast::<PyList>() {
+        return Some(Raw::List(list.iter().map(|item| raw(&item)).collect()));
+    }
+    if let Ok(tuple) = value.cast::<PyTuple>() {
+        return Some(Raw::List(tuple.iter().map(|item| raw(&item)).collect()));
+    }
+    let map = value.cast::<PyDict>().ok()?;
+    Some(Raw::Map(
+        map.iter()
+            .map(|(name, value)| (name.to_string(), raw(&value)))
+            .collect(),
+    ))
+}
+
+// ---- the embedded interpreter
+
+/// Makes the packages of a virtual environment importable, and its prefix the interpreter's, as activating it would.
+pub fn activate(py: Python<'_>, virtual_env: Option<&str>) -> PyResult<()> {
+    let Some(folder) = virtual_env.filter(|folder| !folder.is_empty()) else {
+        return Ok(());
+    };
+    let sys = py.import("sys")?;
+    let (major, minor) = (py.version_info().major, py.version_info().minor);
+    let path = sys.getattr("path")?.cast_into::<PyList>()?;
+    let before = path.len();
+    let packages = format!("{folder}/lib/python{major}.{minor}/site-packages");
+    py.import("site")?.call_method1("addsitedir", (packages,))?;
+    // What the environment has goes before what the interpreter has.
+    let added = path.get_slice(before, path.len());
+    path.del_slice(before, path.len())?;
+    path.set_slice(0, 0, &added)?;
+    sys.setattr("prefix", folder)?;
+    sys.setattr("exec_prefix", folder)?;
+    sys.setattr("executable", format!("{folder}/bin/python"))
+}

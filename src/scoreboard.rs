@@ -1,0 +1,258 @@
+//! Owns: what the arbiter and its workers know of each other, in one shared mapping made before the first fork.
+//! Rule: atomics only, one writer a field (named beside it), a cache line or more a worker; readers may see a request
+//! change under them and must treat text as a hint.
+//! Never: locks, pointers, Strings; nobody waits on it (a change that matters is announced by an eventfd).
+//!
+//! A slot is one worker: a header line, then one record for each of its threads. A record carries the request that the
+//! thread is running (since when, method, target): the black box that says what a stuck or dead worker was doing.
+
+use std::io;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::Arc;
+
+use crate::sys::clock::Nanos;
+use crate::sys::shm::SharedWords;
+
+/// Where a worker is in its life. The worker writes it; the arbiter resets it to `Booting` before the fork.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    Booting,
+    /// The application is loaded and the worker accepts connections.
+    Ready,
+    /// It still serves, but has reached `max_requests` and wants to be replaced.
+    Retiring,
+    /// It finishes what it has and leaves.
+    Draining,
+}
+
+impl Phase {
+    fn from_word(word: u64) -> Phase {
+        match word {
+            1 => Phase::Ready,
+            2 => Phase::Retiring,
+            3 => Phase::Draining,
+            _ => Phase::Booting,
+        }
+    }
+}
+
+const LINE: usize = 8;
+const RECORD: usize = 4 * LINE;
+const METHOD_WORDS: usize = 2;
+const TARGET_WORDS: usize = RECORD - 2 - METHOD_WORDS;
+
+// Header words. Writer: the worker, but for the reset.
+const PHASE: usize = 0;
+const REQUESTS: usize = 1;
+
+// Record words. Writer: the thread that owns the record.
+const SINCE: usize = 0;
+const LENGTHS: usize = 1;
+const METHOD: usize = 2;
+const TARGET: usize = METHOD + METHOD_WORDS;
+
+pub struct Scoreboard {
+    words: SharedWords,
+    slots: usize,
+    threads: usize,
+}
+
+/// A request that a worker is running, as its thread noted it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InFlight {
+    pub since: Nanos,
+    pub method: String,
+    /// Cut to what a record holds.
+    pub target: String,
+}
+
+impl Scoreboard {
+    pub fn new(slots: usize, threads: usize) -> io::Result<Arc<Scoreboard>> {
+        let words = SharedWords::new(slots * (LINE + threads * RECORD))?;
+        Ok(Arc::new(Scoreboard {
+            words,
+            slots,
+            threads,
+        }))
+    }
+
+    pub fn slots(&self) -> usize {
+        self.slots
+    }
+
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    pub fn slot(self: &Arc<Self>, index: usize) -> Slot {
+        assert!(index < self.slots, "slot {index} of {}", self.slots);
+        Slot {
+            board: self.clone(),
+            index,
+        }
+    }
+}
+
+/// One worker's part of the scoreboard.
+#[derive(Clone)]
+pub struct Slot {
+    board: Arc<Scoreboard>,
+    index: usize,
+}
+
+impl Slot {
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    fn words(&self) -> &[AtomicU64] {
+        let size = LINE + self.board.threads * RECORD;
+        &self.board.words[self.index * size..][..size]
+    }
+
+    fn record(&self, thread: usize) -> &[AtomicU64] {
+        &self.words()[LINE + thread * RECORD..][..RECORD]
+    }
+
+    /// By the arbiter, before it forks the worker that will own the slot.
+    pub fn reset(&self) {
+        for word in self.words() {
+            word.store(0, Relaxed);
+        }
+    }
+
+    pub fn phase(&self) -> Phase {
+        Phase::from_word(self.words()[PHASE].load(Acquire))
+    }
+
+    pub fn set_phase(&self, phase: Phase) {
+        self.words()[PHASE].store(phase as u64, Release);
+    }
+
+    /// Counts a request; returns how many there were with it.
+    pub fn count_request(&self) -> u64 {
+        self.words()[REQUESTS].fetch_add(1, Relaxed) + 1
+    }
+
+    pub fn requests(&self) -> u64 {
+        self.words()[REQUESTS].load(Relaxed)
+    }
+
+    /// By a thread of the worker: it calls the application now.
+    pub fn begin(&self, thread: usize, now: Nanos, method: &[u8], target: &[u8]) {
+        let record = self.record(thread);
+        let method_length = store_text(&record[METHOD..METHOD + METHOD_WORDS], method);
+        let target_length = store_text(&record[TARGET..TARGET + TARGET_WORDS], target);
+        record[LENGTHS].store((method_length | target_length << 8) as u64, Relaxed);
+        record[SINCE].store(now, Release);
+    }
+
+    /// By the same thread: the application has returned and the response is made.
+    pub fn end(&self, thread: usize) {
+        self.record(thread)[SINCE].store(0, Release);
+    }
+
+    /// Every request that the worker is running, oldest first.
+    pub fn in_flight(&self) -> Vec<InFlight> {
+        let mut list: Vec<_> = (0..self.board.threads)
+            .filter_map(|thread| read_record(self.record(thread)))
+            .collect();
+        list.sort_by_key(|request| request.since);
+        list
+    }
+
+    /// Since when the oldest request runs, if any does.
+    pub fn busy_since(&self) -> Option<Nanos> {
+        (0..self.board.threads)
+            .map(|t| self.record(t)[SINCE].load(Acquire))
+            .filter(|since| *since != 0)
+            .min()
+    }
+}
+
+fn store_text(words: &[AtomicU64], text: &[u8]) -> usize {
+    let text = &text[..text.len().min(words.len() * 8)];
+    for (word, octets) in words.iter().zip(text.chunks(8)) {
+        let mut padded = [0; 8];
+        padded[..octets.len()].copy_from_slice(octets);
+        word.store(u64::from_le_bytes(padded), Relaxed);
+    }
+    text.len()
+}
+
+fn load_text(words: &[AtomicU64], length: usize) -> String {
+    let octets: Vec<u8> = words
+        .iter()
+        .flat_map(|word| word.load(Relaxed).to_le_bytes())
+        .take(length)
+        .collect();
+    String::from_utf8_lossy(&octets).into_owned()
+}
+
+fn read_record(record: &[AtomicU64]) -> Option<InFlight> {
+    let since = record[SINCE].load(Acquire);
+    if since == 0 {
+        return None;
+    }
+    let lengths = record[LENGTHS].load(Relaxed) as usize;
+    Some(InFlight {
+        since,
+        method: load_text(&record[METHOD..METHOD + METHOD_WORDS], lengths & 0xff),
+        target: load_text(&record[TARGET..TARGET + TARGET_WORDS], lengths >> 8),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_starts_booting_and_is_reset_to_it() {
+        let slot = Scoreboard::new(3, 2).unwrap().slot(2);
+        assert_eq!(slot.phase(), Phase::Booting);
+        for phase in [Phase::Ready, Phase::Retiring, Phase::Draining] {
+            slot.set_phase(phase);
+            assert_eq!(slot.phase(), phase);
+        }
+        assert_eq!((slot.count_request(), slot.count_request()), (1, 2));
+        slot.reset();
+        assert_eq!((slot.phase(), slot.requests()), (Phase::Booting, 0));
+    }
+
+    #[test]
+    fn requests_in_flight_are_named_oldest_first() {
+        let board = Scoreboard::new(2, 3).unwrap();
+        let slot = board.slot(1);
+        slot.begin(2, 50, b"GET", b"/new");
+        slot.begin(0, 40, b"POST", b"/old?a=1");
+        assert_eq!(slot.busy_since(), Some(40));
+        let targets: Vec<_> = slot
+            .in_flight()
+            .into_iter()
+            .map(|r| (r.method, r.target))
+            .collect();
+        assert_eq!(
+            targets,
+            [
+                ("POST".into(), "/old?a=1".into()),
+                ("GET".into(), "/new".into())
+            ]
+        );
+        assert_eq!(board.slot(0).busy_since(), None);
+        slot.end(0);
+        slot.end(2);
+        assert!(slot.in_flight().is_empty());
+    }
+
+    #[test]
+    fn long_text_is_cut_to_the_record() {
+        let slot = Scoreboard::new(1, 1).unwrap().slot(0);
+        slot.begin(0, 1, &[b'M'; 100], &[b'/'; 5000]);
+        let request = &slot.in_flight()[0];
+        assert_eq!(
+            (request.method.len(), request.target.len()),
+            (16, TARGET_WORDS * 8)
+        );
+    }
+}

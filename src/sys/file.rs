@@ -1,0 +1,107 @@
+//! Owns: files as descriptors: append-only logs that can be replaced under a running writer, sendfile, pidfiles' links.
+//! Rule: everything opened here is CLOEXEC.
+//! Never: decides where a log goes or what a line looks like.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+pub fn open_append(path: &Path) -> io::Result<OwnedFd> {
+    Ok(OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o644)
+        .open(path)?
+        .into())
+}
+
+/// A second descriptor of the same open file, CLOEXEC.
+pub fn duplicate(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    fd.try_clone_to_owned()
+}
+
+/// A second descriptor for a number that somebody else owns, such as one the application returned from `fileno()`.
+pub fn duplicate_number(number: i32) -> io::Result<OwnedFd> {
+    if number < 0 {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: the descriptor is only borrowed for this call; fcntl(F_DUPFD_CLOEXEC) reports EBADF when it is not open.
+    unsafe { BorrowedFd::borrow_raw(number) }.try_clone_to_owned()
+}
+
+pub fn stderr() -> BorrowedFd<'static> {
+    // SAFETY: 2 is open from the start of the process (std sees to it) and is never closed by us.
+    unsafe { BorrowedFd::borrow_raw(libc::STDERR_FILENO) }
+}
+
+pub fn stdout() -> BorrowedFd<'static> {
+    // SAFETY: as for stderr.
+    unsafe { BorrowedFd::borrow_raw(libc::STDOUT_FILENO) }
+}
+
+/// Makes `old` refer to the file of `new` (dup3): whoever writes to `old` goes on, in the new file.
+pub fn replace(old: BorrowedFd<'_>, new: BorrowedFd<'_>) -> io::Result<()> {
+    if old.as_raw_fd() == new.as_raw_fd() {
+        return Ok(());
+    }
+    // SAFETY: both are open descriptors; dup3 replaces `old` atomically and its owner keeps owning the number.
+    let done = unsafe { libc::dup3(new.as_raw_fd(), old.as_raw_fd(), libc::O_CLOEXEC) };
+    if done < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Points stdin, stdout and stderr at /dev/null, for a process that detaches from its terminal.
+pub fn silence_stdio() -> io::Result<()> {
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    nix::unistd::dup2_stdin(&null)?;
+    nix::unistd::dup2_stdout(&null)?;
+    nix::unistd::dup2_stderr(&null)?;
+    Ok(())
+}
+
+/// One write(2); what a full disk or a closed pipe did not take is the caller's loss to count.
+pub fn write(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    loop {
+        match nix::unistd::write(fd, bytes) {
+            Err(nix::errno::Errno::EINTR) => continue,
+            other => return Ok(other?),
+        }
+    }
+}
+
+/// All of `bytes`, in as few write(2) as the kernel needs; one for a regular file.
+pub fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match write(fd, bytes)? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            n => bytes = &bytes[n..],
+        }
+    }
+    Ok(())
+}
+
+/// Size in octets of a regular file; an error for anything that sendfile(2) cannot read from.
+pub fn regular_size(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    let stat = nix::sys::stat::fstat(fd)?;
+    if stat.st_mode & libc::S_IFMT != libc::S_IFREG {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    Ok(stat.st_size as u64)
+}
+
+/// sendfile(2) from `offset`; moves `offset` and returns the octets taken, 0 at the end of the file.
+pub fn send_file(
+    out: impl AsFd,
+    file: impl AsFd,
+    offset: &mut u64,
+    most: usize,
+) -> io::Result<usize> {
+    let mut at = *offset as libc::off_t;
+    let sent = nix::sys::sendfile::sendfile(out, file, Some(&mut at), most)?;
+    *offset = at as u64;
+    Ok(sent)
+}

@@ -1,0 +1,13 @@
+//! Owns: the kernel, one idea a file, on nix, socket2 and signal-hook.
+//! Rule: every function here is safe to call and returns `io::Result`; `unsafe` in this crate lives here and in
+//! `wsgi/ffi.rs` only, each block with its proof.
+//! Never: knows "worker", logs, retries, imports the rest of the crate.
+#![allow(unsafe_code)]
+
+pub mod clock;
+pub mod file;
+pub mod poll;
+pub mod process;
+pub mod shm;
+pub mod signal;
+pub mod socket;

@@ -1,0 +1,117 @@
+//! Owns: processes: reaping, sending signals, sessions, who our parent is.
+//! Rule: every child that dies is reaped, known or not (the arbiter may be PID 1).
+//! Never: forks; that is Python's own `os.fork`, called from `python.rs`.
+
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::signal::kill;
+use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
+use nix::unistd::Pid;
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    Exited(i32),
+    Signalled(i32),
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Ending::Exited(code) => write!(f, "exited with code {code}"),
+            Ending::Signalled(signal) => {
+                write!(
+                    f,
+                    "was killed by SIG{}",
+                    super::signal::name(*signal).to_ascii_uppercase()
+                )
+            }
+        }
+    }
+}
+
+/// A child that has ended, if there is one; never waits.
+pub fn reap() -> Option<(i32, Ending)> {
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(pid, code)) => return Some((pid.as_raw(), Ending::Exited(code))),
+            Ok(WaitStatus::Signaled(pid, signal, _)) => {
+                return Some((pid.as_raw(), Ending::Signalled(signal as i32)))
+            }
+            Ok(WaitStatus::StillAlive) | Err(_) => return None,
+            Ok(_) => continue,
+        }
+    }
+}
+
+/// Waits for one child of ours, which is about to end.
+pub fn await_child(pid: i32) -> io::Result<()> {
+    loop {
+        match waitpid(Pid::from_raw(pid), None) {
+            Err(Errno::EINTR) => continue,
+            other => return other.map(|_| ()).map_err(io::Error::from),
+        }
+    }
+}
+
+/// True when the signal was sent; false when the process is gone already.
+pub fn send_signal(pid: i32, signal: i32) -> bool {
+    // nix has no names for real-time signals.
+    // SAFETY: kill(2) has no precondition on memory.
+    unsafe { libc::kill(pid, signal) == 0 }
+}
+
+pub fn exists(pid: i32) -> bool {
+    !matches!(kill(Pid::from_raw(pid), None), Err(Errno::ESRCH))
+}
+
+pub fn id() -> i32 {
+    nix::unistd::getpid().as_raw()
+}
+
+pub fn parent_id() -> i32 {
+    nix::unistd::getppid().as_raw()
+}
+
+pub fn new_session() -> io::Result<()> {
+    nix::unistd::setsid()?;
+    Ok(())
+}
+
+/// Descendants whose parent dies become our children (prctl(2), PR_SET_CHILD_SUBREAPER).
+pub fn become_subreaper() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_child_subreaper(true)?)
+}
+
+pub fn set_umask(mask: u32) -> u32 {
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(
+        mask as libc::mode_t,
+    ))
+    .bits() as u32
+}
+
+/// A CLOEXEC pipe: (read end, write end).
+pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(nix::unistd::pipe2(OFlag::O_CLOEXEC)?)
+}
+
+/// A pair of connected SOCK_SEQPACKET sockets, CLOEXEC: messages keep their borders and a dead peer reads as end.
+pub fn message_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    use nix::sys::socket::{socketpair, AddressFamily, SockFlag, SockType};
+    Ok(socketpair(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        None,
+        SockFlag::SOCK_CLOEXEC,
+    )?)
+}
+
+/// Ends the process at once: no destructor, no exit handler.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit(2) has no precondition.
+    unsafe { libc::_exit(code) }
+}

@@ -1,0 +1,275 @@
+//! Owns: a worker's life, top to bottom: what it inherits, signals, the application, ready, the loop, the end.
+//! Rule: it reports READY when the application is loaded and takes no connection before; it outlives neither its drain
+//! nor its arbiter.
+//! Never: restarts anything; what follows its exit is the arbiter's business.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use pyo3::exceptions::PySystemExit;
+use pyo3::prelude::*;
+
+use crate::access_sink::AccessLog;
+use crate::app::App;
+use crate::config::Config;
+use crate::conn::Settings;
+use crate::event_loop::{Directive, EventLoop, Plan};
+use crate::listener::Listener;
+use crate::log::init as init_log;
+use crate::proxy::Trust;
+use crate::python::{self, Interrupts, Mode};
+use crate::scoreboard::{Phase, Slot};
+use crate::sys::clock::{Nanos, SECOND};
+use crate::sys::poll::Waker;
+use crate::sys::process;
+use crate::sys::signal::{self, Blocked, Signals};
+use crate::wsgi::load::{self, LoadError};
+use crate::wsgi::{traceback, Circumstances, WsgiApp};
+
+pub const BOOT_FAILED: i32 = 3;
+pub const APP_NOT_FOUND: i32 = 4;
+
+/// The other end of it is held by the arbiter alone: when it reads as ended, the arbiter is gone.
+pub type Lifeline = OwnedFd;
+
+/// What every process of a generation inherits from the arbiter.
+#[derive(Clone)]
+pub struct Heritage {
+    pub config: Arc<Config>,
+    pub listeners: Vec<Arc<Listener>>,
+    pub lifeline: Arc<Lifeline>,
+    pub arbiter: Arc<Waker>,
+    pub interrupts: Interrupts,
+}
+
+/// A worker that is about to live.
+pub struct Seed {
+    pub heritage: Heritage,
+    pub slot: Slot,
+    /// `max_requests` with this worker's jitter; 0 is never.
+    pub most_requests: u64,
+    /// Held from before the fork until the worker has its own handlers.
+    pub blocked: Blocked,
+}
+
+/// Runs the worker; returns its exit code. `app` is given when a mold has loaded it.
+pub fn run(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>) -> i32 {
+    log::info!("Booting worker with pid: {}", process::id());
+    let code = match serve(py, seed, app) {
+        Ok(()) => 0,
+        Err(code) => code,
+    };
+    log::info!("Worker exiting (pid: {})", process::id());
+    code
+}
+
+fn serve(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>) -> Result<(), i32> {
+    let Seed {
+        heritage,
+        slot,
+        most_requests,
+        blocked,
+    } = seed;
+    let Heritage {
+        config,
+        listeners,
+        lifeline,
+        arbiter,
+        interrupts,
+    } = heritage;
+    boot_signals(py, &interrupts).map_err(|e| boot_failed(py, &e))?;
+    drop(blocked);
+    let app = match app {
+        Some(app) => app.into_bound(py),
+        None => load_app(py, &config)?,
+    };
+    let heard = [
+        signal::SIGTERM,
+        signal::SIGINT,
+        signal::SIGQUIT,
+        signal::SIGABRT,
+        signal::SIGUSR1,
+    ];
+    let signals = Signals::new(&heard).map_err(|e| boot_failed(py, &PyErr::from(e)))?;
+    interrupts.set(Mode::Serving);
+    let trust = trust(&config).map_err(|e| boot_failed(py, &e))?;
+    let circumstances = Circumstances {
+        threads: config.threads,
+        workers: config.workers,
+        sendfile: config.sendfile,
+        trust: trust.clone(),
+        locals: listeners
+            .iter()
+            .map(|listener| listener.local().clone())
+            .collect(),
+    };
+    let app = Arc::new(WsgiApp::new(app, circumstances).map_err(|e| boot_failed(py, &e))?);
+    let access = open_access_log(&config).map_err(|e| boot_failed(py, &e))?;
+    let plan = Plan {
+        settings: settings(&config),
+        trust,
+        access: access.clone(),
+        listeners,
+        slot: slot.clone(),
+        threads: config.threads,
+        most_connections: config.worker_connections,
+        most_requests,
+        graceful_timeout: nanos(config.graceful_timeout),
+    };
+    let event_loop = start_loop(plan, arbiter.clone(), signals, lifeline, &config, access)
+        .map_err(|e| boot_failed(py, &PyErr::from(e)))?;
+    slot.set_phase(Phase::Ready);
+    arbiter.wake();
+    lead_threads(py, event_loop, app)
+}
+
+fn boot_failed(py: Python<'_>, e: &PyErr) -> i32 {
+    log::error!("Exception in worker process\n{}", traceback(py, e));
+    BOOT_FAILED
+}
+
+/// From here on signals are for this worker, and nothing of what the arbiter was told is left.
+fn boot_signals(py: Python<'_>, interrupts: &Interrupts) -> PyResult<()> {
+    python::reset_signals(py, &[signal::SIGCHLD])?;
+    interrupts.install(py, &[signal::SIGABRT])?;
+    interrupts.set(Mode::Booting);
+    python::dump_stacks_on(py, signal::stack_dump())
+}
+
+pub fn load_app<'py>(py: Python<'py>, config: &Config) -> Result<Bound<'py, PyAny>, i32> {
+    let spec = config.app.as_deref().unwrap_or_default();
+    let prepared = config
+        .raw_env
+        .iter()
+        .try_for_each(|(name, value)| python::set_env(py, name, value));
+    let found = prepared
+        .map_err(LoadError::Raised)
+        .and_then(|()| load::load(py, spec));
+    python::flush(py);
+    found.map_err(|e| match e {
+        LoadError::NotFound(sentence) => {
+            log::error!("{sentence}");
+            APP_NOT_FOUND
+        }
+        // Our own handler of a stop signal, in the middle of an import.
+        LoadError::Raised(e) if e.is_instance_of::<PySystemExit>(py) && is_stop(py, &e) => 0,
+        LoadError::Raised(e) => boot_failed(py, &e),
+    })
+}
+
+fn is_stop(py: Python<'_>, e: &PyErr) -> bool {
+    e.value(py)
+        .getattr("code")
+        .and_then(|code| code.extract::<i32>())
+        .is_ok_and(|code| code == 0)
+}
+
+pub fn trust(config: &Config) -> PyResult<Trust> {
+    Trust::new(
+        &config.forwarded_allow_ips,
+        config.secure_scheme_headers.clone(),
+    )
+    .map_err(|bad| {
+        pyo3::exceptions::PyValueError::new_err(format!("{} (--forwarded-allow-ips)", bad.0))
+    })
+}
+
+fn open_access_log(config: &Config) -> PyResult<Option<Arc<AccessLog>>> {
+    let Some(target) = &config.accesslog else {
+        return Ok(None);
+    };
+    Ok(Some(Arc::new(AccessLog::open(
+        target,
+        &config.access_log_format,
+    )?)))
+}
+
+fn nanos(duration: Duration) -> Nanos {
+    u64::try_from(duration.as_nanos()).unwrap_or(Nanos::MAX / 4)
+}
+
+/// In the configuration zero means no limit; a deadline a century away is none.
+fn limit(duration: Duration) -> Nanos {
+    match nanos(duration) {
+        0 => 100 * 365 * 86_400 * SECOND,
+        nanos => nanos,
+    }
+}
+
+fn settings(config: &Config) -> Settings {
+    Settings {
+        policy: config.http.clone(),
+        keepalive: nanos(config.keepalive),
+        header_timeout: limit(config.header_timeout),
+        body_timeout: limit(config.body_timeout),
+        write_timeout: limit(config.write_timeout),
+    }
+}
+
+fn start_loop(
+    plan: Plan,
+    arbiter: Arc<Waker>,
+    mut signals: Signals,
+    lifeline: Arc<Lifeline>,
+    config: &Arc<Config>,
+    access: Option<Arc<AccessLog>>,
+) -> std::io::Result<EventLoop> {
+    let heard = signals.as_fd().try_clone_to_owned()?;
+    let alive = lifeline.as_fd().try_clone_to_owned()?;
+    let config = config.clone();
+    let control = move |index: usize| match index {
+        0 => signals
+            .pending()
+            .into_iter()
+            .map(|signal| obey(signal, &config, access.as_deref()))
+            .max(),
+        _ => {
+            log::info!("Parent changed, shutting down");
+            Some(Directive::Orphaned)
+        }
+    };
+    let mut control = control;
+    let control = Box::new(move |index| control(index).unwrap_or(Directive::Continue));
+    EventLoop::new(plan, arbiter, vec![heard, alive], control)
+}
+
+fn obey(signal: i32, config: &Config, access: Option<&AccessLog>) -> Directive {
+    match signal {
+        signal::SIGTERM | signal::SIGABRT => Directive::Drain,
+        signal::SIGINT | signal::SIGQUIT => Directive::Stop,
+        _ => {
+            reopen_logs(config, access);
+            Directive::Continue
+        }
+    }
+}
+
+fn reopen_logs(config: &Config, access: Option<&AccessLog>) {
+    if let Err(e) = init_log(&config.errorlog, config.loglevel) {
+        log::error!("Cannot reopen the error log: {e} (--error-logfile)");
+    }
+    if let Some(Err(e)) = access.map(AccessLog::reopen) {
+        log::error!("Cannot reopen the access log: {e} (--access-logfile)");
+    }
+}
+
+/// Runs the loop in every thread of the worker; returns when it has stopped in this one.
+fn lead_threads(py: Python<'_>, event_loop: EventLoop, app: Arc<WsgiApp>) -> Result<(), i32> {
+    let event_loop = Arc::new(event_loop);
+    if event_loop.threads() == 1 {
+        let mut caller = app.caller(0);
+        event_loop.run(0, &mut *caller);
+        return Ok(());
+    }
+    for thread in 1..event_loop.threads() {
+        let (event_loop, app) = (event_loop.clone(), app.clone());
+        let name = format!("rgunicorn-{thread}");
+        python::spawn_thread(py, &name, move |py| {
+            py.detach(|| event_loop.run(thread, &mut *app.caller(thread)));
+        })
+        .map_err(|e| boot_failed(py, &e))?;
+    }
+    py.detach(|| event_loop.run(0, &mut *app.caller(0)));
+    Ok(())
+}

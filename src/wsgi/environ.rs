@@ -1,0 +1,400 @@
+//! Owns: the environ of a request (PEP 3333, "environ Variables"), as gunicorn builds it.
+//! Rule: an environ is a copy of a dict that already holds what does not change: a template for the worker's listener,
+//! or, for a connection that repeats its fields, the environ of the request before. Field names cost nothing when known.
+//! Never: trusts a field; which fields are here, and what a trusted peer may say, was decided by `http` and `proxy`.
+
+use std::net::{IpAddr, SocketAddr};
+
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString};
+
+use super::ffi::latin1;
+use super::names::{Key, Names};
+use crate::conn::Peer;
+use crate::exchange::Exchange;
+use crate::http::{rules, Reject, StartLine};
+use crate::listener::Local;
+use crate::proxy::{Scheme, Trust};
+
+/// Why there is no environ for a request.
+pub enum Refusal {
+    Reject(Reject),
+    Raised(PyErr),
+}
+
+impl From<PyErr> for Refusal {
+    fn from(e: PyErr) -> Refusal {
+        Refusal::Raised(e)
+    }
+}
+
+/// The keys that every request sets.
+struct Keys {
+    method: Py<PyString>,
+    raw_uri: Py<PyString>,
+    path: Py<PyString>,
+    query: Py<PyString>,
+    protocol: Py<PyString>,
+    scheme: Py<PyString>,
+    script_name: Py<PyString>,
+    remote_addr: Py<PyString>,
+    remote_port: Py<PyString>,
+    input: Py<PyString>,
+    host: Py<PyString>,
+    server_name: Py<PyString>,
+    server_port: Py<PyString>,
+}
+
+/// Values that most requests share.
+struct Values {
+    get: Py<PyString>,
+    empty: Py<PyString>,
+    https: Py<PyString>,
+    http: Py<PyString>,
+    http10: Py<PyString>,
+    http11: Py<PyString>,
+}
+
+/// One thread's builder.
+pub struct Environ {
+    trust: Trust,
+    /// A template for each listener.
+    templates: Vec<Py<PyDict>>,
+    unix: Vec<bool>,
+    script_name: Option<String>,
+    names: Names,
+    keys: Keys,
+    values: Values,
+    last_peer: Option<(IpAddr, Py<PyString>)>,
+    path: Vec<u8>,
+}
+
+/// Left with a connection: its last request's environ, untouched by the application, and the request line it is for.
+struct Memo {
+    environ: Py<PyDict>,
+    line: Vec<u8>,
+}
+
+impl Environ {
+    /// `base` holds what is the same for every request of the worker.
+    pub fn new(
+        py: Python<'_>,
+        base: &Bound<'_, PyDict>,
+        locals: &[Local],
+        trust: Trust,
+    ) -> PyResult<Environ> {
+        let text = |text: &str| PyString::intern(py, text).unbind();
+        let keys = Keys {
+            method: text("REQUEST_METHOD"),
+            raw_uri: text("RAW_URI"),
+            path: text("PATH_INFO"),
+            query: text("QUERY_STRING"),
+            protocol: text("SERVER_PROTOCOL"),
+            scheme: text("wsgi.url_scheme"),
+            script_name: text("SCRIPT_NAME"),
+            remote_addr: text("REMOTE_ADDR"),
+            remote_port: text("REMOTE_PORT"),
+            input: text("wsgi.input"),
+            host: text("HTTP_HOST"),
+            server_name: text("SERVER_NAME"),
+            server_port: text("SERVER_PORT"),
+        };
+        let values = Values {
+            get: text("GET"),
+            empty: text(""),
+            https: text("https"),
+            http: text("http"),
+            http10: text("HTTP/1.0"),
+            http11: text("HTTP/1.1"),
+        };
+        let script_name = std::env::var("SCRIPT_NAME")
+            .ok()
+            .filter(|name| !name.is_empty());
+        let mut made = Environ {
+            trust,
+            templates: Vec::new(),
+            unix: locals
+                .iter()
+                .map(|local| matches!(local, Local::Unix(_)))
+                .collect(),
+            script_name,
+            names: Names::new(py)?,
+            keys,
+            values,
+            last_peer: None,
+            path: Vec::new(),
+        };
+        for local in locals {
+            let template = made.template(py, base, local)?;
+            made.templates.push(template);
+        }
+        Ok(made)
+    }
+
+    /// Everything that is usually set, so that a copy has its keys in place and only values change.
+    fn template(
+        &self,
+        py: Python<'_>,
+        base: &Bound<'_, PyDict>,
+        local: &Local,
+    ) -> PyResult<Py<PyDict>> {
+        let template = PyDict::new(py);
+        let (keys, values) = (&self.keys, &self.values);
+        template.set_item(&keys.method, &values.get)?;
+        template.set_item(&keys.raw_uri, "/")?;
+        template.set_item(&keys.path, "/")?;
+        template.set_item(&keys.query, &values.empty)?;
+        template.set_item(&keys.protocol, &values.http11)?;
+        template.set_item(&keys.scheme, &values.http)?;
+        template.set_item(&keys.script_name, self.script_name.as_deref().unwrap_or(""))?;
+        template.set_item(&keys.remote_addr, &values.empty)?;
+        if let Local::Tcp(address) = local {
+            template.set_item(&keys.remote_port, &values.empty)?;
+            template.set_item(&keys.server_name, address.ip().to_string())?;
+            template.set_item(&keys.server_port, address.port().to_string())?;
+        } else if let Local::Unix(path) = local {
+            template.set_item(&keys.server_name, path.to_string_lossy())?;
+            template.set_item(&keys.server_port, &values.empty)?;
+        }
+        template.update(base.as_mapping())?;
+        Ok(template.unbind())
+    }
+
+    /// The environ of the exchange's request, with `input` as its `wsgi.input`.
+    pub fn build<'py>(
+        &mut self,
+        py: Python<'py>,
+        exchange: &mut Exchange<'_>,
+        input: &Bound<'py, PyAny>,
+    ) -> Result<Bound<'py, PyDict>, Refusal> {
+        let environ = if exchange.is_repeated() {
+            self.repeated(py, exchange)?
+        } else {
+            self.fresh(py, exchange)?
+        };
+        environ.set_item(&self.keys.input, input)?;
+        Ok(environ)
+    }
+
+    /// For a request whose fields are those of the connection's last one.
+    fn repeated<'py>(
+        &mut self,
+        py: Python<'py>,
+        exchange: &mut Exchange<'_>,
+    ) -> Result<Bound<'py, PyDict>, Refusal> {
+        let memo = exchange
+            .memo()
+            .take()
+            .and_then(|memo| memo.downcast::<Memo>().ok());
+        let memo = match memo {
+            Some(mut memo) => {
+                let line = &exchange.head_octets()[..exchange.head().fields_at];
+                if memo.line != line {
+                    let start = exchange.head().start;
+                    self.set_start_line(memo.environ.bind(py), exchange.head_octets(), &start)?;
+                    memo.line.clear();
+                    memo.line.extend_from_slice(line);
+                }
+                memo
+            }
+            None => {
+                let environ = self.fresh(py, exchange)?.unbind();
+                Box::new(Memo {
+                    environ,
+                    line: exchange.head_octets()[..exchange.head().fields_at].to_vec(),
+                })
+            }
+        };
+        let environ = memo.environ.bind(py).copy()?;
+        *exchange.memo() = Some(memo);
+        Ok(environ)
+    }
+
+    fn fresh<'py>(
+        &mut self,
+        py: Python<'py>,
+        exchange: &Exchange<'_>,
+    ) -> Result<Bound<'py, PyDict>, Refusal> {
+        let environ = self.templates[exchange.listener()].bind(py).copy()?;
+        self.set_peer(&environ, exchange.peer())?;
+        self.set_scheme(&environ, exchange)?;
+        self.set_fields(&environ, exchange)?;
+        self.set_start_line(&environ, exchange.head_octets(), &exchange.head().start)?;
+        if self.unix[exchange.listener()] {
+            self.set_server_by_host(&environ)?;
+        }
+        Ok(environ)
+    }
+
+    fn set_start_line(
+        &mut self,
+        environ: &Bound<'_, PyDict>,
+        octets: &[u8],
+        start: &StartLine,
+    ) -> Result<(), Refusal> {
+        let py = environ.py();
+        let method = start.method.of(octets);
+        match method {
+            b"GET" => environ.set_item(&self.keys.method, &self.values.get)?,
+            _ => environ.set_item(&self.keys.method, latin1(py, method)?)?,
+        }
+        let protocol = match start.version {
+            crate::http::Version::Http10 => &self.values.http10,
+            crate::http::Version::Http11 => &self.values.http11,
+        };
+        environ.set_item(&self.keys.protocol, protocol)?;
+        let target = latin1(py, start.target.of(octets))?;
+        environ.set_item(&self.keys.raw_uri, &target)?;
+        match start.query.is_empty() {
+            true => environ.set_item(&self.keys.query, &self.values.empty)?,
+            false => environ.set_item(&self.keys.query, latin1(py, start.query.of(octets))?)?,
+        }
+        self.set_path(
+            environ,
+            start.path.of(octets),
+            &target,
+            start.path == start.target,
+        )
+    }
+
+    /// PATH_INFO is the path behind SCRIPT_NAME, decoded once.
+    fn set_path(
+        &mut self,
+        environ: &Bound<'_, PyDict>,
+        path: &[u8],
+        target: &Bound<'_, PyString>,
+        path_is_target: bool,
+    ) -> Result<(), Refusal> {
+        let py = environ.py();
+        let script_name = environ.get_item(&self.keys.script_name)?;
+        let prefix = match &script_name {
+            Some(name) => name.cast::<PyString>().map_err(PyErr::from)?.to_str()?,
+            None => "",
+        };
+        let Some(rest) = path.strip_prefix(prefix.as_bytes()) else {
+            return Err(Refusal::Reject(Reject::ScriptName));
+        };
+        if path_is_target && rest.len() == path.len() && !rest.contains(&b'%') {
+            environ.set_item(&self.keys.path, target)?;
+            return Ok(());
+        }
+        self.path.clear();
+        rules::decode_path(rest, &mut self.path);
+        environ.set_item(&self.keys.path, latin1(py, &self.path)?)?;
+        Ok(())
+    }
+
+    fn set_peer(&mut self, environ: &Bound<'_, PyDict>, peer: Peer) -> PyResult<()> {
+        let Peer::Tcp(address) = peer else {
+            return Ok(());
+        };
+        let py = environ.py();
+        let host = self.peer_text(py, address);
+        environ.set_item(&self.keys.remote_addr, host)?;
+        environ.set_item(
+            &self.keys.remote_port,
+            PyString::new(py, &address.port().to_string()),
+        )
+    }
+
+    /// Behind a proxy every connection has the same peer.
+    fn peer_text(&mut self, py: Python<'_>, address: SocketAddr) -> Py<PyString> {
+        let ip = address.ip();
+        match &self.last_peer {
+            Some((known, text)) if *known == ip => text.clone_ref(py),
+            _ => {
+                let text = PyString::new(py, &ip.to_string()).unbind();
+                self.last_peer = Some((ip, text.clone_ref(py)));
+                text
+            }
+        }
+    }
+
+    fn set_scheme(
+        &self,
+        environ: &Bound<'_, PyDict>,
+        exchange: &Exchange<'_>,
+    ) -> Result<(), Refusal> {
+        if !exchange.is_trusted() {
+            return Ok(());
+        }
+        match self
+            .trust
+            .scheme(&exchange.head().fields, exchange.field_block())
+        {
+            Ok(Some(Scheme::Https)) => Ok(environ.set_item(&self.keys.scheme, &self.values.https)?),
+            Ok(_) => Ok(()),
+            Err(reject) => Err(Refusal::Reject(reject)),
+        }
+    }
+
+    fn set_fields(&mut self, environ: &Bound<'_, PyDict>, exchange: &Exchange<'_>) -> PyResult<()> {
+        let py = environ.py();
+        let block = exchange.field_block();
+        self.names.start();
+        for field in &exchange.head().fields.list {
+            let value = latin1(py, field.value.of(block))?;
+            let name = field.name.of(block);
+            match self.names.key(py, name)? {
+                Key::First(key) => environ.set_item(key, value)?,
+                Key::Uncertain(key) => add(environ, key.bind(py), value, name)?,
+            }
+        }
+        let authority = exchange.head().start.authority;
+        if !authority.is_empty() {
+            // RFC 9112 §3.2.2: a server "MUST ignore the received Host header field (if any)" for the absolute-form.
+            environ.set_item(
+                &self.keys.host,
+                latin1(py, authority.of(exchange.head_octets()))?,
+            )?;
+        }
+        if exchange.is_trusted() {
+            self.set_script_name(environ)?;
+        }
+        Ok(())
+    }
+
+    /// A SCRIPT_NAME field got this far only from a peer that may set it.
+    fn set_script_name(&self, environ: &Bound<'_, PyDict>) -> PyResult<()> {
+        if let Some(name) = environ.get_item(&self.names.script_name)? {
+            environ.set_item(&self.keys.script_name, name)?;
+        }
+        Ok(())
+    }
+
+    /// A unix socket has no name of its own that a URL could be made of; Host has (as gunicorn does).
+    fn set_server_by_host(&self, environ: &Bound<'_, PyDict>) -> PyResult<()> {
+        let Some(host) = environ.get_item(&self.keys.host)? else {
+            return Ok(());
+        };
+        let host: String = host.extract()?;
+        let https = environ
+            .get_item(&self.keys.scheme)?
+            .is_some_and(|s| s.eq("https").unwrap_or(false));
+        let (name, port) = match host.rsplit_once(':') {
+            Some((name, port)) if !port.contains(']') => (name, port),
+            _ => (host.as_str(), if https { "443" } else { "80" }),
+        };
+        environ.set_item(&self.keys.server_name, name)?;
+        environ.set_item(&self.keys.server_port, port)
+    }
+}
+
+/// RFC 9110 §5.3: repeated fields are one list, in order; RFC 6265 §5.4: cookies are joined with "; ".
+fn add(
+    environ: &Bound<'_, PyDict>,
+    key: &Bound<'_, PyString>,
+    value: Bound<'_, PyString>,
+    name: &[u8],
+) -> PyResult<()> {
+    let Some(before) = environ.get_item(key)? else {
+        return environ.set_item(key, value);
+    };
+    let glue = if name.eq_ignore_ascii_case(b"cookie") {
+        "; "
+    } else {
+        ", "
+    };
+    let before: String = before.extract()?;
+    environ.set_item(key, format!("{before}{glue}{}", value.to_str()?))
+}

@@ -1,0 +1,118 @@
+//! Owns: the few places where the Python C-API or a bare pointer is used directly, each behind a safe function.
+//! Rule: a block here is short and says why it holds; everything else in `wsgi/` uses safe PyO3.
+//! Never: policy.
+#![allow(unsafe_code)]
+
+use std::ptr::NonNull;
+use std::sync::{Mutex, MutexGuard, TryLockError};
+
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyString};
+
+use crate::exchange::Exchange;
+
+/// A str of the same code points as the octets (PEP 3333, "Unicode Issues": native strings are latin-1).
+pub fn latin1<'py>(py: Python<'py>, octets: &[u8]) -> PyResult<Bound<'py, PyString>> {
+    // SAFETY: pointer and length are of one slice; the call returns a new reference to an exact str, or NULL with an error.
+    unsafe {
+        let text = ffi::PyUnicode_DecodeLatin1(
+            octets.as_ptr().cast(),
+            octets.len() as ffi::Py_ssize_t,
+            std::ptr::null(),
+        );
+        Bound::from_owned_ptr_or_err(py, text).map(|text| text.cast_into_unchecked())
+    }
+}
+
+/// A bytes object of up to `length` octets that `fill` writes into; its memory is not cleared first. `fill` returns how
+/// many octets it wrote, from the start.
+pub fn bytes_with<'py, E: From<PyErr>>(
+    py: Python<'py>,
+    length: usize,
+    fill: impl FnOnce(&mut [u8]) -> Result<usize, E>,
+) -> Result<Bound<'py, PyBytes>, E> {
+    // SAFETY: with a NULL source the call returns a new, unshared exact bytes object of that length, or NULL with an error.
+    let object = unsafe {
+        let object = ffi::PyBytes_FromStringAndSize(std::ptr::null(), length as ffi::Py_ssize_t);
+        Bound::from_owned_ptr_or_err(py, object)?.cast_into_unchecked::<PyBytes>()
+    };
+    // SAFETY: the object's buffer has `length` octets and nobody else has seen the object. Octets of any value are valid
+    // u8, and `fill` only hands the buffer to what writes before it reads (recv, copy_from_slice).
+    let buffer = unsafe {
+        std::slice::from_raw_parts_mut(ffi::PyBytes_AsString(object.as_ptr()).cast::<u8>(), length)
+    };
+    let written = fill(buffer)?;
+    if written == length {
+        return Ok(object);
+    }
+    Ok(PyBytes::new(py, &object.as_bytes()[..written]))
+}
+
+/// Whether anybody but the holder of this reference has one too.
+pub fn is_shared<T>(object: &Py<T>, _py: Python<'_>) -> bool {
+    // SAFETY: the object is alive, as we hold a reference, and the interpreter is ours while the count is read.
+    unsafe { ffi::Py_REFCNT(object.as_ptr()) > 1 }
+}
+
+/// How Python objects of a request reach its exchange: lent for the time of a call into the application, gone after it.
+///
+/// An object that outlives its request finds nothing here; two threads that use it at once are told apart by the lock.
+#[derive(Default)]
+pub struct Lease(Mutex<Option<Lent>>);
+
+struct Lent(NonNull<Exchange<'static>>);
+
+// SAFETY: an Exchange may move between threads (it owns no Python object and no thread-bound state); the pointer is only
+// followed under the lease's lock.
+unsafe impl Send for Lent {}
+
+impl Lease {
+    /// Runs `body` while `with` finds `exchange`.
+    pub fn lend<R>(&self, exchange: &mut Exchange<'_>, body: impl FnOnce() -> R) -> R {
+        let lent = Lent(NonNull::from(exchange).cast());
+        *self.lock() = Some(lent);
+        let _revoke = Revoke(self);
+        body()
+    }
+
+    /// None when no request is running or another thread is in the middle of a call like this.
+    pub fn with<R>(&self, body: impl FnOnce(&mut Exchange<'_>) -> R) -> Option<R> {
+        let mut lent = match self.0.try_lock() {
+            Ok(lent) => lent,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        let pointer = lent.as_mut()?.0.as_ptr();
+        // SAFETY: `lend` put the pointer here from a `&mut Exchange` that stays borrowed until `Revoke` has taken it out,
+        // which waits for this lock; so the exchange is alive and nobody else refers to it. Its lifetime is shortened to
+        // this call by the signature of `body`.
+        Some(body(unsafe { &mut *pointer }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Lent>> {
+        self.0
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+struct Revoke<'l>(&'l Lease);
+
+impl Drop for Revoke<'_> {
+    fn drop(&mut self) {
+        if let Ok(mut lent) = self.0 .0.try_lock() {
+            *lent = None;
+            return;
+        }
+        // Another thread of the application is still reading or writing; it may need the interpreter to finish.
+        let lease = self.0;
+        Python::attach(|py| py.detach(|| *lease.lock() = None));
+    }
+}
+
+/// The octets of a bytes object for as long as a reference to it is held, attached to the interpreter or not.
+pub fn outlive<'k>(octets: &[u8], _keeper: &'k Py<PyBytes>) -> &'k [u8] {
+    // SAFETY: bytes objects are immutable and never move; the reference that the keeper holds keeps this one alive for 'k.
+    unsafe { std::slice::from_raw_parts(octets.as_ptr(), octets.len()) }
+}

@@ -1,0 +1,160 @@
+//! Owns: from `module:expression` to the application object.
+//! Rule: the expression is a name, or a call of a name with literal arguments; nothing else is evaluated.
+//! Never: decides what a failure does; it tells apart "not there" (gunicorn's exit code 4) from "raised" (3).
+
+use pyo3::exceptions::{PyImportError, PyTypeError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList, PyTuple};
+
+#[derive(Debug)]
+pub enum LoadError {
+    /// The spec does not lead to an application: a sentence.
+    NotFound(String),
+    /// Importing or making it raised.
+    Raised(PyErr),
+}
+
+impl From<PyErr> for LoadError {
+    fn from(e: PyErr) -> LoadError {
+        LoadError::Raised(e)
+    }
+}
+
+/// What the expression says.
+enum Target<'py> {
+    Name(String),
+    Call {
+        name: String,
+        args: Bound<'py, PyTuple>,
+        kwargs: Bound<'py, PyDict>,
+    },
+}
+
+/// Imports the module and finds, or makes, the application.
+pub fn load<'py>(py: Python<'py>, spec: &str) -> Result<Bound<'py, PyAny>, LoadError> {
+    let (module, expression) = spec.split_once(':').unwrap_or((spec, "application"));
+    let target = parse(
+        py,
+        if expression.is_empty() {
+            "application"
+        } else {
+            expression
+        },
+    )?;
+    let found = import(py, module)?;
+    let app = resolve(&found, module, &target)?;
+    if app.is_none() {
+        return Err(LoadError::NotFound(format!(
+            "Failed to find application object: '{expression}' in '{module}'"
+        )));
+    }
+    if !app.is_callable() {
+        return Err(LoadError::NotFound(format!(
+            "Application object must be callable: '{spec}'"
+        )));
+    }
+    Ok(app)
+}
+
+fn import<'py>(py: Python<'py>, module: &str) -> Result<Bound<'py, PyModule>, LoadError> {
+    let importlib = py.import(intern!(py, "importlib"))?;
+    match importlib.call_method1(intern!(py, "import_module"), (module,)) {
+        Ok(found) => Ok(found.cast_into::<PyModule>().map_err(PyErr::from)?),
+        Err(e) if e.is_instance_of::<PyImportError>(py) && is_file_name(module) => {
+            let name = module.trim_end_matches(".py").replace('/', ".");
+            Err(LoadError::NotFound(format!(
+                "Failed to find application, did you mean '{name}:application'?"
+            )))
+        }
+        Err(e) => Err(LoadError::Raised(e)),
+    }
+}
+
+fn is_file_name(module: &str) -> bool {
+    module.ends_with(".py") && std::path::Path::new(module).exists()
+}
+
+fn resolve<'py>(
+    module: &Bound<'py, PyModule>,
+    module_name: &str,
+    target: &Target<'py>,
+) -> Result<Bound<'py, PyAny>, LoadError> {
+    let name = match target {
+        Target::Name(name) | Target::Call { name, .. } => name,
+    };
+    let Some(found) = module.getattr_opt(name.as_str())? else {
+        return Err(LoadError::NotFound(format!(
+            "Failed to find attribute '{name}' in '{module_name}'."
+        )));
+    };
+    match target {
+        Target::Name(_) => Ok(found),
+        Target::Call { args, kwargs, .. } => call_factory(&found, args, kwargs),
+    }
+}
+
+fn call_factory<'py>(
+    factory: &Bound<'py, PyAny>,
+    args: &Bound<'py, PyTuple>,
+    kwargs: &Bound<'py, PyDict>,
+) -> Result<Bound<'py, PyAny>, LoadError> {
+    let py = factory.py();
+    factory.call(args, Some(kwargs)).map_err(|e| {
+        // A TypeError without a frame of the factory's own means that its signature does not take these arguments.
+        let inside = e.traceback(py).is_some();
+        if e.is_instance_of::<PyTypeError>(py) && !inside {
+            LoadError::NotFound(e.value(py).to_string())
+        } else {
+            LoadError::Raised(e)
+        }
+    })
+}
+
+fn parse<'py>(py: Python<'py>, expression: &str) -> Result<Target<'py>, LoadError> {
+    let ast = py.import(intern!(py, "ast"))?;
+    let refuse =
+        |why: &str| LoadError::NotFound(format!("Failed to parse '{expression}' as {why}."));
+    let parsed = ast.call_method1(intern!(py, "parse"), (expression, "<app>", "eval"));
+    let node = match parsed {
+        Ok(tree) => tree.getattr(intern!(py, "body"))?,
+        Err(_) => return Err(refuse("an attribute name or function call")),
+    };
+    if node.is_instance(&ast.getattr(intern!(py, "Name"))?)? {
+        return Ok(Target::Name(node.getattr(intern!(py, "id"))?.extract()?));
+    }
+    if !node.is_instance(&ast.getattr(intern!(py, "Call"))?)? {
+        return Err(refuse("an attribute name or function call"));
+    }
+    let function = node.getattr(intern!(py, "func"))?;
+    if !function.is_instance(&ast.getattr(intern!(py, "Name"))?)? {
+        return Err(refuse("a call of a plain name"));
+    }
+    let name = function.getattr(intern!(py, "id"))?.extract()?;
+    let (args, kwargs) =
+        literals(&ast, &node).map_err(|_| refuse("a call with literal arguments"))?;
+    Ok(Target::Call { name, args, kwargs })
+}
+
+fn literals<'py>(
+    ast: &Bound<'py, PyModule>,
+    call: &Bound<'py, PyAny>,
+) -> PyResult<(Bound<'py, PyTuple>, Bound<'py, PyDict>)> {
+    let py = ast.py();
+    let value = ast.getattr(intern!(py, "literal_eval"))?;
+    let args = PyList::empty(py);
+    for node in call.getattr(intern!(py, "args"))?.try_iter()? {
+        args.append(value.call1((node?,))?)?;
+    }
+    let kwargs = PyDict::new(py);
+    for keyword in call.getattr(intern!(py, "keywords"))?.try_iter()? {
+        let keyword = keyword?;
+        // `**mapping` has no name; as a key None is refused by the call.
+        let name = keyword.getattr(intern!(py, "arg"))?;
+        kwargs.set_item(
+            name.cast::<pyo3::types::PyString>()?,
+            value.call1((keyword.getattr(intern!(py, "value"))?,))?,
+        )?;
+    }
+    Ok((args.to_tuple(), kwargs))
+}

@@ -1,0 +1,324 @@
+//! Owns: the application as WSGI: one request from environ to `close()`, and what becomes of an exception.
+//! Rule: each file here is a section of PEP 3333; this one calls them in order. A request that raises is answered (500, or
+//! cut where the client can see it) and its traceback logged once; nothing an application does ends the worker.
+//! Never: sockets, epoll, framing.
+
+pub mod environ;
+pub mod errors;
+pub mod ffi;
+pub mod file_wrapper;
+pub mod input;
+pub mod load;
+pub mod names;
+pub mod output;
+pub mod start_response;
+
+use std::io;
+use std::sync::Arc;
+
+use pyo3::exceptions::PySystemExit;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+
+use self::environ::{Environ, Refusal};
+use self::errors::ErrorStream;
+use self::ffi::Lease;
+use self::file_wrapper::FileWrapper;
+use self::input::Input;
+use self::output::Broken;
+use self::start_response::Reply;
+use crate::app::{App, Caller};
+use crate::exchange::{BodyFault, Exchange};
+use crate::http::Reject;
+use crate::listener::Local;
+use crate::proxy::Trust;
+
+/// What the operator decided that an application can notice.
+#[derive(Clone)]
+pub struct Circumstances {
+    pub threads: usize,
+    pub workers: usize,
+    pub sendfile: bool,
+    pub trust: Trust,
+    pub locals: Vec<Local>,
+}
+
+pub struct WsgiApp {
+    app: Py<PyAny>,
+    circumstances: Circumstances,
+    base: Py<PyDict>,
+}
+
+impl WsgiApp {
+    pub fn new(app: Bound<'_, PyAny>, circumstances: Circumstances) -> PyResult<WsgiApp> {
+        let base = base(app.py(), &circumstances)?.unbind();
+        Ok(WsgiApp {
+            app: app.unbind(),
+            circumstances,
+            base,
+        })
+    }
+}
+
+/// What is the same in every environ of the worker.
+fn base<'py>(py: Python<'py>, circumstances: &Circumstances) -> PyResult<Bound<'py, PyDict>> {
+    let base = PyDict::new(py);
+    base.set_item(intern!(py, "wsgi.version"), PyTuple::new(py, [1, 0])?)?;
+    base.set_item(intern!(py, "wsgi.errors"), Bound::new(py, ErrorStream)?)?;
+    base.set_item(intern!(py, "wsgi.multithread"), circumstances.threads > 1)?;
+    base.set_item(intern!(py, "wsgi.multiprocess"), circumstances.workers > 1)?;
+    base.set_item(intern!(py, "wsgi.run_once"), false)?;
+    base.set_item(
+        intern!(py, "wsgi.file_wrapper"),
+        py.get_type::<FileWrapper>(),
+    )?;
+    base.set_item(intern!(py, "wsgi.input_terminated"), true)?;
+    base.set_item(intern!(py, "SERVER_SOFTWARE"), crate::SERVER_SOFTWARE)?;
+    Ok(base)
+}
+
+impl App for WsgiApp {
+    fn caller(&self, thread: usize) -> Box<dyn Caller> {
+        Python::attach(|py| match WsgiCaller::new(py, self) {
+            Ok(caller) => Box::new(caller) as Box<dyn Caller>,
+            Err(e) => {
+                log::error!(
+                    "Cannot prepare thread {thread} for requests\n{}",
+                    traceback(py, &e)
+                );
+                Box::new(Unprepared)
+            }
+        })
+    }
+}
+
+/// Answers for a thread that could not be prepared (no memory for a few objects).
+struct Unprepared;
+
+impl Caller for Unprepared {
+    fn call(&mut self, exchange: &mut Exchange<'_>) {
+        exchange.fail_with(Reject::InternalError);
+    }
+
+    fn unlocked(&mut self, wait: &mut (dyn FnMut() + Send)) {
+        wait();
+    }
+}
+
+/// One thread's objects, reused from request to request while the application keeps none of them.
+struct WsgiCaller {
+    app: Py<PyAny>,
+    environ: Environ,
+    lease: Arc<Lease>,
+    reply: Py<Reply>,
+    start_response: Py<PyAny>,
+    input: Py<Input>,
+    sendfile: bool,
+    /// The thread keeps the interpreter while it has work, and gives it up to wait.
+    attached: bool,
+}
+
+impl WsgiCaller {
+    fn new(py: Python<'_>, app: &WsgiApp) -> PyResult<WsgiCaller> {
+        let circumstances = &app.circumstances;
+        let trust = circumstances.trust.clone();
+        let environ = Environ::new(py, app.base.bind(py), &circumstances.locals, trust)?;
+        let (lease, reply, start_response, input) = objects(py)?;
+        Ok(WsgiCaller {
+            app: app.app.clone_ref(py),
+            environ,
+            lease,
+            reply,
+            start_response,
+            input,
+            sendfile: circumstances.sendfile,
+            attached: circumstances.threads == 1,
+        })
+    }
+
+    fn handle(&mut self, py: Python<'_>, exchange: &mut Exchange<'_>) {
+        match self.environ.build(py, exchange, self.input.bind(py)) {
+            Ok(environ) => {
+                if let Err(broken) = self.run(py, exchange, &environ) {
+                    fail(py, exchange, broken);
+                }
+                exchange.log_access(&|key| lookup(&environ, key));
+            }
+            Err(refusal) => {
+                self.refuse(py, exchange, refusal);
+                exchange.log_access(&|_| None);
+            }
+        }
+        self.renew(py);
+    }
+
+    fn run(
+        &self,
+        py: Python<'_>,
+        exchange: &mut Exchange<'_>,
+        environ: &Bound<'_, PyDict>,
+    ) -> Result<(), Broken> {
+        let reply = self.reply.bind(py);
+        reply.try_borrow_mut().map_err(PyErr::from)?.open();
+        let arguments = (environ, self.start_response.bind(py));
+        let result = self
+            .lease
+            .lend(exchange, || self.app.bind(py).call1(arguments))?;
+        output::respond(exchange, &self.lease, reply, &result, self.sendfile)
+    }
+
+    fn refuse(&self, py: Python<'_>, exchange: &mut Exchange<'_>, refusal: Refusal) {
+        match refusal {
+            Refusal::Reject(reject) => {
+                log::warn!(
+                    "Invalid request from ip={}: {}",
+                    exchange.peer(),
+                    reject.text()
+                );
+                exchange.fail_with(reject);
+            }
+            Refusal::Raised(e) => fail(py, exchange, Broken::Raised(e)),
+        }
+    }
+
+    /// An object that the application kept stays with its request: the next one gets new ones.
+    fn renew(&mut self, py: Python<'_>) {
+        let kept = match self.reply.bind(py).try_borrow_mut() {
+            Ok(mut reply) => {
+                reply.active = false;
+                reply.is_kept(py)
+            }
+            Err(_) => true,
+        };
+        if !kept && !ffi::is_shared(&self.start_response, py) && !ffi::is_shared(&self.input, py) {
+            return;
+        }
+        match objects(py) {
+            Ok((lease, reply, start_response, input)) => {
+                (self.lease, self.reply, self.start_response, self.input) =
+                    (lease, reply, start_response, input);
+            }
+            Err(e) => log::error!("Cannot renew a thread's objects\n{}", traceback(py, &e)),
+        }
+    }
+}
+
+type Objects = (Arc<Lease>, Py<Reply>, Py<PyAny>, Py<Input>);
+
+fn objects(py: Python<'_>) -> PyResult<Objects> {
+    let lease = Arc::new(Lease::default());
+    let reply = Bound::new(py, Reply::new(lease.clone()))?;
+    let start_response = reply.getattr(intern!(py, "start_response"))?.unbind();
+    let input = Py::new(py, Input::new(lease.clone()))?;
+    Ok((lease, reply.unbind(), start_response, input))
+}
+
+impl Caller for WsgiCaller {
+    fn call(&mut self, exchange: &mut Exchange<'_>) {
+        Python::attach(|py| self.handle(py, exchange));
+    }
+
+    fn unlocked(&mut self, wait: &mut (dyn FnMut() + Send)) {
+        if !self.attached {
+            return wait();
+        }
+        Python::attach(|py| {
+            py.detach(wait);
+            if let Err(e) = py.check_signals() {
+                // Our own handlers raise SystemExit to end a request; here none runs.
+                if !e.is_instance_of::<PySystemExit>(py) {
+                    log::error!("Exception in a signal handler\n{}", traceback(py, &e));
+                }
+            }
+        });
+    }
+}
+
+/// Waits without the interpreter; an exception that a signal handler raised meanwhile is left set.
+pub(crate) fn release(py: Python<'_>) -> impl Fn(&mut (dyn FnMut() + Send)) -> io::Result<()> + '_ {
+    move |wait| {
+        py.detach(wait);
+        py.check_signals().map_err(|e| {
+            e.restore(py);
+            io::Error::from(io::ErrorKind::Interrupted)
+        })
+    }
+}
+
+/// Answers a request that raised, or whose client left.
+fn fail(py: Python<'_>, exchange: &mut Exchange<'_>, broken: Broken) {
+    let Broken::Raised(e) = broken else {
+        log::debug!(
+            "Client {} left before the response to {} was complete",
+            exchange.peer(),
+            exchange.request_line()
+        );
+        return;
+    };
+    match exchange.body_fault() {
+        Some(BodyFault::Incomplete) => {
+            log::debug!(
+                "Client {} left inside the body of {}",
+                exchange.peer(),
+                exchange.request_line()
+            );
+            exchange.fail_with(Reject::IncompleteBody);
+        }
+        Some(BodyFault::TimedOut) => {
+            log::warn!(
+                "Request {} from ip={}: {e}",
+                exchange.request_line(),
+                exchange.peer()
+            );
+            exchange.fail_with(Reject::RequestTimeout);
+        }
+        Some(BodyFault::Invalid(reject)) => {
+            log::warn!(
+                "Invalid request from ip={}: {}",
+                exchange.peer(),
+                reject.text()
+            );
+            exchange.fail_with(reject);
+        }
+        Some(BodyFault::Interrupted) | None => {
+            log::error!(
+                "Error handling request {}\n{}",
+                exchange.request_line(),
+                traceback(py, &e)
+            );
+            exchange.fail_with(Reject::InternalError);
+        }
+    }
+}
+
+/// The traceback as Python prints it, without the final line end.
+pub fn traceback(py: Python<'_>, e: &PyErr) -> String {
+    let format = || -> PyResult<String> {
+        let module = py.import(intern!(py, "traceback"))?;
+        let parts = module.call_method1(
+            intern!(py, "format_exception"),
+            (e.get_type(py), e.value(py), e.traceback(py)),
+        )?;
+        let text: String = PyTuple::new(py, parts.try_iter()?.collect::<PyResult<Vec<_>>>()?)?
+            .iter()
+            .map(|part| part.to_string())
+            .collect();
+        Ok(text.trim_end().to_string())
+    };
+    format().unwrap_or_else(|_| e.to_string())
+}
+
+/// For the access log: an environ variable by a name in any case.
+fn lookup(environ: &Bound<'_, PyDict>, name: &str) -> Option<String> {
+    let value = match environ.get_item(name) {
+        Ok(Some(value)) => value,
+        _ => {
+            environ
+                .iter()
+                .find(|(key, _)| key.to_string().eq_ignore_ascii_case(name))?
+                .1
+        }
+    };
+    Some(value.to_string())
+}

@@ -1,0 +1,72 @@
+"""Fixtures: a factory of servers, per test and per module, whose teardown checks what each server left behind."""
+import pytest
+
+import harness
+
+SECONDS = 90
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "timeout(seconds): the bound of one test, kept by pytest-timeout where installed")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(SECONDS))
+
+
+class Servers:
+    """Starts servers, each in a directory of its own, and ends them in reverse."""
+
+    def __init__(self, make_directory):
+        self.make_directory = make_directory
+        self.started = []
+
+    def __call__(self, app, *options, **settings):
+        directory = settings.pop("directory", None) or self.make_directory()
+        wait = settings.pop("wait", True)
+        server = harness.Server(directory, app, *options, **settings)
+        self.started.append(server)
+        if wait:
+            server.wait_listening()
+        return server
+
+    def finish(self):
+        failures = []
+        for server in reversed(self.started):
+            try:
+                server.finish()
+            except AssertionError as failure:
+                failures.append(str(failure))
+        assert not failures, "\n\n".join(failures)
+
+
+@pytest.fixture
+def server(tmp_path):
+    """`server(app, *options, env=…, config=…)` → a running `harness.Server`, for one test."""
+    directories = iter(range(1000))
+
+    def make_directory():
+        number = next(directories)
+        directory = tmp_path / ("server%d" % number if number else "server")
+        directory.mkdir()
+        return directory
+
+    servers = Servers(make_directory)
+    yield servers
+    servers.finish()
+
+
+@pytest.fixture(scope="module")
+def module_server(tmp_path_factory):
+    """The same for a module: rows of a table share one server."""
+    servers = Servers(lambda: tmp_path_factory.mktemp("server"))
+    yield servers
+    servers.finish()
+
+
+@pytest.fixture(autouse=True)
+def _no_stray_config(monkeypatch):
+    for name in harness.SERVER_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
