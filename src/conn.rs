@@ -343,8 +343,13 @@ impl Conn {
             return Ok(Status::Partial);
         }
         let status = parse::head(bytes, policy, self.trusted, &mut self.head)?;
-        if status == Status::Partial {
-            self.seen = bytes.len();
+        match status {
+            Status::Partial => self.seen = bytes.len(),
+            // RFC 9110 §9.3.6: what follows CONNECT is no HTTP; a server that makes no tunnels must not read on.
+            Status::Complete if self.head.start.method.of(bytes) == b"CONNECT" => {
+                return Err(Reject::UnsupportedMethod);
+            }
+            Status::Complete => {}
         }
         Ok(status)
     }

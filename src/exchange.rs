@@ -617,9 +617,9 @@ impl<'a> Exchange<'a> {
     /// Leaves the connection with what becomes of it and the scratch at the next request's first octet.
     pub fn settle(mut self) {
         let read = self.skip_body();
+        self.conn.fate = self.fate(read);
         let scratch = &mut self.desk.scratch;
         scratch.start = if read { self.body.raw } else { scratch.end };
-        self.conn.fate = self.fate(read);
     }
 
     fn fate(&self, body_read: bool) -> Fate {

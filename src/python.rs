@@ -41,6 +41,13 @@ pub fn fork(py: Python<'_>) -> PyResult<Fork> {
     })
 }
 
+pyo3::create_exception!(
+    rgunicorn,
+    Interrupted,
+    PySystemExit,
+    "Raised in the main thread by a signal to the worker."
+);
+
 /// What the Python-level handler of a signal does; the kernel-level one writes to a pipe (`sys::signal`) and then lets
 /// Python know. Set once before any fork, as whoever calls `signal.signal` later takes the signal away from both.
 #[derive(Clone, Default)]
@@ -67,7 +74,7 @@ impl Interrupts {
             move |arguments, _| -> PyResult<()> {
                 let number: i32 = arguments.get_item(0)?.extract()?;
                 match exit_code(mode.load(Relaxed), number) {
-                    Some(code) => Err(PySystemExit::new_err(code)),
+                    Some(code) => Err(Interrupted::new_err(code)),
                     None => Ok(()),
                 }
             },
@@ -78,6 +85,20 @@ impl Interrupts {
     pub fn set(&self, mode: Mode) {
         self.0.store(mode as u8, Relaxed);
     }
+
+    /// Runs what must not be left half done; a signal that comes meanwhile is only read from the pipe.
+    pub fn shield<R>(&self, body: impl FnOnce() -> R) -> R {
+        let before = self.0.swap(Mode::Quiet as u8, Relaxed);
+        let result = body();
+        self.0.store(before, Relaxed);
+        result
+    }
+}
+
+/// Whether an exception is a worker's being told to stop, which is nobody's fault.
+pub fn is_stop(py: Python<'_>, e: &PyErr) -> bool {
+    let code = || e.value(py).getattr(intern!(py, "code"))?.extract::<i32>();
+    e.is_instance_of::<Interrupted>(py) && code().is_ok_and(|code| code == 0)
 }
 
 /// With what SystemExit the frame that runs in the main thread is ended, if it is.

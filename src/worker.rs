@@ -7,7 +7,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pyo3::exceptions::PySystemExit;
 use pyo3::prelude::*;
 
 use crate::access_sink::AccessLog;
@@ -56,10 +55,13 @@ pub struct Seed {
 /// Runs the worker; returns its exit code. `app` is given when a mold has loaded it.
 pub fn run(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>) -> i32 {
     log::info!("Booting worker with pid: {}", process::id());
+    let interrupts = seed.heritage.interrupts.clone();
     let code = match serve(py, seed, app) {
         Ok(()) => 0,
         Err(code) => code,
     };
+    // What a signal started is under way; exit handlers run undisturbed.
+    interrupts.set(Mode::Quiet);
     log::info!("Worker exiting (pid: {})", process::id());
     code
 }
@@ -98,6 +100,7 @@ fn serve(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>) -> Result<(), i32> 
         threads: config.threads,
         workers: config.workers,
         sendfile: config.sendfile,
+        interrupts: interrupts.clone(),
         trust: trust.clone(),
         locals: listeners
             .iter()
@@ -153,16 +156,9 @@ pub fn load_app<'py>(py: Python<'py>, config: &Config) -> Result<Bound<'py, PyAn
             APP_NOT_FOUND
         }
         // Our own handler of a stop signal, in the middle of an import.
-        LoadError::Raised(e) if e.is_instance_of::<PySystemExit>(py) && is_stop(py, &e) => 0,
+        LoadError::Raised(e) if python::is_stop(py, &e) => 0,
         LoadError::Raised(e) => boot_failed(py, &e),
     })
-}
-
-fn is_stop(py: Python<'_>, e: &PyErr) -> bool {
-    e.value(py)
-        .getattr("code")
-        .and_then(|code| code.extract::<i32>())
-        .is_ok_and(|code| code == 0)
 }
 
 pub fn trust(config: &Config) -> PyResult<Trust> {

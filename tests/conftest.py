@@ -3,17 +3,9 @@ import pytest
 
 import harness
 
-SECONDS = 90
-
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "timeout(seconds): the bound of one test, kept by pytest-timeout where installed")
-
-
-def pytest_collection_modifyitems(items):
-    for item in items:
-        if item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(SECONDS))
 
 
 class Servers:

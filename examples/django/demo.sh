@@ -18,6 +18,13 @@ static_root=${STATIC_ROOT:-$PWD/staticfiles}
 unset PORT # gunicorn and rgunicorn read it too
 export CSRF_TRUSTED_ORIGINS="http://127.0.0.1:$nginx_port,http://localhost:$nginx_port"
 
+for wanted in "$port" ${nginx_command:+"$nginx_port"}; do
+    if (exec 3<>"/dev/tcp/127.0.0.1/$wanted") 2>/dev/null; then
+        echo "demo: port $wanted is in use by another program; choose with PORT and NGINX_PORT" >&2
+        exit 1
+    fi
+done
+
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/guestbook.XXXXXX")
 server=
 nginx=

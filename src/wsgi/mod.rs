@@ -16,7 +16,6 @@ pub mod start_response;
 use std::io;
 use std::sync::Arc;
 
-use pyo3::exceptions::PySystemExit;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
@@ -33,6 +32,7 @@ use crate::exchange::{BodyFault, Exchange};
 use crate::http::Reject;
 use crate::listener::Local;
 use crate::proxy::Trust;
+use crate::python::{self, Interrupts};
 
 /// What the operator decided that an application can notice.
 #[derive(Clone)]
@@ -42,6 +42,7 @@ pub struct Circumstances {
     pub sendfile: bool,
     pub trust: Trust,
     pub locals: Vec<Local>,
+    pub interrupts: Interrupts,
 }
 
 pub struct WsgiApp {
@@ -80,7 +81,7 @@ fn base<'py>(py: Python<'py>, circumstances: &Circumstances) -> PyResult<Bound<'
 
 impl App for WsgiApp {
     fn caller(&self, thread: usize) -> Box<dyn Caller> {
-        Python::attach(|py| match WsgiCaller::new(py, self) {
+        Python::attach(|py| match WsgiCaller::new(py, self, thread) {
             Ok(caller) => Box::new(caller) as Box<dyn Caller>,
             Err(e) => {
                 log::error!(
@@ -115,12 +116,14 @@ struct WsgiCaller {
     start_response: Py<PyAny>,
     input: Py<Input>,
     sendfile: bool,
+    /// Of the main thread, the only one that signals interrupt.
+    interrupts: Option<Interrupts>,
     /// The thread keeps the interpreter while it has work, and gives it up to wait.
     attached: bool,
 }
 
 impl WsgiCaller {
-    fn new(py: Python<'_>, app: &WsgiApp) -> PyResult<WsgiCaller> {
+    fn new(py: Python<'_>, app: &WsgiApp, thread: usize) -> PyResult<WsgiCaller> {
         let circumstances = &app.circumstances;
         let trust = circumstances.trust.clone();
         let environ = Environ::new(py, app.base.bind(py), &circumstances.locals, trust)?;
@@ -133,6 +136,7 @@ impl WsgiCaller {
             start_response,
             input,
             sendfile: circumstances.sendfile,
+            interrupts: (thread == 0).then(|| circumstances.interrupts.clone()),
             attached: circumstances.threads == 1,
         })
     }
@@ -165,7 +169,12 @@ impl WsgiCaller {
         let result = self
             .lease
             .lend(exchange, || self.app.bind(py).call1(arguments))?;
-        output::respond(exchange, &self.lease, reply, &result, self.sendfile)
+        let outcome = output::respond(exchange, &self.lease, reply, &result, self.sendfile);
+        match &self.interrupts {
+            Some(interrupts) => interrupts.shield(|| output::close(&result)),
+            None => output::close(&result),
+        }
+        outcome
     }
 
     fn refuse(&self, py: Python<'_>, exchange: &mut Exchange<'_>, refusal: Refusal) {
@@ -227,7 +236,7 @@ impl Caller for WsgiCaller {
             py.detach(wait);
             if let Err(e) = py.check_signals() {
                 // Our own handlers raise SystemExit to end a request; here none runs.
-                if !e.is_instance_of::<PySystemExit>(py) {
+                if !python::is_stop(py, &e) {
                     log::error!("Exception in a signal handler\n{}", traceback(py, &e));
                 }
             }
@@ -280,6 +289,13 @@ fn fail(py: Python<'_>, exchange: &mut Exchange<'_>, broken: Broken) {
                 reject.text()
             );
             exchange.fail_with(reject);
+        }
+        Some(BodyFault::Interrupted) | None if python::is_stop(py, &e) => {
+            log::info!(
+                "Request {} was broken off by a signal to stop",
+                exchange.request_line()
+            );
+            exchange.fail_with(Reject::Unavailable);
         }
         Some(BodyFault::Interrupted) | None => {
             log::error!(

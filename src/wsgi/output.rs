@@ -79,7 +79,7 @@ fn check_started(reply: &Bound<'_, Reply>) -> PyResult<()> {
     ))
 }
 
-/// Sends the response that `result` is.
+/// Sends the response that `result` is; `close` has to follow, whatever comes of it.
 pub fn respond(
     exchange: &mut Exchange<'_>,
     lease: &Lease,
@@ -96,9 +96,7 @@ pub fn respond(
     if let Ok(tuple) = result.cast_exact::<PyTuple>() {
         return send_all(exchange, reply, tuple);
     }
-    let outcome = respond_with(exchange, lease, reply, result, use_sendfile);
-    close(result);
-    outcome
+    respond_with(exchange, lease, reply, result, use_sendfile)
 }
 
 /// The usual response: one block, nothing to close.
@@ -241,7 +239,10 @@ fn with<R>(
 
 /// PEP 3333: "the server must call that method upon completion of the current request"; what it raises cannot change a
 /// response that is made.
-fn close(result: &Bound<'_, PyAny>) {
+pub fn close(result: &Bound<'_, PyAny>) {
+    if result.is_exact_instance_of::<PyList>() || result.is_exact_instance_of::<PyTuple>() {
+        return;
+    }
     let py = result.py();
     let closed = match result.getattr_opt(intern!(py, "close")) {
         Ok(Some(close)) => close.call0().map(|_| ()),
