@@ -432,10 +432,18 @@ impl Conn {
     /// The deadline of a state that waits for the peer's octets has passed.
     fn expire(&mut self, turn: &mut Turn<'_>) -> Next {
         if self.state == State::Idle {
-            return self.close();
+            return self.last_look(turn);
         }
         turn.desk.scratch.load(&mut self.pending);
         self.refuse(Reject::RequestTimeout, turn)
+    }
+
+    /// A request may have come in the very moment of the deadline; closing on it would cost the client an answer.
+    fn last_look(&mut self, turn: &mut Turn<'_>) -> Next {
+        match self.read(turn) {
+            Next::Wait(_) if self.state == State::Idle => self.close(),
+            next => next,
+        }
     }
 
     fn answered(&mut self, turn: &mut Turn<'_>) -> Next {

@@ -57,6 +57,8 @@ pub struct Plan {
     pub listeners: Vec<Arc<Listener>>,
     pub slot: Slot,
     pub threads: usize,
+    /// How many workers share the listeners.
+    pub workers: usize,
     /// Connections open at once; at so many the worker stops accepting.
     pub most_connections: usize,
     /// Requests after which the worker asks to be replaced; 0 is never.
@@ -203,31 +205,33 @@ impl EventLoop {
                         return Some(job);
                     }
                 }
-                None => self.wait(lead, desk, caller),
+                None => {
+                    if let Some(job) = self.wait(lead, desk, caller) {
+                        return Some(job);
+                    }
+                }
             }
         }
         None
     }
 
     /// The end of a turn: deadlines, the access log, then the wait for the next events.
-    fn wait(&self, lead: &mut Lead, desk: &mut Desk, caller: &mut dyn Caller) {
+    fn wait(&self, lead: &mut Lead, desk: &mut Desk, caller: &mut dyn Caller) -> Option<Job> {
         let now = clock::monotonic();
-        self.expire(now, desk);
+        while let Some(key) = self.next_expired(now) {
+            if let Some(job) = self.advance_waiting(key, Event::Expired, now, desk) {
+                return Some(job);
+            }
+        }
         if let Some(access) = &self.plan.access {
             access.flush();
         }
-        let Some(until) = self.next_deadline(now) else {
-            return;
-        };
+        let until = self.next_deadline(now)?;
         // Without giving up the interpreter first: under load there is always something ready.
         if self.plan.threads == 1 && !matches!(self.poller.wait(&mut lead.events, Some(0)), Ok(0)) {
-            return;
+            return None;
         }
-        let patience = if until == Nanos::MAX {
-            None
-        } else {
-            Some(until.saturating_sub(now))
-        };
+        let patience = (until != Nanos::MAX).then(|| until.saturating_sub(now));
         let events = &mut lead.events;
         let mut result = Ok(0);
         caller.unlocked(&mut || result = self.poller.wait(events, patience));
@@ -235,6 +239,7 @@ impl EventLoop {
             log::error!("Cannot wait for connections: {e}");
             self.stop();
         }
+        None
     }
 
     /// Until when the leader may wait, `Nanos::MAX` for ever; None when the loop has ended instead.
@@ -270,7 +275,7 @@ impl EventLoop {
         }
         let index = (token & 0xffff_ffff) as usize;
         match token & !0xffff_ffff {
-            LISTENER => lead.accepts.push((index, ACCEPT_TURN)),
+            LISTENER => lead.accepts.push((index, self.accept_turns())),
             CONTROL => self.obey((lead.control)(index), index, lead, desk),
             _ => self.waker.clear(),
         }
@@ -373,6 +378,29 @@ impl EventLoop {
         }
     }
 
+    /// Alone, a worker takes what there is; beside others it takes one connection, for which it is then the one to serve.
+    fn accept_turns(&self) -> usize {
+        match self.plan.workers {
+            1 => ACCEPT_TURN,
+            _ => 1,
+        }
+    }
+
+    /// The kernel wakes the worker that was first to wait; whoever has accepted goes to the end of that queue.
+    fn requeue(&self, listener: usize) {
+        if self.plan.workers == 1 || !lock(&self.table).listening {
+            return;
+        }
+        let socket = &*self.plan.listeners[listener];
+        let requeued = self.poller.remove(socket).and_then(|()| {
+            let token = LISTENER | listener as u64;
+            self.poller.add(socket, token, Interest::Accept)
+        });
+        if let Err(e) = requeued {
+            log::error!("Cannot watch {}: {e}", socket.local());
+        }
+    }
+
     fn may_accept(&self) -> bool {
         let table = lock(&self.table);
         table.listening || self.draining.load(Relaxed)
@@ -411,6 +439,7 @@ impl EventLoop {
             &turn,
         ));
         let next = conn.advance(Event::Readable, &mut turn);
+        self.requeue(listener);
         if next == Next::Close {
             return None;
         }
@@ -489,17 +518,17 @@ impl EventLoop {
         self.settle(job, next)
     }
 
-    /// For events that never end in a call: deadlines and the drain.
-    fn advance_waiting(&self, key: usize, event: Event, now: Nanos, desk: &mut Desk) {
-        let Some(mut conn) = lock(&self.table)
-            .entries
-            .get_mut(key)
-            .and_then(|entry| entry.conn.take())
-        else {
-            return;
-        };
+    /// For what comes to a connection that waits, other than from its peer.
+    fn advance_waiting(
+        &self,
+        key: usize,
+        event: Event,
+        now: Nanos,
+        desk: &mut Desk,
+    ) -> Option<Job> {
+        let mut conn = lock(&self.table).entries.get_mut(key)?.conn.take()?;
         let next = conn.advance(event, &mut self.turn(desk, now));
-        self.settle(Job { key, conn }, next);
+        self.settle(Job { key, conn }, next)
     }
 
     /// Does what a connection wants next; gives it back when that is a call.
@@ -552,13 +581,7 @@ impl EventLoop {
         }
     }
 
-    /// Tells connections whose deadline has passed.
-    fn expire(&self, now: Nanos, desk: &mut Desk) {
-        while let Some(key) = self.next_expired(now) {
-            self.advance_waiting(key, Event::Expired, now, desk);
-        }
-    }
-
+    /// A connection whose deadline has passed.
     fn next_expired(&self, now: Nanos) -> Option<usize> {
         let mut table = lock(&self.table);
         let table = &mut *table;

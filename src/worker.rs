@@ -86,15 +86,7 @@ fn serve(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>) -> Result<(), i32> 
         Some(app) => app.into_bound(py),
         None => load_app(py, &config)?,
     };
-    let heard = [
-        signal::SIGTERM,
-        signal::SIGINT,
-        signal::SIGQUIT,
-        signal::SIGABRT,
-        signal::SIGUSR1,
-    ];
-    let signals = Signals::new(&heard).map_err(|e| boot_failed(py, &PyErr::from(e)))?;
-    interrupts.set(Mode::Serving);
+    let signals = serve_signals(py, &interrupts).map_err(|e| boot_failed(py, &e))?;
     let trust = trust(&config).map_err(|e| boot_failed(py, &e))?;
     let circumstances = Circumstances {
         threads: config.threads,
@@ -116,6 +108,7 @@ fn serve(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>) -> Result<(), i32> 
         listeners,
         slot: slot.clone(),
         threads: config.threads,
+        workers: config.workers,
         most_connections: config.worker_connections,
         most_requests,
         graceful_timeout: nanos(config.graceful_timeout),
@@ -127,7 +120,11 @@ fn serve(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>) -> Result<(), i32> 
     lead_threads(py, event_loop, app)
 }
 
+/// The exit code for what kept the worker from serving; a signal to stop is no failure.
 fn boot_failed(py: Python<'_>, e: &PyErr) -> i32 {
+    if python::is_stop(py, e) {
+        return 0;
+    }
     log::error!("Exception in worker process\n{}", traceback(py, e));
     BOOT_FAILED
 }
@@ -138,6 +135,22 @@ fn boot_signals(py: Python<'_>, interrupts: &Interrupts) -> PyResult<()> {
     interrupts.install(py, &[signal::SIGABRT])?;
     interrupts.set(Mode::Booting);
     python::dump_stacks_on(py, signal::stack_dump())
+}
+
+/// From here on the loop hears of signals. One that came before is still waiting in Python and raises here.
+fn serve_signals(py: Python<'_>, interrupts: &Interrupts) -> PyResult<Signals> {
+    let heard = [
+        signal::SIGTERM,
+        signal::SIGINT,
+        signal::SIGQUIT,
+        signal::SIGABRT,
+        signal::SIGUSR1,
+    ];
+    let _blocked = Blocked::all()?;
+    let signals = Signals::new(&heard)?;
+    py.check_signals()?;
+    interrupts.set(Mode::Serving);
+    Ok(signals)
 }
 
 pub fn load_app<'py>(py: Python<'py>, config: &Config) -> Result<Bound<'py, PyAny>, i32> {
@@ -155,8 +168,10 @@ pub fn load_app<'py>(py: Python<'py>, config: &Config) -> Result<Bound<'py, PyAn
             log::error!("{sentence}");
             APP_NOT_FOUND
         }
-        // Our own handler of a stop signal, in the middle of an import.
-        LoadError::Raised(e) if python::is_stop(py, &e) => 0,
+        LoadError::NoModule(sentence) => {
+            log::error!("{sentence}");
+            BOOT_FAILED
+        }
         LoadError::Raised(e) => boot_failed(py, &e),
     })
 }

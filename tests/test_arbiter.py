@@ -42,7 +42,13 @@ APP = """
             raise ValueError("on purpose")
         start_response("200 OK", [("Content-Type", "text/plain"), ("X-Pid", str(os.getpid())), ("X-Version", VERSION)])
         return [VERSION.encode()]
+
+    open("loaded-%d" % os.getpid(), "w").close()
 """
+
+
+# How the log may tell of a worker that a test has killed.
+DEATH = (r"SIGKILL", r"exited", r"died", r"killed", r"was running")
 
 
 def version(running):
@@ -51,6 +57,13 @@ def version(running):
 
 def pid_of(running):
     return int(running.get("/").header("x-pid"))
+
+
+def loaded_workers(running, count):
+    """The workers, once so many are there and all have imported the application; its file may change now."""
+    return wait_until(lambda: len(running.workers()) == count
+                      and all(running.exists("loaded-%d" % pid) for pid in running.workers())
+                      and running.workers(), 20, running.log)
 
 
 def release(running, text):
@@ -126,7 +139,7 @@ def test_workers_start_and_say_so(server):
 
 def test_a_killed_worker_is_replaced(server):
     running = server(APP, "-w", "2")
-    running.expect_errors(r"SIGKILL", r"exited", r"died", r"killed")
+    running.expect_errors(*DEATH)
     workers = running.wait_workers(2)
     os.kill(workers[0], SIGKILL)
     wait_until(lambda: len(running.workers()) == 2 and workers[0] not in running.workers())
@@ -137,7 +150,7 @@ def test_a_killed_worker_is_replaced(server):
 
 def test_all_workers_killed_at_once(server):
     running = server(APP, "-w", "3")
-    running.expect_errors(r"SIGKILL", r"exited", r"died", r"killed")
+    running.expect_errors(*DEATH)
     before = running.wait_workers(3)
     for pid in before:
         os.kill(pid, SIGKILL)
@@ -148,7 +161,7 @@ def test_all_workers_killed_at_once(server):
 def test_a_killed_worker_costs_only_its_own_request(server):
     """The connection that it was answering ends; the backlog is everybody's."""
     running = server(APP)
-    running.expect_errors(r"SIGKILL", r"exited", r"died", r"killed")
+    running.expect_errors(*DEATH)
     with running.connect() as victim, running.connect() as other:
         victim.send_request("GET", "/wait")
         wait_until(lambda: running.exists("inside"))
@@ -210,7 +223,7 @@ def test_a_worker_that_dies_at_once_is_not_forked_in_a_frenzy(server):
 def test_a_worker_that_dies_again_later_comes_back_fast_enough(server):
     """Backoff is for frenzies: single deaths, far apart in requests, are repaired each time."""
     running = server(APP)
-    running.expect_errors(r"SIGKILL", r"exited", r"died", r"killed")
+    running.expect_errors(*DEATH)
     for _ in range(3):
         os.kill(running.wait_workers(1)[0], SIGKILL)
         assert running.get("/").status == 200
@@ -331,15 +344,13 @@ def test_stop_while_workers_boot(server):
 
 def test_stop_at_once(server):
     """A signal in the first moments is not lost, whatever it interrupts."""
-    for delay in range(6):
+    for written in (1, 60, 120, 180, 240, 300):
         running = server(APP, "-w", "2", wait=False)
-        if delay:
-            wait_until(lambda: len(running.log()) > delay * 60 or not running.running())
-            running.signal(SIGTERM)
-            assert running.wait_exit(20) == 0
-        else:
-            running.wait_listening()
-            assert running.stop() == 0
+        wait_until(lambda: len(running.log()) >= written)
+        listening = "Listening at" in running.log()
+        running.signal(SIGTERM)
+        assert running.wait_exit(20) in ((0,) if listening else (0, -SIGTERM))
+        wait_until(lambda: not running.processes())
 
 
 def test_orphaned_workers_end(server):
@@ -369,23 +380,23 @@ def test_orphaned_worker_finishes_its_request(server):
 
 def test_hup_serves_the_new_release(server):
     running = server(APP, "-w", "2", config="workers = 1\n")
-    old = running.wait_workers(2)
+    old = loaded_workers(running, 2)
     release(running, "two")
     running.signal(SIGHUP)
     running.wait_log(r"Handling signal: hup")
     wait_until(lambda: version(running) == "two")
     wait_until(lambda: not set(old) & set(running.workers()))
     assert {version(running) for _ in range(20)} == {"two"}
-    assert len(running.wait_workers(2)) == 2
+    assert len(loaded_workers(running, 2)) == 2
     assert running.running()
 
 
 def test_hup_reads_the_configuration_again(server):
     running = server(APP, config="workers = 1\ntimeout = 30\n")
-    running.wait_workers(1)
+    loaded_workers(running, 1)
     running.write("gunicorn.conf.py", "workers = 3\naccesslog = 'access.log'\nloglevel = 'debug'\n")
     running.signal(SIGHUP)
-    running.wait_workers(3)
+    loaded_workers(running, 3)
     old = set(running.workers())
     running.get("/after-hup")
     wait_until(lambda: "/after-hup" in running.read("access.log"))
@@ -404,12 +415,13 @@ def test_hup_with_a_new_address(server, tmp_path):
     wait_until(lambda: (tmp_path / "two.sock").exists())
     with wire.Connection(str(tmp_path / "two.sock")) as connection:
         assert connection.exchange().status == 200
+    wait_until(lambda: not (tmp_path / "one.sock").exists())
 
 
 def test_hup_waits_for_the_new_workers(server):
     """Until they are ready the old ones serve."""
     running = server(APP, "-w", "2")
-    old = running.wait_workers(2)
+    old = loaded_workers(running, 2)
     running.write("app.py", harness.textwrap.dedent(APP).replace(
         "def app(", "open('importing', 'w').close()\nwait_for('import')\nVERSION = 'two'\n\ndef app("))
     running.signal(SIGHUP)
@@ -424,7 +436,7 @@ def test_hup_waits_for_the_new_workers(server):
 
 def test_hup_finishes_requests_in_flight(server):
     running = server(APP)
-    old = running.wait_workers(1)
+    old = loaded_workers(running, 1)
     with running.connect() as connection:
         connection.send_request("GET", "/wait")
         wait_until(lambda: running.exists("inside"))
@@ -437,10 +449,25 @@ def test_hup_finishes_requests_in_flight(server):
     wait_until(lambda: not set(old) & set(running.workers()))
 
 
+def test_hup_does_not_wait_for_ever(server):
+    """An old worker that does not come to an end is ended after the graceful timeout."""
+    running = server(APP, "--graceful-timeout", "1")
+    running.expect_errors()
+    old = loaded_workers(running, 1)
+    with running.connect() as connection:
+        connection.send_request("GET", "/stuck")
+        wait_until(lambda: running.exists("inside"))
+        release(running, "two")
+        running.signal(SIGHUP)
+        wait_until(lambda: version(running) == "two")
+        wait_until(lambda: not alive(old[0]))
+        connection.expect_closed()
+
+
 def test_hup_keeps_idle_connections(server):
     """A client whose connection is at rest does not learn of the reload: its next request is answered."""
     running = server(APP, "-w", "2", "--keep-alive", "60")
-    old = running.wait_workers(2)
+    old = loaded_workers(running, 2)
     connections = [running.connect() for _ in range(10)]
     for connection in connections:
         assert connection.exchange().header("x-version") == "one"
@@ -458,7 +485,7 @@ def test_hup_keeps_idle_connections(server):
 @pytest.mark.parametrize("threads", ["1", "4"])
 def test_hup_loses_no_request(server, keep_alive, threads):
     running = server(APP, "-w", "2", "--threads", threads, "--keep-alive", "60")
-    running.wait_workers(2)
+    loaded_workers(running, 2)
     with Clients(running, keep_alive=keep_alive) as clients:
         clients.wait_answers(30)
         for text in ("two", "three", "four"):
@@ -482,7 +509,7 @@ def test_a_release_that_cannot_boot_is_dropped(server, broken, words):
     """The old one goes on serving, the log says why, and the next release that works is taken."""
     running = server(APP, "-w", "2")
     running.expect_errors()
-    old = running.wait_workers(2)
+    old = loaded_workers(running, 2)
     lines = len(running.log())
     running.write("app.py", broken)
     running.signal(SIGHUP)
@@ -502,7 +529,7 @@ def test_a_release_that_cannot_boot_is_dropped(server, broken, words):
 def test_a_broken_configuration_is_not_taken(server, broken):
     running = server(APP, config="workers = 2\n", bind="127.0.0.1:0")
     running.expect_errors()
-    old = running.wait_workers(2)
+    old = loaded_workers(running, 2)
     lines = len(running.log())
     running.write("gunicorn.conf.py", broken)
     running.signal(SIGHUP)
@@ -518,7 +545,8 @@ def test_a_broken_configuration_is_not_taken(server, broken):
 def test_many_hups(server):
     """In a row faster than they can be done: the last one counts, nothing piles up."""
     running = server(APP, "-w", "2")
-    running.wait_workers(2)
+    running.expect_errors(r"(?i)reload")  # those that a later one overtook
+    loaded_workers(running, 2)
     with Clients(running) as clients:
         for n in range(10):
             release(running, "v%d" % n)
@@ -526,7 +554,7 @@ def test_many_hups(server):
             clients.wait_answers(5)
         clients.wait_version("v9")
     assert not clients.lost
-    running.wait_workers(2)
+    loaded_workers(running, 2)
     wait_until(lambda: {version(running) for _ in range(5)} == {"v9"})
 
 
@@ -571,7 +599,7 @@ def test_without_preload_each_worker_imports(server):
 def test_preload_and_a_killed_worker(server):
     """Its replacement is forked, not imported."""
     running = server(PRELOADED, "-w", "2", "--preload")
-    running.expect_errors(r"SIGKILL", r"exited", r"died", r"killed")
+    running.expect_errors(*DEATH)
     workers = running.wait_workers(2)
     assert version(running) == "one"
     os.kill(workers[0], SIGKILL)
@@ -719,8 +747,7 @@ def test_a_burst_of_signals(server):
 def test_timeout_ends_a_stuck_request(server, path, options):
     """Waiting or computing, in Python or in C: the log names the request, the worker is replaced."""
     running = server(APP, "--timeout", "1", *options)
-    running.expect_errors(r"WORKER TIMEOUT", r"SIGKILL", r"SIGABRT", r"Error handling request", r"exited", r"died", r"killed",
-                          path)
+    running.expect_errors()
     old = running.wait_workers(1)
     with running.connect() as connection:
         connection.send_request("GET", path + "?query")
@@ -793,7 +820,7 @@ def test_max_requests_loses_no_request(server, keep_alive, options):
 def test_max_requests_replacement_is_ready_first(server):
     """While the replacement boots the old worker serves on."""
     running = server(APP, "--max-requests", "3")
-    old = pid_of(running)
+    old = loaded_workers(running, 1)[0]
     running.write("app.py", harness.textwrap.dedent(APP).replace(
         "def app(", "open('importing', 'w').close()\nwait_for('import')\n\ndef app("))
     wait_until(lambda: pid_of(running) and running.exists("importing"))
@@ -949,7 +976,7 @@ def test_as_pid_1(server):
 
 def test_no_zombies(server):
     running = server(APP, "-w", "2")
-    running.expect_errors(r"SIGKILL", r"exited", r"died", r"killed")
+    running.expect_errors(*DEATH)
     for _ in range(3):
         old = running.wait_workers(2)
         os.kill(old[0], SIGKILL)
@@ -998,7 +1025,7 @@ def test_descriptors_do_not_pile_up(server):
     def open_files(pid):
         return len(os.listdir("/proc/%d/fd" % pid))
     running = server(APP, "-w", "1")
-    worker = running.wait_workers(1)[0]
+    worker = loaded_workers(running, 1)[0]
     assert running.get("/").status == 200
     in_worker = open_files(worker)
     for _ in range(50):

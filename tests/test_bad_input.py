@@ -266,7 +266,7 @@ def test_floods_are_refused_early(steady, data):
 
 def test_refusals_name_the_peer(steady):
     for data in (b"bad\r\n\r\n", b"GET / HTTP/1.1\r\nbad\r\n\r\n",
-                 b"POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nbad\r\n"):
+                 b"POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n"):
         lines = len(steady.log())
         with steady.connect() as connection:
             connection.send(data)
@@ -488,7 +488,6 @@ def test_an_application_that_changes_directory_and_streams(server):
         os.chdir("/")
         sys.stdout = io.StringIO()
         sys.stderr = None
-        sys.excepthook = None
         warnings.simplefilter("error")
 
         def app(environ, start_response):

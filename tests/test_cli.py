@@ -302,6 +302,13 @@ def test_threads(server, options, multithread):
     assert asked(server(MIRROR, *options))["multithread"] is multithread
 
 
+def test_long_options_may_be_shortened(server):
+    """As argparse allows it, where only one option begins so."""
+    assert asked(server(MIRROR, "--thread", "2"))["multithread"] is True
+    done = run("--max", "2", HELLO)
+    assert done.returncode == 2 and "--max" in done.stderr
+
+
 def test_keep_alive_time(server):
     """A connection at rest ends in silence after its time."""
     with server(HELLO, "--keep-alive", "1").connect() as connection:

@@ -1,5 +1,6 @@
 """The environ as gunicorn builds it: the server's and the peer's names, whom to believe about the scheme, SCRIPT_NAME."""
 import json
+import socket
 
 import pytest
 
@@ -62,6 +63,16 @@ def test_each_request_has_its_own(server):
             assert one.exchange("GET", "/%d" % n, [("X-One", "1")]).text == "HTTP_X_ONE %d /%d" % (one.local_port, n)
             assert two.exchange("GET", "/%d" % n).text == "%d /%d" % (two.local_port, n)
             assert one.exchange("GET", "/%d" % n, [("X-Two", "2")]).text == "HTTP_X_TWO %d /%d" % (one.local_port, n)
+
+
+def test_each_client_has_its_address(echo):
+    """Two clients at once, from different addresses."""
+    with echo.connect() as one, socket.create_connection(echo.address, 20, ("127.0.0.2", 0)) as raw:
+        raw.sendall(wire.request_bytes(headers=[("Connection", "close")]))
+        with raw.makefile("rb") as answer:
+            two = answer.read().partition(b"\r\n\r\n")[2]
+        assert json.loads(one.exchange().text)["environ"]["REMOTE_ADDR"] == "127.0.0.1"
+        assert json.loads(two)["environ"]["REMOTE_ADDR"] == "127.0.0.2"
 
 
 def test_values_of_one_connection_do_not_stick(echo):

@@ -324,6 +324,7 @@ def test_nginx_notices_no_change_of_workers(django, in_front, tmp_path, upstream
     else:
         running = django(*options, bind="unix:%s/s" % tmp_path)
         config = nginx.example("unix.conf", "%s/s" % tmp_path, tmp_path / "site" / "static")
+    running.expect_errors(r"(?i)reload")  # one that the next overtook
     front = in_front(config)
     pids, failures, stop = set(), [], threading.Event()
 

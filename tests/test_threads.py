@@ -209,8 +209,11 @@ def test_all_workers_serve(server):
                 time.sleep(0.005)
             start_response("200 OK", [("Content-Type", "text/plain")])
             return [b"%d" % os.getpid()]
+
+        open("loaded-%d" % os.getpid(), "w").close()
     """, "-w", "4")
     pids = running.wait_workers(4)
+    wait_until(lambda: all(running.exists("loaded-%d" % pid) for pid in pids))
     connections = [running.connect() for _ in range(4)]
     for connection in connections:
         connection.send_request()

@@ -131,18 +131,17 @@ impl Children {
         }
     }
 
-    /// Takes over what the workers say of themselves on the scoreboard.
-    pub fn observe(&mut self, now: Nanos) {
+    /// Takes over what the workers say of themselves on the scoreboard; returns those that have become ready.
+    pub fn observe(&mut self, now: Nanos) -> Vec<i32> {
+        let mut ready = Vec::new();
         for child in &mut self.list {
-            child.stage = match (child.stage, child.slot.phase()) {
-                (Stage::Booting, Phase::Ready) => Stage::Ready,
-                (Stage::Booting | Stage::Ready, Phase::Retiring) => Stage::Retiring,
-                (Stage::Booting | Stage::Ready | Stage::Retiring, Phase::Draining) => {
-                    Stage::Draining { since: now }
-                }
-                (stage, _) => stage,
-            };
+            let before = child.stage;
+            child.stage = observed(child.stage, child.slot.phase(), now);
+            if before == Stage::Booting && child.stage == Stage::Ready {
+                ready.push(child.pid);
+            }
         }
+        ready
     }
 
     fn of(&self, generation: u64) -> impl Iterator<Item = &Child> {
@@ -242,6 +241,17 @@ impl Children {
             .iter()
             .filter_map(|child| child_deadline(child, timeout, graceful, now))
             .min()
+    }
+}
+
+fn observed(stage: Stage, phase: Phase, now: Nanos) -> Stage {
+    match (stage, phase) {
+        (Stage::Booting, Phase::Ready) => Stage::Ready,
+        (Stage::Booting | Stage::Ready, Phase::Retiring) => Stage::Retiring,
+        (Stage::Booting | Stage::Ready | Stage::Retiring, Phase::Draining) => {
+            Stage::Draining { since: now }
+        }
+        (stage, _) => stage,
     }
 }
 

@@ -24,7 +24,7 @@ use crate::daemon::{self, PidFile};
 use crate::error::Error;
 use crate::mold::MoldSeed;
 use crate::python::{self, Interrupts};
-use crate::scoreboard::Scoreboard;
+use crate::scoreboard::{Phase, Scoreboard};
 use crate::sys::clock::{self, Nanos};
 use crate::sys::poll::{wait_few, Interest, Waker};
 use crate::sys::process::{self, Ending};
@@ -220,7 +220,9 @@ impl Arbiter {
         }
         let now = clock::monotonic();
         self.reap(now)?;
-        self.children.observe(now);
+        for pid in self.children.observe(now) {
+            log::info!("Worker ready (pid: {pid})");
+        }
         self.ever_ready |= self
             .children
             .iter()
@@ -289,11 +291,11 @@ impl Arbiter {
 
     fn worker_died(&mut self, child: &Child, ending: Ending, now: Nanos) -> Flow {
         let pid = child.pid;
-        match (child.stage, ending) {
-            (_, Ending::Exited(0)) => log::debug!("Worker (pid:{pid}) {ending}."),
-            (Stage::Killed | Stage::Draining { .. }, _) => {
-                log::info!("Worker (pid:{pid}) {ending}.")
-            }
+        let told = matches!(child.stage, Stage::Killed | Stage::Draining { .. })
+            || child.slot.phase() == Phase::Draining;
+        match ending {
+            Ending::Exited(0) if told => log::debug!("Worker (pid:{pid}) {ending}."),
+            _ if told => log::info!("Worker (pid:{pid}) {ending}."),
             _ => log::error!("Worker (pid:{pid}) {ending}."),
         }
         for request in child.slot.in_flight() {
@@ -304,8 +306,7 @@ impl Arbiter {
                 request.target
             );
         }
-        if !child.has_been_ready() && !matches!(child.stage, Stage::Killed | Stage::Draining { .. })
-        {
+        if !child.has_been_ready() && !told {
             return self.boot_failed(child.generation, ending);
         }
         ControlFlow::Continue(())

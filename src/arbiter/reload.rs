@@ -27,7 +27,8 @@ impl Arbiter {
     /// Another HUP during a reload starts it over.
     pub(super) fn start_reload(&mut self, py: Python<'_>) {
         if self.reload.is_some() {
-            self.abandon_reload("it was overtaken by another one");
+            log::info!("The reload under way is overtaken by another one");
+            self.drop_next_generation();
         }
         log::info!("Hang up: Master");
         match self.next_generation(py) {
@@ -95,10 +96,14 @@ impl Arbiter {
 
     /// Drops the new generation; the old one has not been touched.
     pub(super) fn abandon_reload(&mut self, why: &str) {
+        log::error!("Reload failed, the old workers serve on: {why}");
+        self.drop_next_generation();
+    }
+
+    fn drop_next_generation(&mut self) {
         let Some(Reload { generation }) = self.reload.take() else {
             return;
         };
-        log::error!("Reload failed, the old workers serve on: {why}");
         generation.unlink(&self.current.listeners);
         let new: Vec<i32> = self
             .children
@@ -106,9 +111,9 @@ impl Arbiter {
             .filter(|child| child.generation == generation.number)
             .map(|c| c.pid)
             .collect();
+        // Not killed: those that were ready have begun to serve.
         for pid in new {
-            process::send_signal(pid, signal::SIGKILL);
-            self.children.set_stage(pid, super::Stage::Killed);
+            self.drain(pid);
         }
         if let Some(mold) = &generation.mold {
             process::send_signal(mold.pid, signal::SIGKILL);

@@ -2,7 +2,7 @@
 //! Rule: the expression is a name, or a call of a name with literal arguments; nothing else is evaluated.
 //! Never: decides what a failure does; it tells apart "not there" (gunicorn's exit code 4) from "raised" (3).
 
-use pyo3::exceptions::{PyImportError, PyTypeError};
+use pyo3::exceptions::{PyImportError, PyModuleNotFoundError, PyTypeError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
@@ -11,6 +11,8 @@ use pyo3::types::{PyDict, PyList, PyTuple};
 pub enum LoadError {
     /// The spec does not lead to an application: a sentence.
     NotFound(String),
+    /// The module itself is not there: a sentence.
+    NoModule(String),
     /// Importing or making it raised.
     Raised(PyErr),
 }
@@ -67,8 +69,21 @@ fn import<'py>(py: Python<'py>, module: &str) -> Result<Bound<'py, PyModule>, Lo
                 "Failed to find application, did you mean '{name}:application'?"
             )))
         }
+        Err(e) if is_missing(py, &e, module) => Err(LoadError::NoModule(format!(
+            "No module named '{module}' on the import path (APP, --chdir, --pythonpath)"
+        ))),
         Err(e) => Err(LoadError::Raised(e)),
     }
+}
+
+/// Whether it is the named module that is missing, and not one that it imports.
+fn is_missing(py: Python<'_>, e: &PyErr, module: &str) -> bool {
+    let name = e
+        .value(py)
+        .getattr(intern!(py, "name"))
+        .and_then(|name| name.extract::<String>());
+    let is_of = |name: String| module == name || module.starts_with(&format!("{name}."));
+    e.is_instance_of::<PyModuleNotFoundError>(py) && name.is_ok_and(is_of)
 }
 
 fn is_file_name(module: &str) -> bool {
