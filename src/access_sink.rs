@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use crate::access_log::{Entry, Format, LocalTime};
 use crate::config::values::LogTarget;
-use crate::conn::Peer;
 use crate::http::{Fields, Head, Reject};
 use crate::log::{LogFile, Stream};
 use crate::sys::clock::{unix_seconds, Nanos};
 use crate::sys::process;
+use crate::transport::Peer;
 
 /// So many octets are written without waiting for the end of the turn.
 const ENOUGH: usize = 64 * 1024;

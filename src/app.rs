@@ -2,12 +2,7 @@
 //! Rule: a `Caller` belongs to one thread and answers one exchange at a time, completely, before it returns.
 //! Never: names Python; an application in Rust serves the tests of the layers below.
 
-use std::io;
-
 use crate::exchange::Exchange;
-
-/// Runs the closure while other threads may have the interpreter; an error means that this thread is to stop waiting.
-pub type Release<'r> = &'r dyn Fn(&mut (dyn FnMut() + Send)) -> io::Result<()>;
 
 pub trait App: Send + Sync {
     /// For the thread that calls it, which becomes thread number `thread` of the worker.

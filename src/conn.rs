@@ -12,9 +12,7 @@
 //! outlive the turn (half a head, part of a body, what the peer has not taken) is kept in `pending` and `out`.
 
 use std::any::Any;
-use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::access_sink::AccessLog;
@@ -26,7 +24,7 @@ use crate::http::{Framing, Head, Policy, Reject};
 use crate::sys::clock::{self, Nanos, SECOND};
 use crate::sys::poll::Interest;
 use crate::timers::Pace;
-use crate::transport::Transport;
+use crate::transport::{Peer, Transport};
 
 /// How long a closing connection is read so that the peer can take our last octets, and how much (RFC 9112 §9.6).
 const LINGER: Nanos = 2 * SECOND;
@@ -84,21 +82,6 @@ pub enum Fate {
     Linger,
     /// The response is broken off where the peer can see it.
     Cut,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Peer {
-    Tcp(SocketAddr),
-    Unix,
-}
-
-impl fmt::Display for Peer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Peer::Tcp(address) => write!(f, "{}", address.ip().to_canonical()),
-            Peer::Unix => Ok(()),
-        }
-    }
 }
 
 /// What the operator decided, as connections need it. Times in nanoseconds.

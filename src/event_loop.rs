@@ -13,7 +13,7 @@ use slab::Slab;
 
 use crate::access_sink::AccessLog;
 use crate::app::Caller;
-use crate::conn::{Conn, Desk, Event, Next, Peer, Settings, Turn};
+use crate::conn::{Conn, Desk, Event, Next, Settings, Turn};
 use crate::exchange::{Exchange, Site};
 use crate::listener::Listener;
 use crate::proxy::Trust;
@@ -22,7 +22,7 @@ use crate::sys::clock::{self, Nanos, SECOND};
 use crate::sys::poll::{Events, Interest, Poller, Waker};
 use crate::sys::socket;
 use crate::timers::Timers;
-use crate::transport::Transport;
+use crate::transport::{Peer, Transport};
 
 /// Tokens of what is not a connection have the highest bit set.
 const SPECIAL: u64 = 1 << 63;

@@ -10,15 +10,18 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use crate::access_sink::{AccessLog, Line};
-use crate::app::Release;
 use crate::buffer::{Parcel, Segment, Shared};
-use crate::conn::{is_transient, Conn, Desk, Fate, Peer, Settings};
+use crate::conn::{is_transient, Conn, Desk, Fate, Settings};
 use crate::http::body::Decoder;
 use crate::http::response::{self, Delivery, CONTINUE};
 use crate::http::{Framing, Head, Reject, Version};
 use crate::sys::clock::{self, Nanos};
 use crate::sys::poll::{wait_one, Interest};
 use crate::timers::Pace;
+use crate::transport::Peer;
+
+/// Runs the closure while other threads may have the interpreter; an error means that this thread is to stop waiting.
+pub type Release<'r> = &'r dyn Fn(&mut (dyn FnMut() + Send)) -> io::Result<()>;
 
 /// Up to here a block is copied behind its head and leaves in one send; a copy is cheaper than a second iovec.
 const COPY_LIMIT: usize = 16 * 1024;

@@ -4,7 +4,7 @@
 //!
 //! One request, in the order in which it meets the files:
 //!
-//! 1. `lib`: `main` reads the command line and starts the arbiter.
+//! 1. `lib`: `run` reads the command line and starts the arbiter.
 //! 2. `arbiter`: binds, forks workers, watches them. `Arbiter::turn` is its whole policy.
 //! 3. `worker`: loads the application, reports ready, runs the loop in its threads.
 //! 4. `event_loop`: waits, accepts, and serves each complete request in the thread that read it.
@@ -42,6 +42,7 @@ pub mod scoreboard;
 pub mod sys;
 pub mod timers;
 pub mod transport;
+pub mod version;
 pub mod worker;
 pub mod wsgi;
 
@@ -51,13 +52,9 @@ use crate::arbiter::Outcome;
 use crate::cli::Command;
 use crate::mold::MoldOutcome;
 
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// SERVER_SOFTWARE in every environ.
-pub const SERVER_SOFTWARE: &str = concat!("rgunicorn/", env!("CARGO_PKG_VERSION"));
-
 /// Runs the command line `argv` (with the program's name first) and returns the exit code. In a forked worker it does
 /// not return.
-pub fn main(py: Python<'_>, argv: &[String]) -> i32 {
+pub fn run(py: Python<'_>, argv: &[String]) -> i32 {
     let args = argv.get(1..).unwrap_or_default();
     let ended = match cli::parse(args) {
         Ok(Command::Help(text) | Command::Version(text)) => {
@@ -94,11 +91,11 @@ mod _core {
 
     #[pymodule_export]
     #[allow(non_upper_case_globals)]
-    const __version__: &str = crate::VERSION;
+    const __version__: &str = crate::version::VERSION;
 
     /// Runs the command line and returns the exit code.
     #[pyfunction]
     fn main(py: Python<'_>, argv: Vec<String>) -> i32 {
-        crate::main(py, &argv)
+        super::run(py, &argv)
     }
 }

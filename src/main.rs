@@ -14,7 +14,7 @@ fn main() {
             eprintln!("rgunicorn: VIRTUAL_ENV cannot be used: {e}");
             return 1;
         }
-        let code = _core::main(py, &argv);
+        let code = _core::run(py, &argv);
         _core::python::wind_down(py);
         code
     });

@@ -20,7 +20,6 @@ use crate::config::Raw;
 use crate::error::Error;
 use crate::log;
 use crate::sys::signal;
-use crate::wsgi::traceback;
 
 /// Which side of a fork this is.
 pub enum Fork {
@@ -227,6 +226,23 @@ pub fn thread_names(py: Python<'_>) -> PyResult<Vec<String>> {
         .try_iter()?
         .map(|thread| thread?.getattr(intern!(py, "name"))?.extract())
         .collect()
+}
+
+/// The traceback as Python prints it, without the final line end.
+pub fn traceback(py: Python<'_>, e: &PyErr) -> String {
+    let format = || -> PyResult<String> {
+        let module = py.import(intern!(py, "traceback"))?;
+        let parts = module.call_method1(
+            intern!(py, "format_exception"),
+            (e.get_type(py), e.value(py), e.traceback(py)),
+        )?;
+        let text: String = PyTuple::new(py, parts.try_iter()?.collect::<PyResult<Vec<_>>>()?)?
+            .iter()
+            .map(|part| part.to_string())
+            .collect();
+        Ok(text.trim_end().to_string())
+    };
+    format().unwrap_or_else(|_| e.to_string())
 }
 
 // ---- the configuration file

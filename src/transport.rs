@@ -1,12 +1,30 @@
-//! Owns: how octets reach a peer. Today the socket itself; the enum is where TLS goes.
+//! Owns: who is at the other end, and how octets reach it. Today the socket itself; the enum is where TLS goes.
 //! Rule: nothing blocks; a short count or `WouldBlock` is an answer, not an error.
 //! Never: buffers what the kernel did not take; that is `buffer::OutQueue`.
 
+use std::fmt;
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use crate::sys::{file, socket};
+
+/// The other end of a connection. Shown, it is an address without its port; a unix socket's peer has none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    Tcp(SocketAddr),
+    Unix,
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Peer::Tcp(address) => write!(f, "{}", address.ip().to_canonical()),
+            Peer::Unix => Ok(()),
+        }
+    }
+}
 
 #[derive(Debug)]
 pub enum Transport {

@@ -17,14 +17,14 @@ use crate::event_loop::{Directive, EventLoop, Plan};
 use crate::listener::Listener;
 use crate::log::init as init_log;
 use crate::proxy::Trust;
-use crate::python::{self, Interrupts, Mode};
+use crate::python::{self, traceback, Interrupts, Mode};
 use crate::scoreboard::{Phase, Slot};
 use crate::sys::clock::{Nanos, SECOND};
 use crate::sys::poll::Waker;
 use crate::sys::process;
 use crate::sys::signal::{self, Blocked, Signals};
 use crate::wsgi::load::{self, LoadError};
-use crate::wsgi::{traceback, Circumstances, WsgiApp};
+use crate::wsgi::{Circumstances, WsgiApp};
 
 pub const BOOT_FAILED: i32 = 3;
 pub const APP_NOT_FOUND: i32 = 4;

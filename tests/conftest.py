@@ -1,7 +1,15 @@
 """Fixtures: a factory of servers, per test and per module, whose teardown checks what each server left behind."""
+import importlib.util
+
 import pytest
 
 import harness
+
+
+def pytest_addoption(parser):
+    # The smoke test must run where pytest is alone; the project's settings give a time-out all the same.
+    if importlib.util.find_spec("pytest_timeout") is None:
+        parser.addini("timeout", "the bound of one test, kept by pytest-timeout where installed")
 
 
 def pytest_configure(config):

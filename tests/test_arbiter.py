@@ -558,6 +558,47 @@ def test_many_hups(server):
     wait_until(lambda: {version(running) for _ in range(5)} == {"v9"})
 
 
+@pytest.mark.parametrize("end", ["overtaken", "fails"])
+def test_a_generation_that_is_given_up_finishes_its_requests(server, end):
+    """One of its workers was ready and serves a request when the next reload comes, or when its sibling cannot boot."""
+    running = server(APP, "-w", "2")
+    running.expect_errors()
+    old = loaded_workers(running, 2)
+    running.write("app.py", harness.textwrap.dedent(APP).replace('VERSION = "one"', 'VERSION = "two"').replace("def app(", """
+try:
+    os.mkdir("first")
+except FileExistsError:
+    open("second", "w").close()
+    wait_for("import")
+    raise RuntimeError("the second cannot boot")
+
+def app(""").replace('"/wait"', '"/wait-in-two"'))
+    running.signal(SIGHUP)
+    wait_until(lambda: running.exists("second"))
+    new = wait_until(lambda: [p for p in running.workers() if p not in old and running.exists("loaded-%d" % p)])[0]
+    connections = []
+    for _ in range(60):
+        connections.append(running.connect())
+        connections[-1].send_request("GET", "/wait-in-two")
+        wait_until(lambda: running.exists("inside") or connections[-1].readable())
+        if running.exists("inside"):
+            break
+    # A server may also keep the whole generation from serving until it is complete; then there is nothing to lose.
+    if end == "overtaken":
+        release(running, "three")
+        running.signal(SIGHUP)
+        wait_until(lambda: version(running) == "three")
+    else:
+        running.touch("import")
+        running.wait_log(r"the second cannot boot")
+        assert version(running) == "one"
+    running.touch("go")
+    for connection in connections:
+        assert connection.read_response().status == 200
+        connection.close()
+    wait_until(lambda: not alive(new))
+
+
 def test_hup_while_stopping_does_not_start_again(server):
     running = server(APP)
     with running.connect() as connection:

@@ -1,6 +1,6 @@
 """Large bodies, both ways, in bounded memory; and slow clients that hold nobody else up.
 
-RGUNICORN_BIG=1 makes the bodies 2 GB instead of 300 MB.
+RGUNICORN_BIG=1 makes the bodies 2.2 GB instead of 300 MB.
 """
 import hashlib
 import os
@@ -13,7 +13,7 @@ import harness
 import wire
 from harness import wait_until
 
-SIZE = (2000 if os.environ.get("RGUNICORN_BIG") else 300) * 1000 * 1000
+SIZE = 2200000000 if os.environ.get("RGUNICORN_BIG") else 300000000
 GROWTH = 20 * 1024
 BLOCK = bytes(range(256)) * 4096
 

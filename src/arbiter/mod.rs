@@ -164,7 +164,7 @@ impl Arbiter {
         if config.daemon {
             daemon::detach(py)?;
         }
-        log::info!("Starting rgunicorn {}", crate::VERSION);
+        log::info!("Starting rgunicorn {}", crate::version::VERSION);
         let pidfile = config.pidfile.as_deref().map(PidFile::create).transpose()?;
         let interrupts = Interrupts::default();
         let signals = listen_to_signals(py, &interrupts).map_err(system("signal handlers"))?;

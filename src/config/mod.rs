@@ -449,8 +449,8 @@ mod tests {
     #[test]
     fn changes_that_need_a_restart() {
         let old = config("");
-        let new = config("-w 3 -b :9 --preload -t 1 --umask 7");
-        assert_eq!(fixed_changes(&old, &new), ["preload_app", "bind", "umask"]);
+        let new = config("-w 3 -b :9 --preload -t 1 --umask 7 --backlog 9");
+        assert_eq!(fixed_changes(&old, &new), ["backlog", "umask"]);
         assert!(fixed_changes(&old, &old.clone()).is_empty());
         assert!(fixed_changes(&old, &config("-w 9")).is_empty());
     }

@@ -123,7 +123,7 @@ pub const OPTIONS: &[Opt] = &[
         name: "chdir",
         long: &["chdir"],
         kind: Kind::Path,
-        reloadable: false,
+        reloadable: true,
         section: APPLICATION,
         help: "Go to this directory before anything is imported.",
         ..ROW
@@ -142,7 +142,7 @@ pub const OPTIONS: &[Opt] = &[
         long: &["preload"],
         kind: Kind::Flag { given: true },
         default: "false",
-        reloadable: false,
+        reloadable: true,
         section: APPLICATION,
         help: "Import the application once and fork the workers from there: less memory and a \
                quicker start, but connections and threads that the import opens are not carried \
@@ -180,7 +180,7 @@ pub const OPTIONS: &[Opt] = &[
         }),
         kind: Kind::Addresses,
         default: "127.0.0.1:8000",
-        reloadable: false,
+        reloadable: true,
         section: LISTENING,
         help:
             "Where to listen: HOST:PORT, [IPV6]:PORT, unix:PATH, unix:@NAME (abstract), or fd://N \

@@ -157,6 +157,7 @@ impl Gathered {
             _ => (run_python(path)?, Language::Python),
         };
         let unknown = self.entries(entries, &label)?;
+        refuse_unprotected(&unknown, &label)?;
         self.warnings.extend(complaints(unknown, language, &label));
         Ok(())
     }
@@ -186,6 +187,31 @@ impl Gathered {
 enum Language {
     Python,
     Toml,
+}
+
+/// Settings that an operator relies on to be safe: served without them, the site would be up and exposed.
+const PROTECTING: &[&str] = &[
+    "certfile",
+    "keyfile",
+    "ca_certs",
+    "cert_reqs",
+    "ssl_context",
+    "user",
+    "group",
+    "proxy_protocol",
+];
+
+/// Errors: a setting that protects is set and cannot be honoured yet; ignoring it is not an option.
+fn refuse_unprotected(unknown: &[(String, Raw)], label: &str) -> Result<(), Error> {
+    let refused = unknown
+        .iter()
+        .find(|(name, raw)| PROTECTING.contains(&name.as_str()) && !raw.is_off());
+    match refused {
+        Some((name, _)) => Err(Error::Other(format!(
+            "{label}: {name} is not supported yet, and the server does not start without what it protects"
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// The warnings about a file's entries that are no settings of ours.
@@ -262,19 +288,21 @@ fn passed_over(chosen: &Path, dir: &Path) -> Option<String> {
 }
 
 /// Setting names at the top level, or in a table of our name, so that the file can be shared.
+#[derive(serde::Deserialize)]
+struct TomlFile {
+    #[serde(default)]
+    rgunicorn: toml::Table,
+    #[serde(flatten)]
+    top: toml::Table,
+}
+
 fn read_toml(path: &Path, label: &str) -> Result<Vec<(String, Raw)>, Error> {
     let what = format!("config file {label}");
     let text = fs::read(path)
         .and_then(|octets| String::from_utf8(octets).map_err(io::Error::other))
         .map_err(|error| Error::system(&what, &error, "--config"))?;
-    let mut table: toml::Table = text
-        .parse()
-        .map_err(|error| toml_error(&text, label, error))?;
-    let ours = match table.remove("rgunicorn") {
-        Some(toml::Value::Table(ours)) => ours,
-        _ => toml::Table::new(),
-    };
-    let entries = table.into_iter().chain(ours);
+    let file: TomlFile = toml::from_str(&text).map_err(|error| toml_error(&text, label, error))?;
+    let entries = file.top.into_iter().chain(file.rgunicorn);
     Ok(entries.map(|(key, value)| (key, value.into())).collect())
 }
 
@@ -770,7 +798,7 @@ mod tests {
     #[test]
     fn toml_files() {
         let dir = Dir::new("toml");
-        let text = "workers = 3\ncertfile = 'x'\nwrokers = 1\n[rgunicorn]\nthreads = 2\n\
+        let text = "workers = 3\nspew = true\nwrokers = 1\n[rgunicorn]\nthreads = 2\n\
                     zzz = 1\n[rgunicorn.secure_scheme_headers]\nA = 'b'\n";
         dir.file(TOML_FILE, text);
         let start = Start {
@@ -788,7 +816,7 @@ mod tests {
         assert_eq!(
             start.warnings(),
             [
-                format!("{label}: not supported yet, ignored: certfile"),
+                format!("{label}: not supported yet, ignored: spew"),
                 format!("{label}: unknown setting 'wrokers' ignored (did you mean 'workers'?)"),
                 format!("{label}: unknown setting 'zzz' ignored"),
             ]
@@ -832,7 +860,7 @@ mod tests {
         let start = Start {
             line: "-c python:conf",
             python: vec![
-                ("user", said("www")),
+                ("statsd_host", said("localhost:8125")),
                 ("post_fork", other("<function post_fork>")),
                 ("certfile", Raw::None),
                 ("reload", Raw::Bool(false)),
@@ -848,10 +876,23 @@ mod tests {
         assert_eq!(
             start.warnings(),
             [
-                "python:conf: not supported yet, ignored: post_fork, user",
+                "python:conf: not supported yet, ignored: post_fork, statsd_host",
                 "python:conf: 'wrokers' is no setting (did you mean 'workers'?)",
             ]
         );
+    }
+
+    #[test]
+    fn what_protects_is_refused_rather_than_ignored() {
+        for name in PROTECTING {
+            let entries = [(name.to_string(), Raw::Text("x".into()))];
+            let error = refuse_unprotected(&entries, "conf").unwrap_err();
+            assert_eq!(error.exit_code(), 1);
+            assert!(error
+                .to_string()
+                .starts_with(&format!("conf: {name} is not supported yet")));
+            assert!(refuse_unprotected(&[(name.to_string(), Raw::None)], "conf").is_ok());
+        }
     }
 
     #[test]

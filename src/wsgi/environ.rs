@@ -10,11 +10,11 @@ use pyo3::types::{PyDict, PyString};
 
 use super::ffi::latin1;
 use super::names::{Key, Names};
-use crate::conn::Peer;
 use crate::exchange::Exchange;
 use crate::http::{rules, Reject, StartLine};
 use crate::listener::Local;
 use crate::proxy::{Scheme, Trust};
+use crate::transport::Peer;
 
 /// Why there is no environ for a request.
 pub enum Refusal {

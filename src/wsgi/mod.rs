@@ -32,7 +32,7 @@ use crate::exchange::{BodyFault, Exchange};
 use crate::http::Reject;
 use crate::listener::Local;
 use crate::proxy::Trust;
-use crate::python::{self, Interrupts};
+use crate::python::{self, traceback, Interrupts};
 
 /// What the operator decided that an application can notice.
 #[derive(Clone)]
@@ -75,7 +75,10 @@ fn base<'py>(py: Python<'py>, circumstances: &Circumstances) -> PyResult<Bound<'
         py.get_type::<FileWrapper>(),
     )?;
     base.set_item(intern!(py, "wsgi.input_terminated"), true)?;
-    base.set_item(intern!(py, "SERVER_SOFTWARE"), crate::SERVER_SOFTWARE)?;
+    base.set_item(
+        intern!(py, "SERVER_SOFTWARE"),
+        crate::version::SERVER_SOFTWARE,
+    )?;
     Ok(base)
 }
 
@@ -306,23 +309,6 @@ fn fail(py: Python<'_>, exchange: &mut Exchange<'_>, broken: Broken) {
             exchange.fail_with(Reject::InternalError);
         }
     }
-}
-
-/// The traceback as Python prints it, without the final line end.
-pub fn traceback(py: Python<'_>, e: &PyErr) -> String {
-    let format = || -> PyResult<String> {
-        let module = py.import(intern!(py, "traceback"))?;
-        let parts = module.call_method1(
-            intern!(py, "format_exception"),
-            (e.get_type(py), e.value(py), e.traceback(py)),
-        )?;
-        let text: String = PyTuple::new(py, parts.try_iter()?.collect::<PyResult<Vec<_>>>()?)?
-            .iter()
-            .map(|part| part.to_string())
-            .collect();
-        Ok(text.trim_end().to_string())
-    };
-    format().unwrap_or_else(|_| e.to_string())
 }
 
 /// For the access log: an environ variable by a name in any case.

@@ -250,6 +250,9 @@ pub fn close(result: &Bound<'_, PyAny>) {
         Err(e) => Err(e),
     };
     if let Err(e) = closed {
-        log::error!("Error closing a response\n{}", super::traceback(py, &e));
+        log::error!(
+            "Error closing a response\n{}",
+            crate::python::traceback(py, &e)
+        );
     }
 }
