@@ -89,6 +89,11 @@ impl Format {
         Format { pieces }
     }
 
+    /// Whether lines show `Entry::path`, which has to be made.
+    pub fn wants_path(&self) -> bool {
+        self.pieces.contains(&Piece::Path)
+    }
+
     /// Whether lines need `Entry::response_fields`, which cost something to keep until then.
     pub fn wants_response_fields(&self) -> bool {
         let mut pieces = self.pieces.iter();
@@ -136,9 +141,7 @@ fn piece(name: &str) -> Piece {
 
 /// `{name}i`, `{name}o`, `{name}e`; `l` and whatever is unknown is a dash.
 fn named(text: &str) -> Piece {
-    let parts = text
-        .strip_prefix('{')
-        .and_then(|rest| rest.rsplit_once('}'));
+    let parts = text.strip_prefix('{').and_then(|rest| rest.rsplit_once('}'));
     match parts {
         Some((name, "i")) => Piece::RequestField(name.as_bytes().to_vec()),
         Some((name, "o")) => Piece::ResponseField(name.as_bytes().to_vec()),
@@ -181,9 +184,7 @@ impl Piece {
             Piece::Pid => pid(entry.pid, out),
             Piece::RequestField(name) => or_dash(request_field(entry, name), out),
             Piece::ResponseField(name) => or_dash(response_field(entry, name), out),
-            Piece::Environ(name) => {
-                or_dash((entry.environ)(name).as_deref().map(str::as_bytes), out)
-            }
+            Piece::Environ(name) => or_dash((entry.environ)(name).as_deref().map(str::as_bytes), out),
         }
     }
 }
@@ -221,9 +222,7 @@ fn response_field<'a>(entry: &Entry<'a>, name: &[u8]) -> Option<&'a [u8]> {
     lines.find_map(|line| {
         let colon = line.iter().position(|octet| *octet == b':')?;
         let (found, value) = line.split_at(colon);
-        found
-            .eq_ignore_ascii_case(name)
-            .then(|| value[1..].trim_ascii())
+        found.eq_ignore_ascii_case(name).then(|| value[1..].trim_ascii())
     })
 }
 
@@ -252,11 +251,7 @@ fn basic_user(value: &[u8]) -> Option<String> {
 fn base64(text: &[u8]) -> Option<Vec<u8>> {
     let mut octets = Vec::with_capacity(text.len());
     let (mut bits, mut held) = (0u32, 0);
-    for digit in text
-        .trim_ascii_end()
-        .iter()
-        .take_while(|octet| **octet != b'=')
-    {
+    for digit in text.trim_ascii_end().iter().take_while(|octet| **octet != b'=') {
         bits = bits << 6 | base64_digit(*digit)?;
         held += 6;
         if held >= 8 {
@@ -284,9 +279,7 @@ fn base64_digit(digit: u8) -> Option<u32> {
 /// backslash get a backslash, whatever is no printable character becomes \xHH.
 fn escape(value: &[u8], out: &mut Vec<u8>) {
     // Without an early exit the compiler checks many octets at a time; nearly every value passes.
-    let special = value
-        .iter()
-        .fold(false, |found, octet| found | !plain(*octet));
+    let special = value.iter().fold(false, |found, octet| found | !plain(*octet));
     match special {
         false => out.extend_from_slice(value),
         true => escape_slowly(value, out),
@@ -406,10 +399,7 @@ mod tests {
         let add = |text: &[u8], octets: &mut Vec<u8>| {
             let start = octets.len() as u32;
             octets.extend_from_slice(text);
-            Span {
-                start,
-                end: octets.len() as u32,
-            }
+            Span { start, end: octets.len() as u32 }
         };
         for (name, value) in pairs {
             let name = add(name.as_bytes(), &mut octets);
@@ -455,11 +445,7 @@ mod tests {
 
     #[test]
     fn the_default_format() {
-        let block = block(&[
-            ("Host", b"x"),
-            ("Referer", b"http://r/"),
-            ("User-Agent", b"curl/8"),
-        ]);
+        let block = block(&[("Host", b"x"), ("Referer", b"http://r/"), ("User-Agent", b"curl/8")]);
         assert_eq!(
             line(DEFAULT, &entry(&block)),
             "10.0.0.1 - - [10/Oct/2000:13:55:36 +0000] \"GET /a%20b?x=1 HTTP/1.1\" 200 1234 \
@@ -471,24 +457,14 @@ mod tests {
     fn what_is_missing_is_a_dash() {
         assert!(plainly(DEFAULT).ends_with(" 200 1234 \"-\" \"-\""));
         let block = block(&[]);
-        let unix = Entry {
-            remote_addr: b"",
-            sent: 0,
-            ..entry(&block)
-        };
+        let unix = Entry { remote_addr: b"", sent: 0, ..entry(&block) };
         assert_eq!(line("%(h)s|%(b)s|%(B)s", &unix), "|0|0");
     }
 
     #[test]
     fn every_atom() {
-        assert_eq!(
-            plainly("%(m)s %(U)s %(q)s %(H)s %(B)s %(p)s"),
-            "GET /a b x=1 HTTP/1.1 1234 <42>"
-        );
-        assert_eq!(
-            plainly("%(T)s %(M)s %(D)s %(L)s"),
-            "3 3045 3045678 3.045678"
-        );
+        assert_eq!(plainly("%(m)s %(U)s %(q)s %(H)s %(B)s %(p)s"), "GET /a b x=1 HTTP/1.1 1234 <42>");
+        assert_eq!(plainly("%(T)s %(M)s %(D)s %(L)s"), "3 3045 3045678 3.045678");
         assert_eq!(plainly("%(l)s %(x)s %(x-y)s %({x}z)s %({x)s"), "- - - - -");
     }
 
@@ -505,14 +481,8 @@ mod tests {
     #[test]
     fn times_beyond_a_day() {
         let block = block(&[]);
-        let long = Entry {
-            elapsed: Duration::from_secs(100_000),
-            ..entry(&block)
-        };
-        assert_eq!(
-            line("%(T)s %(D)s %(L)s", &long),
-            "100000 100000000000 100000.000000"
-        );
+        let long = Entry { elapsed: Duration::from_secs(100_000), ..entry(&block) };
+        assert_eq!(line("%(T)s %(D)s %(L)s", &long), "100000 100000000000 100000.000000");
     }
 
     #[test]
@@ -559,15 +529,7 @@ mod tests {
         assert_eq!(user("basic  QWxhZGRpbjpvcGVuIHNlc2FtZQ"), "Aladdin");
         assert_eq!(user("Basic YWJj"), "abc");
         assert_eq!(user("Basic YSJiOmM="), "a\\\"b");
-        for none in [
-            "Basic",
-            "Basic ",
-            "Basic OmE=",
-            "Basic /w==",
-            "Basic a",
-            "Basic !",
-            "Bearer YWJj",
-        ] {
+        for none in ["Basic", "Basic ", "Basic OmE=", "Basic /w==", "Basic a", "Basic !", "Bearer YWJj"] {
             assert_eq!(user(none), "-", "{none}");
         }
     }
@@ -605,8 +567,7 @@ mod tests {
     #[test]
     #[ignore = "a measurement"]
     fn a_line_in_nanoseconds() {
-        let agent =
-            b"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/120.0 Safari/537.36";
+        let agent = b"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/120.0 Safari/537.36";
         let block = block(&[
             ("Host", b"example.org"),
             ("Accept", b"*/*"),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::access_log::{Entry, Format, LocalTime};
 use crate::config::values::LogTarget;
-use crate::http::{Fields, Head, Reject};
+use crate::http::{rules, Fields, Head, Reject};
 use crate::log::{LogFile, Stream};
 use crate::sys::clock::{unix_seconds, Nanos};
 use crate::sys::process;
@@ -60,11 +60,12 @@ impl AccessLog {
 
     pub fn record(&self, line: &Line<'_>) {
         let start = &line.head.start;
+        let path = if self.format.wants_path() { path_info(line) } else { Vec::new() };
         self.write(&Entry {
             remote_addr: peer_text(line.peer).as_bytes(),
             method: start.method.of(line.octets),
             target: start.target.of(line.octets),
-            path: start.path.of(line.octets),
+            path: &path,
             query: start.query.of(line.octets),
             protocol: start.version.as_str().as_bytes(),
             status: line.status,
@@ -101,10 +102,7 @@ impl AccessLog {
     }
 
     fn write(&self, entry: &Entry<'_>) {
-        let mut lines = self
-            .lines
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut lines = self.lines.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let Lines { bytes, time } = &mut *lines;
         let time = time.at(unix_seconds() as i64);
         self.format.write(&Entry { time, ..*entry }, bytes);
@@ -115,10 +113,7 @@ impl AccessLog {
 
     /// Writes what has been collected.
     pub fn flush(&self) {
-        let mut lines = self
-            .lines
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut lines = self.lines.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if !lines.bytes.is_empty() {
             self.empty(&mut lines.bytes);
         }
@@ -136,6 +131,15 @@ impl AccessLog {
         self.flush();
         self.file.reopen(&self.target, Stream::Stdout)
     }
+}
+
+/// The octets of PATH_INFO: decoded, without what SCRIPT_NAME takes of it.
+fn path_info(line: &Line<'_>) -> Vec<u8> {
+    let path = line.head.start.path.of(line.octets);
+    let script_name = (line.environ)("SCRIPT_NAME").unwrap_or_default();
+    let mut decoded = Vec::new();
+    rules::decode_path(path.strip_prefix(script_name.as_bytes()).unwrap_or(path), &mut decoded);
+    decoded
 }
 
 fn peer_text(peer: Peer) -> String {

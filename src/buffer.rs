@@ -23,11 +23,7 @@ pub struct Scratch {
 impl Scratch {
     /// Room for the longest head and a read behind it.
     pub fn new(longest_head: usize) -> Scratch {
-        Scratch {
-            bytes: vec![0; longest_head + READ_SIZE],
-            start: 0,
-            end: 0,
-        }
+        Scratch { bytes: vec![0; longest_head + READ_SIZE], start: 0, end: 0 }
     }
 
     pub fn unread(&self) -> &[u8] {
@@ -66,8 +62,8 @@ impl Scratch {
         self.end = 0;
     }
 
-    /// Moves the unconsumed octets to the front when there is no room behind them.
-    fn make_room(&mut self) {
+    /// Moves the unconsumed octets to the front when there is no room for a read behind them.
+    pub fn make_room(&mut self) {
         if self.start > 0 && self.bytes.len() - self.end < READ_SIZE {
             self.bytes.copy_within(self.start..self.end, 0);
             self.end -= self.start;
@@ -243,39 +239,25 @@ mod tests {
     fn a_parcel_and_the_queue_deliver_every_octet_in_order() {
         let (transport, mut far) = pair();
         let body: Vec<u8> = (0..3_000_000u32).map(|i| i as u8).collect();
-        let mut parcel = Parcel {
-            parts: [b"head", &body, b"tail"],
-            at: 0,
-        };
+        let mut parcel = Parcel { parts: [b"head", &body, b"tail"], at: 0 };
         assert!(!parcel.send(&transport).unwrap());
         assert_eq!(parcel.sent_of(0), 4);
         assert_eq!(parcel.sent_of(2), 0);
         let mut queue = OutQueue::default();
-        queue.push(Segment::Shared {
-            owner: Box::new(body.clone()),
-            at: parcel.sent_of(1),
-        });
-        queue.push(Segment::Bytes {
-            bytes: b"tail".to_vec(),
-            at: 0,
-        });
+        queue.push(Segment::Shared { owner: Box::new(body.clone()), at: parcel.sent_of(1) });
+        queue.push(Segment::Bytes { bytes: b"tail".to_vec(), at: 0 });
         let reader = std::thread::spawn(move || {
             let mut all = Vec::new();
             far.read_to_end(&mut all).unwrap();
             all
         });
         while queue.flush(&transport).unwrap() != Flushed::All {
-            crate::sys::poll::wait_one(transport.as_fd(), crate::sys::poll::Interest::Write, None)
-                .unwrap();
+            crate::sys::poll::wait_one(transport.as_fd(), crate::sys::poll::Interest::Write, None).unwrap();
         }
         drop(transport);
         let all = reader.join().unwrap();
         assert_eq!(all.len(), body.len() + 8);
-        assert!(
-            all.starts_with(b"head")
-                && all[4..4 + body.len()] == body[..]
-                && all.ends_with(b"tail")
-        );
+        assert!(all.starts_with(b"head") && all[4..4 + body.len()] == body[..] && all.ends_with(b"tail"));
     }
 
     #[test]
@@ -283,11 +265,7 @@ mod tests {
         let (transport, _far) = pair();
         let file = std::fs::File::open("/dev/null").unwrap();
         let mut queue = OutQueue::default();
-        queue.push(Segment::File {
-            file: file.into(),
-            at: 0,
-            left: 10,
-        });
+        queue.push(Segment::File { file: file.into(), at: 0, left: 10 });
         assert!(queue.flush(&transport).is_err());
     }
 

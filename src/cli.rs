@@ -23,9 +23,7 @@ pub fn parse(args: &[String]) -> Result<Command, Error> {
         Parsed::Version => Command::Version(version()),
         Parsed::Args(given) => {
             given.check()?;
-            Command::Run {
-                args: args.to_vec(),
-            }
+            Command::Run { args: args.to_vec() }
         }
     })
 }
@@ -46,9 +44,7 @@ mod tests {
     #[test]
     fn help_and_version_win() {
         for line in ["-h", "--help", "app:app -w 2 --help"] {
-            assert!(
-                matches!(parse(&words(line)), Ok(Command::Help(text)) if text.contains("--bind"))
-            );
+            assert!(matches!(parse(&words(line)), Ok(Command::Help(text)) if text.contains("--bind")));
         }
         for line in ["-v", "--version"] {
             let version = format!("rgunicorn (version {})\n", env!("CARGO_PKG_VERSION"));
@@ -65,10 +61,7 @@ mod tests {
     #[test]
     fn wrong_words_and_values_are_usage_errors() {
         let wrong = [
-            (
-                "--wrokers 2",
-                "unknown option --wrokers (did you mean --workers?)",
-            ),
+            ("--wrokers 2", "unknown option --wrokers (did you mean --workers?)"),
             ("--workers x", "--workers: 'x' is not a whole number ≥ 1"),
         ];
         for (line, sentence) in wrong {

@@ -106,11 +106,7 @@ pub struct Desk {
 impl Desk {
     pub fn new(settings: &Settings) -> Desk {
         let scratch = Scratch::new(settings.policy.limits.head);
-        Desk {
-            scratch,
-            out: Vec::with_capacity(READ_SIZE),
-            date: ServerDate::new(),
-        }
+        Desk { scratch, out: Vec::with_capacity(READ_SIZE), date: ServerDate::new() }
     }
 }
 
@@ -151,13 +147,7 @@ pub struct Conn {
 }
 
 impl Conn {
-    pub fn new(
-        transport: Transport,
-        peer: Peer,
-        listener: usize,
-        trusted: bool,
-        turn: &Turn<'_>,
-    ) -> Conn {
+    pub fn new(transport: Transport, peer: Peer, listener: usize, trusted: bool, turn: &Turn<'_>) -> Conn {
         Conn {
             transport,
             peer,
@@ -208,10 +198,7 @@ impl Conn {
             (State::Call, Event::Answered) => self.answered(turn),
             (State::Reply, Event::Writable | Event::Readable) => self.flush(turn),
             (State::Reply, Event::Expired) => {
-                log::debug!(
-                    "Response to {} was not taken in time (--write-timeout)",
-                    self.peer
-                );
+                log::debug!("Response to {} was not taken in time (--write-timeout)", self.peer);
                 self.close_cut()
             }
             (State::Linger, Event::Readable) => self.drain_input(turn),
@@ -306,11 +293,7 @@ impl Conn {
             self.go(State::Head);
             // From the first octet, and never moved by more of them: a slow client cannot stretch it.
             let limit = turn.now + turn.settings.header_timeout;
-            self.deadline = if self.requests == 0 {
-                self.deadline.min(limit)
-            } else {
-                limit
-            };
+            self.deadline = if self.requests == 0 { self.deadline.min(limit) } else { limit };
         }
         self.park(turn)
     }
@@ -375,9 +358,8 @@ impl Conn {
             Framing::Empty => Ok(true),
             Framing::Length(length) => Ok(full || body.len() as u64 >= length),
             Framing::Chunked => {
-                let (decoder, followed) = self
-                    .probe
-                    .get_or_insert_with(|| (Decoder::new(framing, &policy.limits), 0));
+                let (decoder, followed) =
+                    self.probe.get_or_insert_with(|| (Decoder::new(framing, &policy.limits), 0));
                 while *followed < body.len() && !decoder.is_done() {
                     *followed += decoder.decode(&body[*followed..])?.consumed;
                 }
@@ -391,10 +373,7 @@ impl Conn {
         match self.head.fields.framing {
             Framing::Empty => true,
             Framing::Length(length) => octets as u64 >= length,
-            Framing::Chunked => self
-                .probe
-                .as_ref()
-                .is_some_and(|(decoder, _)| decoder.is_done()),
+            Framing::Chunked => self.probe.as_ref().is_some_and(|(decoder, _)| decoder.is_done()),
         }
     }
 
@@ -533,8 +512,5 @@ fn is_legal(from: State, to: State) -> bool {
 }
 
 pub(crate) fn is_transient(e: &io::Error) -> bool {
-    matches!(
-        e.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-    )
+    matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }

@@ -27,12 +27,8 @@ impl PidFile {
                 "Already running on PID {other} (or pid file '{shown}' is stale) (--pid)"
             )));
         }
-        write(path, pid)
-            .map_err(|e| Error::system(&format!("pid file {}", path.display()), &e, "--pid"))?;
-        Ok(PidFile {
-            path: path.to_path_buf(),
-            pid,
-        })
+        write(path, pid).map_err(|e| Error::system(&format!("pid file {}", path.display()), &e, "--pid"))?;
+        Ok(PidFile { path: path.to_path_buf(), pid })
     }
 
     pub fn remove(&self) {
@@ -45,21 +41,13 @@ impl PidFile {
 }
 
 fn read(path: &Path) -> Option<i32> {
-    fs::read_to_string(path)
-        .ok()?
-        .trim()
-        .parse()
-        .ok()
-        .filter(|pid| *pid > 0)
+    fs::read_to_string(path).ok()?.trim().parse().ok().filter(|pid| *pid > 0)
 }
 
 /// `create_new` follows no link and opens nothing that somebody else prepared.
 fn write(path: &Path, pid: i32) -> io::Result<()> {
     let aside = path.with_extension(format!("{pid}.tmp"));
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .open(&aside)?;
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).open(&aside)?;
     let written = writeln!(file, "{pid}").and_then(|()| fs::rename(&aside, path));
     if written.is_err() {
         let _ = fs::remove_file(&aside);
@@ -72,9 +60,7 @@ fn write(path: &Path, pid: i32) -> io::Result<()> {
 pub fn start_folder() -> io::Result<PathBuf> {
     use std::os::unix::fs::MetadataExt;
     let real = std::env::current_dir()?;
-    let named = std::env::var_os("PWD")
-        .map(PathBuf::from)
-        .filter(|path| path.is_absolute());
+    let named = std::env::var_os("PWD").map(PathBuf::from).filter(|path| path.is_absolute());
     let same = |path: &PathBuf| match (fs::metadata(path), fs::metadata(&real)) {
         (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
         _ => false,
@@ -110,10 +96,7 @@ mod tests {
     fn a_pid_file_names_us_and_goes_with_us() {
         let path = path("own");
         let file = PidFile::create(&path).unwrap();
-        assert_eq!(
-            fs::read_to_string(&path).unwrap(),
-            format!("{}\n", process::id())
-        );
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", process::id()));
         file.remove();
         assert!(!path.exists());
     }

@@ -36,9 +36,7 @@ impl Error {
 
     fn sentence(&self) -> &str {
         match self {
-            Error::Usage(text) | Error::Boot(text) | Error::AppLoad(text) | Error::Other(text) => {
-                text
-            }
+            Error::Usage(text) | Error::Boot(text) | Error::AppLoad(text) | Error::Other(text) => text,
         }
     }
 }
@@ -77,10 +75,7 @@ mod tests {
     fn a_system_error_names_object_reason_and_option() {
         let denied = io::Error::from_raw_os_error(13);
         let error = Error::system("bind 0.0.0.0:80", &denied, "--bind");
-        assert_eq!(
-            error.to_string(),
-            "bind 0.0.0.0:80: Permission denied (--bind)"
-        );
+        assert_eq!(error.to_string(), "bind 0.0.0.0:80: Permission denied (--bind)");
         assert_eq!(error.exit_code(), 1);
     }
 

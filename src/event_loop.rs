@@ -2,10 +2,11 @@
 //! Rule: one thread leads (it holds `leader` and waits); a complete request is served by the thread that read it, inline.
 //! With one thread nobody else ever wants the lead. With more, the leader gives it up before it calls the application,
 //! so a parked thread goes on with the loop. The table's lock is held for a few instructions, never over a wait or a call.
-//! Never: HTTP, Python. What a signal means is told to it by the worker (`Directive`).
+//! Never: parses or frames, names Python. What a signal means is told to it by the worker (`Directive`).
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -15,6 +16,7 @@ use crate::access_sink::AccessLog;
 use crate::app::Caller;
 use crate::conn::{Conn, Desk, Event, Next, Settings, Turn};
 use crate::exchange::{Exchange, Site};
+use crate::http::Reject;
 use crate::listener::Listener;
 use crate::proxy::Trust;
 use crate::scoreboard::{Phase, Slot};
@@ -123,9 +125,7 @@ fn token(key: usize, generation: u32) -> u64 {
 
 /// A poisoned lock means that a thread panicked inside a few plain assignments; the data is whole.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner())
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 impl EventLoop {
@@ -152,11 +152,7 @@ impl EventLoop {
             drain_until: None,
             waits_until: Nanos::MAX,
         };
-        let lead = Lead {
-            events: Events::default(),
-            accepts: Vec::new(),
-            control,
-        };
+        let lead = Lead { events: Events::default(), accepts: Vec::new(), control };
         let looped = EventLoop {
             plan,
             poller,
@@ -255,10 +251,7 @@ impl EventLoop {
             self.stop();
             return None;
         }
-        let until = [table.timers.next(), table.pause, table.drain_until]
-            .into_iter()
-            .flatten()
-            .min();
+        let until = [table.timers.next(), table.pause, table.drain_until].into_iter().flatten().min();
         table.waits_until = until.unwrap_or(Nanos::MAX);
         Some(table.waits_until)
     }
@@ -306,15 +299,8 @@ impl EventLoop {
         let mut table = lock(&self.table);
         table.drain_until = Some(now.saturating_add(self.plan.graceful_timeout));
         self.adjust_listening(&mut table);
-        lead.accepts = (0..self.plan.listeners.len())
-            .map(|listener| (listener, usize::MAX))
-            .collect();
-        let idle: Vec<usize> = table
-            .entries
-            .iter()
-            .filter(|(_, e)| is_idle(e))
-            .map(|(key, _)| key)
-            .collect();
+        lead.accepts = (0..self.plan.listeners.len()).map(|listener| (listener, usize::MAX)).collect();
+        let idle: Vec<usize> = table.entries.iter().filter(|(_, e)| is_idle(e)).map(|(key, _)| key).collect();
         drop(table);
         for key in idle {
             self.advance_waiting(key, Event::Drain, now, desk);
@@ -325,8 +311,7 @@ impl EventLoop {
 
     fn listen(&self, table: &mut Table) -> io::Result<()> {
         for (index, listener) in self.plan.listeners.iter().enumerate() {
-            self.poller
-                .add(&**listener, LISTENER | index as u64, Interest::Accept)?;
+            self.poller.add(&**listener, LISTENER | index as u64, Interest::Accept)?;
         }
         table.listening = true;
         Ok(())
@@ -354,13 +339,7 @@ impl EventLoop {
 
     /// Accepts one connection and reads it at once: its request is usually there already, and a connection that closes
     /// after its response never enters the poller.
-    fn accept_turn(
-        &self,
-        listener: usize,
-        left: usize,
-        lead: &mut Lead,
-        desk: &mut Desk,
-    ) -> Option<Job> {
+    fn accept_turn(&self, listener: usize, left: usize, lead: &mut Lead, desk: &mut Desk) -> Option<Job> {
         if !self.may_accept() {
             return None;
         }
@@ -431,13 +410,7 @@ impl EventLoop {
         let now = clock::monotonic();
         let number = fd.as_raw_fd();
         let mut turn = self.turn(desk, now);
-        let mut conn = Box::new(Conn::new(
-            Transport::Plain(fd),
-            peer,
-            listener,
-            trusted,
-            &turn,
-        ));
+        let mut conn = Box::new(Conn::new(Transport::Plain(fd), peer, listener, trusted, &turn));
         let next = conn.advance(Event::Readable, &mut turn);
         self.requeue(listener);
         if next == Next::Close {
@@ -450,13 +423,7 @@ impl EventLoop {
     fn enter(&self, fd: RawFd) -> usize {
         let mut table = lock(&self.table);
         table.generation = table.generation.wrapping_add(1);
-        let entry = Entry {
-            conn: None,
-            fd,
-            generation: table.generation,
-            watched: None,
-            queued: Nanos::MAX,
-        };
+        let entry = Entry { conn: None, fd, generation: table.generation, watched: None, queued: Nanos::MAX };
         let key = table.entries.insert(entry);
         if table.entries.len() >= self.plan.most_connections {
             self.adjust_listening(&mut table);
@@ -468,13 +435,7 @@ impl EventLoop {
 
     fn turn<'a>(&'a self, desk: &'a mut Desk, now: Nanos) -> Turn<'a> {
         let draining = self.draining.load(Relaxed);
-        Turn {
-            desk,
-            settings: &self.plan.settings,
-            access: self.plan.access.as_deref(),
-            now,
-            draining,
-        }
+        Turn { desk, settings: &self.plan.settings, access: self.plan.access.as_deref(), now, draining }
     }
 
     fn connection_ready(&self, token: u64, desk: &mut Desk) -> Option<Job> {
@@ -486,19 +447,12 @@ impl EventLoop {
     /// Takes a connection out of the table; an event for one that a thread serves is put off until it is back.
     fn take(&self, key: usize, wanted: u64) -> Option<Box<Conn>> {
         let mut table = lock(&self.table);
-        let entry = table
-            .entries
-            .get_mut(key)
-            .filter(|entry| token(key, entry.generation) == wanted)?;
+        let entry = table.entries.get_mut(key).filter(|entry| token(key, entry.generation) == wanted)?;
         let conn = entry.conn.take();
-        if conn.is_none()
-            && entry
-                .watched
-                .is_some_and(|interest| interest != Interest::Nothing)
-        {
-            entry.watched = Some(Interest::Nothing);
-            // Serving threads close a descriptor only under this lock, so it is still the connection's.
-            if let Err(e) = self.poller.silence(entry.fd, wanted) {
+        if conn.is_none() && entry.watched.take().is_some() {
+            // Out of the poller, as a hang-up is reported however little is asked for. Serving threads close a
+            // descriptor only under this lock, so it is still the connection's.
+            if let Err(e) = self.poller.forget(entry.fd) {
                 log::error!("Cannot put off a busy connection: {e}");
             }
         }
@@ -507,25 +461,13 @@ impl EventLoop {
 
     fn advance(&self, mut job: Job, desk: &mut Desk) -> Option<Job> {
         use crate::conn::State;
-        let event = if job.conn.state() == State::Reply {
-            Event::Writable
-        } else {
-            Event::Readable
-        };
-        let next = job
-            .conn
-            .advance(event, &mut self.turn(desk, clock::monotonic()));
+        let event = if job.conn.state() == State::Reply { Event::Writable } else { Event::Readable };
+        let next = job.conn.advance(event, &mut self.turn(desk, clock::monotonic()));
         self.settle(job, next)
     }
 
     /// For what comes to a connection that waits, other than from its peer.
-    fn advance_waiting(
-        &self,
-        key: usize,
-        event: Event,
-        now: Nanos,
-        desk: &mut Desk,
-    ) -> Option<Job> {
+    fn advance_waiting(&self, key: usize, event: Event, now: Nanos, desk: &mut Desk) -> Option<Job> {
         let mut conn = lock(&self.table).entries.get_mut(key)?.conn.take()?;
         let next = conn.advance(event, &mut self.turn(desk, now));
         self.settle(Job { key, conn }, next)
@@ -610,9 +552,7 @@ impl EventLoop {
     fn serve(&self, mut job: Job, thread: usize, desk: &mut Desk, caller: &mut dyn Caller) {
         loop {
             self.call(&mut job.conn, thread, desk, caller);
-            let next = job
-                .conn
-                .advance(Event::Answered, &mut self.turn(desk, clock::monotonic()));
+            let next = job.conn.advance(Event::Answered, &mut self.turn(desk, clock::monotonic()));
             match self.settle(job, next) {
                 Some(again) => job = again,
                 None => return,
@@ -624,12 +564,7 @@ impl EventLoop {
         let started = clock::monotonic();
         let octets = desk.scratch.unread();
         let start = &conn.head.start;
-        self.plan.slot.begin(
-            thread,
-            started,
-            start.method.of(octets),
-            start.target.of(octets),
-        );
+        self.plan.slot.begin(thread, started, start.method.of(octets), start.target.of(octets));
         self.count();
         let site = Site {
             settings: &self.plan.settings,
@@ -637,7 +572,12 @@ impl EventLoop {
             draining: &self.draining,
         };
         let mut exchange = Exchange::new(conn, desk, site, started);
-        caller.call(&mut exchange);
+        // A defect of ours must not end the worker, nor reach Python as anything but an exception.
+        let called = catch_unwind(AssertUnwindSafe(|| caller.call(&mut exchange)));
+        if called.is_err() {
+            log::error!("Panic while serving {}", exchange.request_line());
+            exchange.fail_with(Reject::InternalError);
+        }
         exchange.settle();
         self.plan.slot.end(thread);
     }

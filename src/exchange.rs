@@ -98,13 +98,10 @@ struct Reply {
 }
 
 impl<'a> Exchange<'a> {
-    pub fn new(
-        conn: &'a mut Conn,
-        desk: &'a mut Desk,
-        site: Site<'a>,
-        started: Nanos,
-    ) -> Exchange<'a> {
+    pub fn new(conn: &'a mut Conn, desk: &'a mut Desk, site: Site<'a>, started: Nanos) -> Exchange<'a> {
         let framing = conn.head.fields.framing;
+        // A body that is still to come is read behind the head.
+        desk.scratch.make_room();
         let floor = desk.scratch.start + conn.head.length;
         desk.out.clear();
         let body = Body {
@@ -117,14 +114,7 @@ impl<'a> Exchange<'a> {
             fault: None,
             pace: None,
         };
-        Exchange {
-            conn,
-            desk,
-            site,
-            started,
-            body,
-            reply: Reply::default(),
-        }
+        Exchange { conn, desk, site, started, body, reply: Reply::default() }
     }
 
     pub fn head(&self) -> &Head {
@@ -134,9 +124,7 @@ impl<'a> Exchange<'a> {
     /// The octets that the spans of the start line refer to.
     pub fn head_octets(&self) -> &[u8] {
         let start = self.desk.scratch.start;
-        self.desk
-            .scratch
-            .range(start, start + self.conn.head.length)
+        self.desk.scratch.range(start, start + self.conn.head.length)
     }
 
     /// The octets that the spans of the fields refer to.
@@ -207,10 +195,7 @@ impl<'a> Exchange<'a> {
                 self.receive(release)?;
             }
         }
-        Ok(self
-            .desk
-            .scratch
-            .range(self.body.run.start, self.body.run.end))
+        Ok(self.desk.scratch.range(self.body.run.start, self.body.run.end))
     }
 
     pub fn consume(&mut self, octets: usize) {
@@ -218,11 +203,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// Fills `into` straight from the socket where nothing is buffered and the framing is a length; 0 means use `body_run`.
-    pub fn body_read_direct(
-        &mut self,
-        into: &mut [u8],
-        release: Release<'_>,
-    ) -> Result<usize, BodyFault> {
+    pub fn body_read_direct(&mut self, into: &mut [u8], release: Release<'_>) -> Result<usize, BodyFault> {
         let Decoder::Length { remaining } = self.body.decoder else {
             return Ok(0);
         };
@@ -235,9 +216,7 @@ impl<'a> Exchange<'a> {
                 Ok(0) => return self.fail(BodyFault::Incomplete),
                 Ok(octets) => {
                     self.arrived(octets);
-                    self.body.decoder = Decoder::Length {
-                        remaining: remaining - octets as u64,
-                    };
+                    self.body.decoder = Decoder::Length { remaining: remaining - octets as u64 };
                     return Ok(octets);
                 }
                 Err(e) if is_transient(&e) => self.wait_for_body(release)?,
@@ -256,11 +235,7 @@ impl<'a> Exchange<'a> {
             return Err(fault);
         }
         let raw = self.body.raw;
-        match self
-            .body
-            .decoder
-            .decode(self.desk.scratch.range(raw, self.desk.scratch.end))
-        {
+        match self.body.decoder.decode(self.desk.scratch.range(raw, self.desk.scratch.end)) {
             Ok(decoded) => {
                 self.body.run = raw + decoded.data.start..raw + decoded.data.end;
                 self.body.raw = raw + decoded.consumed;
@@ -281,11 +256,7 @@ impl<'a> Exchange<'a> {
             return Err(fault);
         }
         self.body.raw = self.body.floor;
-        match self
-            .desk
-            .scratch
-            .receive_at(self.body.floor, &self.conn.transport)
-        {
+        match self.desk.scratch.receive_at(self.body.floor, &self.conn.transport) {
             Ok(0) => self.fail(BodyFault::Incomplete),
             Ok(octets) => {
                 self.arrived(octets);
@@ -310,10 +281,7 @@ impl<'a> Exchange<'a> {
     fn wait_for_body(&mut self, release: Release<'_>) -> Result<(), BodyFault> {
         self.send_continue();
         let now = clock::monotonic();
-        let pace = *self
-            .body
-            .pace
-            .get_or_insert_with(|| Pace::new(now, self.site.settings.body_timeout));
+        let pace = *self.body.pace.get_or_insert_with(|| Pace::new(now, self.site.settings.body_timeout));
         let Some(left) = pace.left(now) else {
             return self.fail(BodyFault::TimedOut);
         };
@@ -345,41 +313,21 @@ impl<'a> Exchange<'a> {
     }
 
     /// Decides the framing and completes the head in `out`. `known` is the length of a body that is all there.
-    pub fn begin(
-        &mut self,
-        status: u16,
-        content_length: Option<u64>,
-        known: Option<u64>,
-    ) -> Delivery {
+    pub fn begin(&mut self, status: u16, content_length: Option<u64>, known: Option<u64>) -> Delivery {
         let version = self.conn.head.start.version;
-        let delivery = response::delivery(
-            version,
-            self.is_head_request(),
-            status,
-            content_length,
-            known,
-        );
-        let body_read =
-            self.body.whole || (self.body.decoder.is_done() && self.body.fault.is_none());
+        let delivery = response::delivery(version, self.is_head_request(), status, content_length, known);
+        let body_read = self.body.whole || (self.body.decoder.is_done() && self.body.fault.is_none());
         self.reply.persistent = self.conn.head.persistent()
             && self.site.settings.keepalive > 0
             && delivery != Delivery::UntilClose
             && body_read
             && !self.site.draining.load(Relaxed);
-        if self
-            .site
-            .access
-            .is_some_and(|access| access.wants_response_fields())
-        {
+        if self.site.access.is_some_and(|access| access.wants_response_fields()) {
             self.reply.fields.clone_from(&self.desk.out);
         }
         response::finish(delivery, self.reply.persistent, version, &mut self.desk.out);
         self.reply.status = status;
-        self.reply.owed = if let Delivery::Length(length) = delivery {
-            length
-        } else {
-            0
-        };
+        self.reply.owed = if let Delivery::Length(length) = delivery { length } else { 0 };
         self.reply.delivery = Some(delivery);
         delivery
     }
@@ -429,10 +377,7 @@ impl<'a> Exchange<'a> {
 
     /// One try to send `out`, `data` and `tail`, of which `at` octets have left; true when all have.
     fn send(&mut self, data: &[u8], tail: &[u8], at: &mut usize) -> Result<bool, Gone> {
-        let mut parcel = Parcel {
-            parts: [&self.desk.out, data, tail],
-            at: *at,
-        };
+        let mut parcel = Parcel { parts: [&self.desk.out, data, tail], at: *at };
         let sent = parcel.send(&self.conn.transport);
         *at = parcel.at;
         match sent {
@@ -474,10 +419,7 @@ impl<'a> Exchange<'a> {
         pace.progress(now, at - *before);
         *before = at;
         let Some(left) = pace.left(now) else {
-            log::debug!(
-                "Response to {} was not taken in time (--write-timeout)",
-                self.conn.peer
-            );
+            log::debug!("Response to {} was not taken in time (--write-timeout)", self.conn.peer);
             return self.lost();
         };
         match self.wait(Interest::Write, left, release) {
@@ -488,12 +430,7 @@ impl<'a> Exchange<'a> {
 
     /// Takes a block that needs no more of the application: sends what the socket has room for and leaves the rest to
     /// the loop. `own` gives a handle that keeps a large block alive meanwhile.
-    pub fn post(
-        &mut self,
-        data: &[u8],
-        last: bool,
-        own: &mut dyn FnMut() -> Shared,
-    ) -> Result<(), Gone> {
+    pub fn post(&mut self, data: &[u8], last: bool, own: &mut dyn FnMut() -> Shared) -> Result<(), Gone> {
         self.reply.ended |= last;
         let whole = data.len();
         let (data, tail) = self.frame(data, last);
@@ -516,26 +453,14 @@ impl<'a> Exchange<'a> {
         self.post(b"", true, &mut || Box::new([]))
     }
 
-    fn queue(
-        &mut self,
-        data: &[u8],
-        tail: &[u8],
-        at: usize,
-        own: Option<&mut dyn FnMut() -> Shared>,
-    ) {
-        let parcel = Parcel {
-            parts: [&self.desk.out, data, tail],
-            at,
-        };
+    fn queue(&mut self, data: &[u8], tail: &[u8], at: usize, own: Option<&mut dyn FnMut() -> Shared>) {
+        let parcel = Parcel { parts: [&self.desk.out, data, tail], at };
         let sent: [usize; 3] = std::array::from_fn(|i| parcel.sent_of(i));
         let queue = &mut self.conn.out;
         queue_copy(queue, &self.desk.out[sent[0]..]);
         match own {
             Some(own) if data.len() - sent[1] > COPY_LIMIT => {
-                queue.push(Segment::Shared {
-                    owner: own(),
-                    at: sent[1],
-                });
+                queue.push(Segment::Shared { owner: own(), at: sent[1] });
             }
             _ => queue_copy(queue, &data[sent[1]..]),
         }
@@ -563,11 +488,7 @@ impl<'a> Exchange<'a> {
         self.desk.out = head;
         self.desk.out.clear();
         if length > 0 {
-            self.conn.out.push(Segment::File {
-                file,
-                at: offset,
-                left: length,
-            });
+            self.conn.out.push(Segment::File { file, at: offset, left: length });
         }
         match self.conn.out.flush(&self.conn.transport) {
             Ok(_) => Ok(()),
@@ -635,10 +556,7 @@ impl<'a> Exchange<'a> {
             );
         }
         if reply.overlong {
-            log::warn!(
-                "Response to {} is longer than its Content-Length and was cut",
-                self.request_line()
-            );
+            log::warn!("Response to {} is longer than its Content-Length and was cut", self.request_line());
         }
         match (reply.ended && !reply.gone, reply.delivery) {
             // Without its reset the peer would take the cut response for a whole one.
@@ -677,10 +595,7 @@ impl<'a> Exchange<'a> {
 
 fn queue_copy(queue: &mut crate::buffer::OutQueue, octets: &[u8]) {
     if !octets.is_empty() {
-        queue.push(Segment::Bytes {
-            bytes: octets.to_vec(),
-            at: 0,
-        });
+        queue.push(Segment::Bytes { bytes: octets.to_vec(), at: 0 });
     }
 }
 

@@ -62,12 +62,7 @@ impl Listener {
             Address::Unix(path) => identity(path),
             _ => None,
         };
-        Ok(Listener {
-            socket: socket.into(),
-            address: address.clone(),
-            local,
-            made,
-        })
+        Ok(Listener { socket: socket.into(), address: address.clone(), local, made })
     }
 
     pub fn address(&self) -> &Address {
@@ -128,30 +123,20 @@ fn bind_unix(path: &Path, umask: u32) -> io::Result<Socket> {
 fn remove_stale(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(found) if found.file_type().is_socket() => fs::remove_file(path),
-        Ok(_) => Err(io::Error::new(
-            io::ErrorKind::AlreadyExists,
-            "the path exists and is not a socket",
-        )),
+        Ok(_) => Err(io::Error::new(io::ErrorKind::AlreadyExists, "the path exists and is not a socket")),
         Err(_) => Ok(()),
     }
 }
 
 fn identity(path: &Path) -> Option<(u64, u64)> {
-    fs::symlink_metadata(path)
-        .ok()
-        .map(|found| (found.dev(), found.ino()))
+    fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
 
 fn local_of(socket: &Socket) -> io::Result<Local> {
     let address = socket.local_addr()?;
     Ok(match address.as_socket() {
         Some(tcp) => Local::Tcp(tcp),
-        None => Local::Unix(
-            address
-                .as_pathname()
-                .map(Path::to_path_buf)
-                .unwrap_or_default(),
-        ),
+        None => Local::Unix(address.as_pathname().map(Path::to_path_buf).unwrap_or_default()),
     })
 }
 
@@ -161,14 +146,9 @@ mod tests {
 
     #[test]
     fn port_0_is_answered_with_the_port_the_kernel_chose() {
-        let address = Address::Tcp {
-            host: "127.0.0.1".into(),
-            port: 0,
-        };
+        let address = Address::Tcp { host: "127.0.0.1".into(), port: 0 };
         let listener = Listener::bind(&address, 8, 0).unwrap();
-        let Local::Tcp(local) = listener.local() else {
-            panic!("{:?}", listener.local())
-        };
+        let Local::Tcp(local) = listener.local() else { panic!("{:?}", listener.local()) };
         assert_ne!(local.port(), 0);
         assert_eq!(listener.local().to_string(), format!("http://{local}"));
         std::net::TcpStream::connect(local).unwrap();

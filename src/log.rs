@@ -42,9 +42,7 @@ fn open(target: &LogTarget, dash: Stream) -> io::Result<OwnedFd> {
 
 impl LogFile {
     pub fn open(target: &LogTarget, dash: Stream) -> io::Result<LogFile> {
-        Ok(LogFile {
-            fd: open(target, dash)?,
-        })
+        Ok(LogFile { fd: open(target, dash)? })
     }
 
     /// Moves the log to `target`, or to the file that now bears its name.
@@ -104,13 +102,7 @@ fn install() {
     builder.filter_level(log::LevelFilter::Trace);
     builder.format(|line, record| {
         let time = Local::now().format("%Y-%m-%d %H:%M:%S %z");
-        writeln!(
-            line,
-            "[{time}] [{}] [{}] {}",
-            process::id(),
-            level_name(record.level()),
-            record.args()
-        )
+        writeln!(line, "[{time}] [{}] [{}] {}", process::id(), level_name(record.level()), record.args())
     });
     // A logger set by somebody else in the process (an embedding test) stays.
     let _ = builder.try_init();

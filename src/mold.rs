@@ -47,11 +47,7 @@ pub struct Mold {
 
 impl Mold {
     pub fn new(pid: i32, socket: OwnedFd) -> Mold {
-        Mold {
-            pid,
-            socket,
-            ready: false,
-        }
+        Mold { pid, socket, ready: false }
     }
 
     /// Whether the application is loaded.
@@ -95,35 +91,20 @@ fn receive(fd: &OwnedFd) -> io::Result<Option<[i64; 2]>> {
             Ok(Some([number(0), number(8)]))
         }
         Ok(_) => Err(io::ErrorKind::UnexpectedEof.into()),
-        Err(e)
-            if matches!(
-                e.kind(),
-                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-            ) =>
-        {
-            Ok(None)
-        }
+        Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(None),
         Err(e) => Err(e),
     }
 }
 
 fn transmit(fd: &OwnedFd, numbers: [i64; 2]) -> io::Result<()> {
-    let bytes: Vec<u8> = numbers
-        .iter()
-        .flat_map(|number| number.to_ne_bytes())
-        .collect();
+    let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_ne_bytes()).collect();
     send(fd.as_raw_fd(), &bytes, MsgFlags::MSG_NOSIGNAL)?;
     Ok(())
 }
 
 /// The mold's life.
 pub fn run(py: Python<'_>, seed: MoldSeed) -> MoldOutcome {
-    let MoldSeed {
-        heritage,
-        board,
-        socket,
-        blocked,
-    } = seed;
+    let MoldSeed { heritage, board, socket, blocked } = seed;
     drop(blocked);
     let app = match worker::load_app(py, &heritage.config) {
         Ok(app) => app.unbind(),
@@ -155,12 +136,7 @@ pub fn run(py: Python<'_>, seed: MoldSeed) -> MoldOutcome {
             Ok(Grand::Worker(blocked)) => {
                 let slot = board.slot(slot as usize);
                 let most_requests = most_requests as u64;
-                let seed = Seed {
-                    heritage,
-                    slot,
-                    most_requests,
-                    blocked,
-                };
+                let seed = Seed { heritage, slot, most_requests, blocked };
                 return MoldOutcome::Worker(Box::new(seed), app);
             }
             Err(e) => {

@@ -59,9 +59,7 @@ impl Peers {
         };
         // On a dual-stack listener an IPv4 peer looks like ::ffff:127.0.0.1.
         let canonical = peer.to_canonical();
-        networks
-            .iter()
-            .any(|network| network.contains(&canonical) || network.contains(&peer))
+        networks.iter().any(|network| network.contains(&canonical) || network.contains(&peer))
     }
 }
 
@@ -90,10 +88,7 @@ impl Trust {
         forwarded_allow_ips: &[S],
         secure_scheme_headers: Vec<(String, String)>,
     ) -> Result<Trust, BadNetwork> {
-        Ok(Trust {
-            peers: Peers::new(forwarded_allow_ips)?,
-            schemes: secure_scheme_headers,
-        })
+        Ok(Trust { peers: Peers::new(forwarded_allow_ips)?, schemes: secure_scheme_headers })
     }
 
     /// Asked once per connection; the answer also goes to `http::parse::head`.
@@ -108,9 +103,7 @@ impl Trust {
         for field in &fields.list {
             let length = (field.name.end - field.name.start) as usize;
             for (name, secure) in &self.schemes {
-                if name.len() != length
-                    || !name.as_bytes().eq_ignore_ascii_case(field.name.of(block))
-                {
+                if name.len() != length || !name.as_bytes().eq_ignore_ascii_case(field.name.of(block)) {
                     continue;
                 }
                 let scheme = match field.value.of(block) == secure.as_bytes() {
@@ -167,25 +160,15 @@ mod tests {
 
     #[test]
     fn host_bits_and_names_are_refused() {
-        for entry in [
-            "10.0.0.1/8",
-            "fd00::1/8",
-            "localhost",
-            "10.0.0",
-            "1.2.3.4/33",
-            "1.2.3.4:80",
-        ] {
+        for entry in ["10.0.0.1/8", "fd00::1/8", "localhost", "10.0.0", "1.2.3.4/33", "1.2.3.4:80"] {
             assert_eq!(Peers::new(&[entry]), Err(BadNetwork(entry.to_string())));
         }
         assert!(Peers::new(&["10.0.0.1/32"]).is_ok());
     }
 
     fn scheme(lines: &[(&str, &str)]) -> Result<Option<Scheme>, Reject> {
-        let defaults = [
-            ("X-FORWARDED-PROTOCOL", "ssl"),
-            ("X-FORWARDED-PROTO", "https"),
-            ("X-FORWARDED-SSL", "on"),
-        ];
+        let defaults =
+            [("X-FORWARDED-PROTOCOL", "ssl"), ("X-FORWARDED-PROTO", "https"), ("X-FORWARDED-SSL", "on")];
         let defaults = defaults.map(|(name, value)| (name.to_string(), value.to_string()));
         let trust = Trust::new(&["*"], defaults.to_vec()).unwrap();
         let (mut block, mut fields) = (Vec::new(), Fields::default());
@@ -193,25 +176,16 @@ mod tests {
             let mut put = |text: &str| {
                 let start = block.len() as u32;
                 block.extend_from_slice(text.as_bytes());
-                Span {
-                    start,
-                    end: block.len() as u32,
-                }
+                Span { start, end: block.len() as u32 }
             };
-            fields.list.push(Field {
-                name: put(name),
-                value: put(value),
-            });
+            fields.list.push(Field { name: put(name), value: put(value) });
         }
         trust.scheme(&fields, &block)
     }
 
     #[test]
     fn scheme_is_https_for_the_exact_value_only() {
-        assert_eq!(
-            scheme(&[("Host", "h"), ("X-Forwarded-For", "1.2.3.4")]),
-            Ok(None)
-        );
+        assert_eq!(scheme(&[("Host", "h"), ("X-Forwarded-For", "1.2.3.4")]), Ok(None));
         for (name, value, expected) in [
             ("X-Forwarded-Proto", "https", Scheme::Https),
             ("x-forwarded-protocol", "ssl", Scheme::Https),
@@ -222,11 +196,7 @@ mod tests {
             ("X-Forwarded-Proto", "wss", Scheme::Http),
             ("X-Forwarded-Ssl", "", Scheme::Http),
         ] {
-            assert_eq!(
-                scheme(&[(name, value)]),
-                Ok(Some(expected)),
-                "{name}: {value}"
-            );
+            assert_eq!(scheme(&[(name, value)]), Ok(Some(expected)), "{name}: {value}");
         }
     }
 
@@ -236,10 +206,7 @@ mod tests {
         assert_eq!(agree, Ok(Some(Scheme::Https)));
         for lines in [
             [("X-Forwarded-Proto", "https"), ("X-Forwarded-Ssl", "off")],
-            [
-                ("X-Forwarded-Proto", "https"),
-                ("X-Forwarded-Proto", "http"),
-            ],
+            [("X-Forwarded-Proto", "https"), ("X-Forwarded-Proto", "http")],
         ] {
             assert_eq!(scheme(&lines), Err(Reject::ContradictorySchemes));
         }

@@ -12,9 +12,7 @@ use std::sync::Arc;
 use pyo3::exceptions::PySystemExit;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{
-    PyBool, PyCFunction, PyDict, PyFloat, PyInt, PyList, PyModule, PyString, PyTuple,
-};
+use pyo3::types::{PyBool, PyCFunction, PyDict, PyFloat, PyInt, PyList, PyModule, PyString, PyTuple};
 
 use crate::config::Raw;
 use crate::error::Error;
@@ -29,15 +27,8 @@ pub enum Fork {
 
 /// The only fork in the program.
 pub fn fork(py: Python<'_>) -> PyResult<Fork> {
-    let pid: i32 = py
-        .import(intern!(py, "os"))?
-        .call_method0(intern!(py, "fork"))?
-        .extract()?;
-    Ok(if pid == 0 {
-        Fork::Child
-    } else {
-        Fork::Parent(pid)
-    })
+    let pid: i32 = py.import(intern!(py, "os"))?.call_method0(intern!(py, "fork"))?.extract()?;
+    Ok(if pid == 0 { Fork::Child } else { Fork::Parent(pid) })
 }
 
 pyo3::create_exception!(
@@ -66,18 +57,14 @@ impl Interrupts {
     /// Makes Python call the handler for these signals.
     pub fn install(&self, py: Python<'_>, signals: &[i32]) -> PyResult<()> {
         let mode = self.0.clone();
-        let handler = PyCFunction::new_closure(
-            py,
-            Some(c"interrupt"),
-            None,
-            move |arguments, _| -> PyResult<()> {
+        let handler =
+            PyCFunction::new_closure(py, Some(c"interrupt"), None, move |arguments, _| -> PyResult<()> {
                 let number: i32 = arguments.get_item(0)?.extract()?;
                 match exit_code(mode.load(Relaxed), number) {
                     Some(code) => Err(Interrupted::new_err(code)),
                     None => Ok(()),
                 }
-            },
-        )?;
+            })?;
         set_handler(py, signals, handler.as_any())
     }
 
@@ -122,9 +109,7 @@ fn set_handler(py: Python<'_>, signals: &[i32], handler: &Bound<'_, PyAny>) -> P
 
 /// Gives signals back to the kernel's default.
 pub fn reset_signals(py: Python<'_>, signals: &[i32]) -> PyResult<()> {
-    let default = py
-        .import(intern!(py, "signal"))?
-        .getattr(intern!(py, "SIG_DFL"))?;
+    let default = py.import(intern!(py, "signal"))?.getattr(intern!(py, "SIG_DFL"))?;
     set_handler(py, signals, &default)
 }
 
@@ -137,17 +122,13 @@ pub fn dump_stacks_on(py: Python<'_>, signal: i32) -> PyResult<()> {
     let options = PyDict::new(py);
     options.set_item("file", fd.as_raw_fd())?;
     options.set_item("all_threads", true)?;
-    py.import(intern!(py, "faulthandler"))?
-        .call_method("register", (signal,), Some(&options))?;
+    py.import(intern!(py, "faulthandler"))?.call_method("register", (signal,), Some(&options))?;
     Ok(())
 }
 
 /// Puts a folder in front of `sys.path`, once.
 pub fn add_path(py: Python<'_>, folder: &str) -> PyResult<()> {
-    let path = py
-        .import(intern!(py, "sys"))?
-        .getattr(intern!(py, "path"))?
-        .cast_into::<PyList>()?;
+    let path = py.import(intern!(py, "sys"))?.getattr(intern!(py, "path"))?.cast_into::<PyList>()?;
     if !path.contains(folder)? {
         path.insert(0, folder)?;
     }
@@ -156,9 +137,7 @@ pub fn add_path(py: Python<'_>, folder: &str) -> PyResult<()> {
 
 /// Sets a variable in `os.environ`, and so in the process.
 pub fn set_env(py: Python<'_>, name: &str, value: &str) -> PyResult<()> {
-    py.import(intern!(py, "os"))?
-        .getattr(intern!(py, "environ"))?
-        .set_item(name, value)
+    py.import(intern!(py, "os"))?.getattr(intern!(py, "environ"))?.set_item(name, value)
 }
 
 /// Runs `body` in a new Python thread that the interpreter does not wait for at its end.
@@ -167,17 +146,14 @@ pub fn spawn_thread(
     name: &str,
     body: impl Fn(Python<'_>) + Send + Sync + 'static,
 ) -> PyResult<()> {
-    let target = PyCFunction::new_closure(py, Some(c"serve"), None, move |arguments, _| {
-        body(arguments.py())
-    })?;
+    let target =
+        PyCFunction::new_closure(py, Some(c"serve"), None, move |arguments, _| body(arguments.py()))?;
     let options = PyDict::new(py);
     options.set_item("target", target)?;
     options.set_item("name", name)?;
     options.set_item("daemon", true)?;
-    let thread = py
-        .import(intern!(py, "threading"))?
-        .getattr(intern!(py, "Thread"))?
-        .call((), Some(&options))?;
+    let thread =
+        py.import(intern!(py, "threading"))?.getattr(intern!(py, "Thread"))?.call((), Some(&options))?;
     thread.call_method0(intern!(py, "start"))?;
     Ok(())
 }
@@ -191,10 +167,7 @@ pub fn wind_down(py: Python<'_>) {
 }
 
 fn run_quietly(py: Python<'_>, module: &str, function: &str) {
-    if let Err(e) = py
-        .import(module)
-        .and_then(|module| module.call_method0(function))
-    {
+    if let Err(e) = py.import(module).and_then(|module| module.call_method0(function)) {
         ::log::error!("Exception at exit\n{}", traceback(py, &e));
     }
 }
@@ -232,10 +205,8 @@ pub fn thread_names(py: Python<'_>) -> PyResult<Vec<String>> {
 pub fn traceback(py: Python<'_>, e: &PyErr) -> String {
     let format = || -> PyResult<String> {
         let module = py.import(intern!(py, "traceback"))?;
-        let parts = module.call_method1(
-            intern!(py, "format_exception"),
-            (e.get_type(py), e.value(py), e.traceback(py)),
-        )?;
+        let parts = module
+            .call_method1(intern!(py, "format_exception"), (e.get_type(py), e.value(py), e.traceback(py)))?;
         let text: String = PyTuple::new(py, parts.try_iter()?.collect::<PyResult<Vec<_>>>()?)?
             .iter()
             .map(|part| part.to_string())
@@ -256,48 +227,32 @@ pub fn run_config(py: Python<'_>, path: &Path) -> Result<Vec<(String, Raw)>, Err
         Some(module) => py.import(module).map(|module| module.dict()),
         None => execute(py, path)?,
     };
-    names
-        .map(|names| {
-            names
-                .iter()
-                .map(|(name, value)| (name.to_string(), raw(&value)))
-                .collect()
-        })
-        .map_err(|e| {
+    names.map(|names| names.iter().map(|(name, value)| (name.to_string(), raw(&value))).collect()).map_err(
+        |e| {
             let trace = traceback(py, &e);
-            Error::Other(format!(
-                "Failed to read config file: {text} (--config)\n{trace}"
-            ))
-        })
+            Error::Other(format!("Failed to read config file: {text} (--config)\n{trace}"))
+        },
+    )
 }
 
 /// As the module `__config__`, afresh each time, so that a reload sees what the file says now.
 fn execute<'py>(py: Python<'py>, path: &Path) -> Result<PyResult<Bound<'py, PyDict>>, Error> {
     let shown = path.display();
-    let code = fs::read(path)
-        .map_err(|e| Error::system(&format!("config file {shown}"), &e, "--config"))?;
-    let code = CString::new(code).map_err(|_| {
-        Error::Other(format!(
-            "config file {shown} contains a NUL byte (--config)"
-        ))
-    })?;
+    let code = fs::read(path).map_err(|e| Error::system(&format!("config file {shown}"), &e, "--config"))?;
+    let code = CString::new(code)
+        .map_err(|_| Error::Other(format!("config file {shown} contains a NUL byte (--config)")))?;
     Ok(run_as_module(py, &code, &shown.to_string()))
 }
 
 fn run_as_module<'py>(py: Python<'py>, code: &CString, file: &str) -> PyResult<Bound<'py, PyDict>> {
     let module = PyModule::new(py, "__config__")?;
     module.setattr("__file__", file)?;
-    py.import("sys")?
-        .getattr("modules")?
-        .set_item("__config__", &module)?;
+    py.import("sys")?.getattr("modules")?.set_item("__config__", &module)?;
     let names = module.dict();
     let builtins = py.import("builtins")?;
     names.set_item("__builtins__", &builtins)?;
     let source = code.to_bytes();
-    let compiled = builtins.call_method1(
-        "compile",
-        (pyo3::types::PyBytes::new(py, source), file, "exec"),
-    )?;
+    let compiled = builtins.call_method1("compile", (pyo3::types::PyBytes::new(py, source), file, "exec"))?;
     builtins.call_method1("exec", (compiled, &names))?;
     Ok(names)
 }
@@ -318,13 +273,8 @@ fn raw(value: &Bound<'_, PyAny>) -> Raw {
     if let Ok(text) = value.cast::<PyString>() {
         return Raw::Text(text.to_string_lossy().into_owned());
     }
-    raw_container(value).unwrap_or_else(|| {
-        Raw::Other(
-            value
-                .repr()
-                .map_or_else(|_| "?".into(), |text| text.to_string()),
-        )
-    })
+    raw_container(value)
+        .unwrap_or_else(|| Raw::Other(value.repr().map_or_else(|_| "?".into(), |text| text.to_string())))
 }
 
 fn raw_container(value: &Bound<'_, PyAny>) -> Option<Raw> {
@@ -335,11 +285,7 @@ fn raw_container(value: &Bound<'_, PyAny>) -> Option<Raw> {
         return Some(Raw::List(tuple.iter().map(|item| raw(&item)).collect()));
     }
     let map = value.cast::<PyDict>().ok()?;
-    Some(Raw::Map(
-        map.iter()
-            .map(|(name, value)| (name.to_string(), raw(&value)))
-            .collect(),
-    ))
+    Some(Raw::Map(map.iter().map(|(name, value)| (name.to_string(), raw(&value))).collect()))
 }
 
 // ---- the embedded interpreter

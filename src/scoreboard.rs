@@ -70,11 +70,7 @@ pub struct InFlight {
 impl Scoreboard {
     pub fn new(slots: usize, threads: usize) -> io::Result<Arc<Scoreboard>> {
         let words = SharedWords::new(slots * (LINE + threads * RECORD))?;
-        Ok(Arc::new(Scoreboard {
-            words,
-            slots,
-            threads,
-        }))
+        Ok(Arc::new(Scoreboard { words, slots, threads }))
     }
 
     pub fn slots(&self) -> usize {
@@ -87,10 +83,7 @@ impl Scoreboard {
 
     pub fn slot(self: &Arc<Self>, index: usize) -> Slot {
         assert!(index < self.slots, "slot {index} of {}", self.slots);
-        Slot {
-            board: self.clone(),
-            index,
-        }
+        Slot { board: self.clone(), index }
     }
 }
 
@@ -155,19 +148,15 @@ impl Slot {
 
     /// Every request that the worker is running, oldest first.
     pub fn in_flight(&self) -> Vec<InFlight> {
-        let mut list: Vec<_> = (0..self.board.threads)
-            .filter_map(|thread| read_record(self.record(thread)))
-            .collect();
+        let mut list: Vec<_> =
+            (0..self.board.threads).filter_map(|thread| read_record(self.record(thread))).collect();
         list.sort_by_key(|request| request.since);
         list
     }
 
     /// Since when the oldest request runs, if any does.
     pub fn busy_since(&self) -> Option<Nanos> {
-        (0..self.board.threads)
-            .map(|t| self.record(t)[SINCE].load(Acquire))
-            .filter(|since| *since != 0)
-            .min()
+        (0..self.board.threads).map(|t| self.record(t)[SINCE].load(Acquire)).filter(|since| *since != 0).min()
     }
 }
 
@@ -182,11 +171,8 @@ fn store_text(words: &[AtomicU64], text: &[u8]) -> usize {
 }
 
 fn load_text(words: &[AtomicU64], length: usize) -> String {
-    let octets: Vec<u8> = words
-        .iter()
-        .flat_map(|word| word.load(Relaxed).to_le_bytes())
-        .take(length)
-        .collect();
+    let octets: Vec<u8> =
+        words.iter().flat_map(|word| word.load(Relaxed).to_le_bytes()).take(length).collect();
     String::from_utf8_lossy(&octets).into_owned()
 }
 
@@ -227,18 +213,8 @@ mod tests {
         slot.begin(2, 50, b"GET", b"/new");
         slot.begin(0, 40, b"POST", b"/old?a=1");
         assert_eq!(slot.busy_since(), Some(40));
-        let targets: Vec<_> = slot
-            .in_flight()
-            .into_iter()
-            .map(|r| (r.method, r.target))
-            .collect();
-        assert_eq!(
-            targets,
-            [
-                ("POST".into(), "/old?a=1".into()),
-                ("GET".into(), "/new".into())
-            ]
-        );
+        let targets: Vec<_> = slot.in_flight().into_iter().map(|r| (r.method, r.target)).collect();
+        assert_eq!(targets, [("POST".into(), "/old?a=1".into()), ("GET".into(), "/new".into())]);
         assert_eq!(board.slot(0).busy_since(), None);
         slot.end(0);
         slot.end(2);
@@ -250,9 +226,6 @@ mod tests {
         let slot = Scoreboard::new(1, 1).unwrap().slot(0);
         slot.begin(0, 1, &[b'M'; 100], &[b'/'; 5000]);
         let request = &slot.in_flight()[0];
-        assert_eq!(
-            (request.method.len(), request.target.len()),
-            (16, TARGET_WORDS * 8)
-        );
+        assert_eq!((request.method.len(), request.target.len()), (16, TARGET_WORDS * 8));
     }
 }

@@ -48,18 +48,12 @@ pub struct Pace {
 
 impl Pace {
     pub fn new(now: Nanos, patience: Nanos) -> Pace {
-        Pace {
-            patience,
-            deadline: now.saturating_add(patience),
-        }
+        Pace { patience, deadline: now.saturating_add(patience) }
     }
 
     pub fn progress(&mut self, now: Nanos, octets: usize) {
         let earned = octets as u64 * (SECOND / LEAST_RATE);
-        self.deadline = self
-            .deadline
-            .saturating_add(earned)
-            .min(now.saturating_add(self.patience));
+        self.deadline = self.deadline.saturating_add(earned).min(now.saturating_add(self.patience));
     }
 
     pub fn deadline(&self) -> Nanos {
@@ -96,10 +90,7 @@ mod tests {
         timers.set(1, 900, &mut queued);
         assert_eq!(queued, 300);
         timers.set(1, 100, &mut queued);
-        assert_eq!(
-            (timers.pop(100), timers.pop(300)),
-            (Some((1, 100)), Some((1, 300)))
-        );
+        assert_eq!((timers.pop(100), timers.pop(300)), (Some((1, 100)), Some((1, 300))));
     }
 
     #[test]

@@ -51,12 +51,7 @@ impl Transport {
         }
     }
 
-    pub fn send_file(
-        &self,
-        source: BorrowedFd<'_>,
-        offset: &mut u64,
-        most: usize,
-    ) -> io::Result<usize> {
+    pub fn send_file(&self, source: BorrowedFd<'_>, offset: &mut u64, most: usize) -> io::Result<usize> {
         match self {
             Transport::Plain(fd) => file::send_file(fd, source, offset, most),
         }

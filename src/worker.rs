@@ -67,19 +67,8 @@ pub fn run(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>) -> i32 {
 }
 
 fn serve(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>) -> Result<(), i32> {
-    let Seed {
-        heritage,
-        slot,
-        most_requests,
-        blocked,
-    } = seed;
-    let Heritage {
-        config,
-        listeners,
-        lifeline,
-        arbiter,
-        interrupts,
-    } = heritage;
+    let Seed { heritage, slot, most_requests, blocked } = seed;
+    let Heritage { config, listeners, lifeline, arbiter, interrupts } = heritage;
     boot_signals(py, &interrupts).map_err(|e| boot_failed(py, &e))?;
     drop(blocked);
     let app = match app {
@@ -94,10 +83,7 @@ fn serve(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>) -> Result<(), i32> 
         sendfile: config.sendfile,
         interrupts: interrupts.clone(),
         trust: trust.clone(),
-        locals: listeners
-            .iter()
-            .map(|listener| listener.local().clone())
-            .collect(),
+        locals: listeners.iter().map(|listener| listener.local().clone()).collect(),
     };
     let app = Arc::new(WsgiApp::new(app, circumstances).map_err(|e| boot_failed(py, &e))?);
     let access = open_access_log(&config).map_err(|e| boot_failed(py, &e))?;
@@ -139,13 +125,7 @@ fn boot_signals(py: Python<'_>, interrupts: &Interrupts) -> PyResult<()> {
 
 /// From here on the loop hears of signals. One that came before is still waiting in Python and raises here.
 fn serve_signals(py: Python<'_>, interrupts: &Interrupts) -> PyResult<Signals> {
-    let heard = [
-        signal::SIGTERM,
-        signal::SIGINT,
-        signal::SIGQUIT,
-        signal::SIGABRT,
-        signal::SIGUSR1,
-    ];
+    let heard = [signal::SIGTERM, signal::SIGINT, signal::SIGQUIT, signal::SIGABRT, signal::SIGUSR1];
     let _blocked = Blocked::all()?;
     let signals = Signals::new(&heard)?;
     py.check_signals()?;
@@ -155,13 +135,8 @@ fn serve_signals(py: Python<'_>, interrupts: &Interrupts) -> PyResult<Signals> {
 
 pub fn load_app<'py>(py: Python<'py>, config: &Config) -> Result<Bound<'py, PyAny>, i32> {
     let spec = config.app.as_deref().unwrap_or_default();
-    let prepared = config
-        .raw_env
-        .iter()
-        .try_for_each(|(name, value)| python::set_env(py, name, value));
-    let found = prepared
-        .map_err(LoadError::Raised)
-        .and_then(|()| load::load(py, spec));
+    let prepared = config.raw_env.iter().try_for_each(|(name, value)| python::set_env(py, name, value));
+    let found = prepared.map_err(LoadError::Raised).and_then(|()| load::load(py, spec));
     python::flush(py);
     found.map_err(|e| match e {
         LoadError::NotFound(sentence) => {
@@ -177,23 +152,15 @@ pub fn load_app<'py>(py: Python<'py>, config: &Config) -> Result<Bound<'py, PyAn
 }
 
 pub fn trust(config: &Config) -> PyResult<Trust> {
-    Trust::new(
-        &config.forwarded_allow_ips,
-        config.secure_scheme_headers.clone(),
-    )
-    .map_err(|bad| {
-        pyo3::exceptions::PyValueError::new_err(format!("{} (--forwarded-allow-ips)", bad.0))
-    })
+    Trust::new(&config.forwarded_allow_ips, config.secure_scheme_headers.clone())
+        .map_err(|bad| pyo3::exceptions::PyValueError::new_err(format!("{} (--forwarded-allow-ips)", bad.0)))
 }
 
 fn open_access_log(config: &Config) -> PyResult<Option<Arc<AccessLog>>> {
     let Some(target) = &config.accesslog else {
         return Ok(None);
     };
-    Ok(Some(Arc::new(AccessLog::open(
-        target,
-        &config.access_log_format,
-    )?)))
+    Ok(Some(Arc::new(AccessLog::open(target, &config.access_log_format)?)))
 }
 
 fn nanos(duration: Duration) -> Nanos {
@@ -230,11 +197,7 @@ fn start_loop(
     let alive = lifeline.as_fd().try_clone_to_owned()?;
     let config = config.clone();
     let control = move |index: usize| match index {
-        0 => signals
-            .pending()
-            .into_iter()
-            .map(|signal| obey(signal, &config, access.as_deref()))
-            .max(),
+        0 => signals.pending().into_iter().map(|signal| obey(signal, &config, access.as_deref())).max(),
         _ => {
             log::info!("Parent changed, shutting down");
             Some(Directive::Orphaned)

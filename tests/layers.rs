@@ -56,19 +56,9 @@ const BESIDE: &[(&str, &str)] = &[
 ];
 
 /// The arbiter supervises; it must not be able to touch a request.
-const ARBITER_NEVER: &[&str] = &[
-    "http",
-    "conn",
-    "exchange",
-    "wsgi",
-    "event_loop",
-    "app",
-    "transport",
-];
+const ARBITER_NEVER: &[&str] = &["http", "conn", "exchange", "wsgi", "event_loop", "app", "transport"];
 
-const PYO3: &[&str] = &[
-    "lib", "main", "python", "wsgi", "daemon", "worker", "mold", "arbiter",
-];
+const PYO3: &[&str] = &["lib", "main", "python", "wsgi", "daemon", "worker", "mold", "arbiter"];
 
 struct Source {
     path: PathBuf,
@@ -108,25 +98,18 @@ fn within(module: &str, prefix: &str) -> bool {
 
 fn place(module: &str) -> (&'static str, u32) {
     let known = LAYERS.iter().filter(|(prefix, _)| within(module, prefix));
-    *known
-        .max_by_key(|(prefix, _)| prefix.len())
-        .unwrap_or_else(|| panic!("{module} has no layer"))
+    *known.max_by_key(|(prefix, _)| prefix.len()).unwrap_or_else(|| panic!("{module} has no layer"))
 }
 
 /// The modules that a file names by `crate::`, tests left out.
 fn imports(text: &str) -> BTreeSet<String> {
     let code = text.split("#[cfg(test)]").next().unwrap();
-    let code: String = code
-        .lines()
-        .filter(|line| !line.trim_start().starts_with("//"))
-        .collect::<Vec<_>>()
-        .join("\n");
+    let code: String =
+        code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
     let mut found = BTreeSet::new();
     for part in code.split("crate::").skip(1) {
-        let path: String = part
-            .chars()
-            .take_while(|c| c.is_alphanumeric() || *c == '_' || *c == ':')
-            .collect();
+        let path: String =
+            part.chars().take_while(|c| c.is_alphanumeric() || *c == '_' || *c == ':').collect();
         found.insert(path.trim_end_matches(':').to_string());
     }
     found
@@ -154,24 +137,14 @@ fn imports_go_down_only() {
 #[test]
 fn neighbours_have_no_way_back() {
     for (who, whom) in BESIDE {
-        assert!(
-            !BESIDE.contains(&(whom, who)),
-            "{who} and {whom} import each other"
-        );
-        assert_eq!(
-            place(who).1,
-            place(whom).1,
-            "{who} and {whom} are in different layers"
-        );
+        assert!(!BESIDE.contains(&(whom, who)), "{who} and {whom} import each other");
+        assert_eq!(place(who).1, place(whom).1, "{who} and {whom} are in different layers");
     }
 }
 
 #[test]
 fn the_arbiter_cannot_touch_a_request() {
-    for file in sources()
-        .iter()
-        .filter(|file| within(&file.module, "arbiter"))
-    {
+    for file in sources().iter().filter(|file| within(&file.module, "arbiter")) {
         for import in imports(&file.text) {
             let forbidden = ARBITER_NEVER.iter().any(|never| within(&import, never));
             assert!(!forbidden, "{} imports {import}", file.path.display());
@@ -183,11 +156,7 @@ fn the_arbiter_cannot_touch_a_request() {
 fn pyo3_is_where_python_is() {
     for file in sources() {
         let allowed = PYO3.iter().any(|module| within(&file.module, module));
-        assert!(
-            allowed || !file.text.contains("pyo3::"),
-            "{} names pyo3",
-            file.path.display()
-        );
+        assert!(allowed || !file.text.contains("pyo3::"), "{} names pyo3", file.path.display());
     }
 }
 
@@ -198,10 +167,7 @@ fn unsafe_is_in_sys_and_ffi_and_each_block_has_its_proof() {
         let lines: Vec<_> = code.lines().collect();
         for (at, line) in lines.iter().enumerate() {
             let code = line.split("//").next().unwrap();
-            if !code
-                .split(|c: char| !c.is_alphanumeric() && c != '_')
-                .any(|word| word == "unsafe")
-            {
+            if !code.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == "unsafe") {
                 continue;
             }
             let allowed = within(&file.module, "sys") || file.module == "wsgi::ffi";
@@ -221,18 +187,10 @@ fn unsafe_is_in_sys_and_ffi_and_each_block_has_its_proof() {
 fn every_file_says_what_it_owns() {
     for file in sources() {
         let first = file.text.lines().next().unwrap_or_default();
-        assert!(
-            first.starts_with("//! "),
-            "{} does not open with //!",
-            file.path.display()
-        );
+        assert!(first.starts_with("//! "), "{} does not open with //!", file.path.display());
         if file.module != "lib" {
             for word in ["Owns:", "Rule:", "Never:"] {
-                assert!(
-                    file.text.contains(&format!("//! {word}")),
-                    "{} has no {word}",
-                    file.path.display()
-                );
+                assert!(file.text.contains(&format!("//! {word}")), "{} has no {word}", file.path.display());
             }
         }
     }

@@ -9,16 +9,8 @@ use crate::sys::clock::{Nanos, SECOND};
 const STABLE_AGE: Nanos = 30 * SECOND;
 const STABLE_REQUESTS: u64 = 100;
 /// Pauses before the next fork after so many unstable deaths in a row.
-const PAUSES: [Nanos; 8] = [
-    0,
-    SECOND / 5,
-    SECOND / 2,
-    SECOND,
-    2 * SECOND,
-    5 * SECOND,
-    10 * SECOND,
-    30 * SECOND,
-];
+const PAUSES: [Nanos; 8] =
+    [0, SECOND / 5, SECOND / 2, SECOND, 2 * SECOND, 5 * SECOND, 10 * SECOND, 30 * SECOND];
 /// How long a worker that was told to abort its request has to get out of it.
 pub const ABORT_GRACE: Nanos = SECOND;
 
@@ -145,39 +137,27 @@ impl Children {
     }
 
     fn of(&self, generation: u64) -> impl Iterator<Item = &Child> {
-        self.list
-            .iter()
-            .filter(move |child| child.generation == generation)
+        self.list.iter().filter(move |child| child.generation == generation)
     }
 
     pub fn ready(&self, generation: u64) -> usize {
-        self.of(generation)
-            .filter(|child| child.stage == Stage::Ready)
-            .count()
+        self.of(generation).filter(|child| child.stage == Stage::Ready).count()
     }
 
     /// How many to fork so that `wanted` serve or will.
     pub fn missing(&self, generation: u64, wanted: usize) -> usize {
-        wanted.saturating_sub(
-            self.of(generation)
-                .filter(|child| child.is_active())
-                .count(),
-        )
+        wanted.saturating_sub(self.of(generation).filter(|child| child.is_active()).count())
     }
 
     /// Who can go: more than `wanted`, the oldest first; those that retire, when enough others are ready; and every other
     /// generation when this one is complete.
     pub fn dispensable(&self, generation: u64, wanted: usize) -> Vec<i32> {
-        let mut active: Vec<&Child> = self
-            .of(generation)
-            .filter(|child| child.is_active())
-            .collect();
+        let mut active: Vec<&Child> = self.of(generation).filter(|child| child.is_active()).collect();
         active.sort_by_key(|child| child.age);
         let surplus = active.len().saturating_sub(wanted);
         let mut going: Vec<i32> = active.iter().take(surplus).map(|child| child.pid).collect();
         if self.ready(generation) >= wanted {
-            let retiring =
-                |child: &&Child| child.stage == Stage::Retiring && child.generation == generation;
+            let retiring = |child: &&Child| child.stage == Stage::Retiring && child.generation == generation;
             going.extend(self.list.iter().filter(retiring).map(|child| child.pid));
         }
         going
@@ -189,58 +169,33 @@ impl Children {
             child.generation != generation
                 && matches!(child.stage, Stage::Booting | Stage::Ready | Stage::Retiring)
         };
-        self.list
-            .iter()
-            .filter(serves)
-            .map(|child| child.pid)
-            .collect()
+        self.list.iter().filter(serves).map(|child| child.pid).collect()
     }
 
     /// Workers with a request that runs for `timeout` or longer and that have not been told to break it off.
     pub fn overdue(&self, timeout: Nanos, now: Nanos) -> Vec<i32> {
         let tellable = |stage| !matches!(stage, Stage::Aborted { .. } | Stage::Killed);
-        self.list
-            .iter()
-            .filter(|c| tellable(c.stage) && runs_over(c, timeout, now))
-            .map(|c| c.pid)
-            .collect()
+        self.list.iter().filter(|c| tellable(c.stage) && runs_over(c, timeout, now)).map(|c| c.pid).collect()
     }
 
     /// Aborted workers whose grace is over: those that are still in the request, and those that got out of it.
     pub fn after_abort(&self, timeout: Nanos, now: Nanos) -> (Vec<i32>, Vec<i32>) {
-        let due =
-            |c: &&Child| matches!(c.stage, Stage::Aborted { since } if since + ABORT_GRACE <= now);
-        let (stuck, out): (Vec<_>, Vec<_>) = self
-            .list
-            .iter()
-            .filter(due)
-            .partition(|child| runs_over(child, timeout, now));
+        let due = |c: &&Child| matches!(c.stage, Stage::Aborted { since } if since + ABORT_GRACE <= now);
+        let (stuck, out): (Vec<_>, Vec<_>) =
+            self.list.iter().filter(due).partition(|child| runs_over(child, timeout, now));
         let pids = |list: Vec<&Child>| list.iter().map(|child| child.pid).collect();
         (pids(stuck), pids(out))
     }
 
     /// Draining workers that did not finish in time.
     pub fn undrained(&self, graceful: Nanos, now: Nanos) -> Vec<i32> {
-        let late =
-            |c: &&Child| matches!(c.stage, Stage::Draining { since } if since + graceful <= now);
-        self.list
-            .iter()
-            .filter(late)
-            .map(|child| child.pid)
-            .collect()
+        let late = |c: &&Child| matches!(c.stage, Stage::Draining { since } if since + graceful <= now);
+        self.list.iter().filter(late).map(|child| child.pid).collect()
     }
 
     /// When the next of these questions may have a new answer; None while nothing runs and nothing waits.
-    pub fn next_deadline(
-        &self,
-        timeout: Option<Nanos>,
-        graceful: Nanos,
-        now: Nanos,
-    ) -> Option<Nanos> {
-        self.list
-            .iter()
-            .filter_map(|child| child_deadline(child, timeout, graceful, now))
-            .min()
+    pub fn next_deadline(&self, timeout: Option<Nanos>, graceful: Nanos, now: Nanos) -> Option<Nanos> {
+        self.list.iter().filter_map(|child| child_deadline(child, timeout, graceful, now)).min()
     }
 }
 
@@ -248,28 +203,18 @@ fn observed(stage: Stage, phase: Phase, now: Nanos) -> Stage {
     match (stage, phase) {
         (Stage::Booting, Phase::Ready) => Stage::Ready,
         (Stage::Booting | Stage::Ready, Phase::Retiring) => Stage::Retiring,
-        (Stage::Booting | Stage::Ready | Stage::Retiring, Phase::Draining) => {
-            Stage::Draining { since: now }
-        }
+        (Stage::Booting | Stage::Ready | Stage::Retiring, Phase::Draining) => Stage::Draining { since: now },
         (stage, _) => stage,
     }
 }
 
 fn runs_over(child: &Child, timeout: Nanos, now: Nanos) -> bool {
-    child
-        .slot
-        .busy_since()
-        .is_some_and(|since| since + timeout <= now)
+    child.slot.busy_since().is_some_and(|since| since + timeout <= now)
 }
 
 /// A request that starts after `now` cannot be overdue before `now + timeout`: so often, and no oftener, an idle worker
 /// has to be looked at.
-fn child_deadline(
-    child: &Child,
-    timeout: Option<Nanos>,
-    graceful: Nanos,
-    now: Nanos,
-) -> Option<Nanos> {
+fn child_deadline(child: &Child, timeout: Option<Nanos>, graceful: Nanos, now: Nanos) -> Option<Nanos> {
     let request = timeout.map(|timeout| child.slot.busy_since().unwrap_or(now).max(1) + timeout);
     match child.stage {
         Stage::Booting | Stage::Ready | Stage::Retiring => request,
@@ -296,26 +241,14 @@ mod tests {
                 slot.set_phase(Phase::Ready);
             }
             let (pid, age) = (100 + i as i32, i as u64);
-            children.add(Child {
-                pid,
-                age,
-                generation: 1,
-                slot,
-                stage: *stage,
-                born: 0,
-            });
+            children.add(Child { pid, age, generation: 1, slot, stage: *stage, born: 0 });
         }
         children
     }
 
     #[test]
     fn booting_and_ready_workers_count_and_others_do_not() {
-        let children = table(&[
-            Stage::Booting,
-            Stage::Ready,
-            Stage::Retiring,
-            Stage::Draining { since: 0 },
-        ]);
+        let children = table(&[Stage::Booting, Stage::Ready, Stage::Retiring, Stage::Draining { since: 0 }]);
         assert_eq!(children.missing(1, 4), 2);
         assert_eq!(children.missing(1, 1), 0);
         assert_eq!(children.missing(2, 4), 4);
@@ -348,10 +281,7 @@ mod tests {
         children.list[1].slot.set_phase(Phase::Retiring);
         children.list[2].slot.set_phase(Phase::Draining);
         children.observe(6);
-        assert_eq!(
-            (children.list[1].stage, children.list[2].stage),
-            (Stage::Retiring, Stage::Killed)
-        );
+        assert_eq!((children.list[1].stage, children.list[2].stage), (Stage::Retiring, Stage::Killed));
         children.list[1].slot.set_phase(Phase::Draining);
         children.observe(7);
         assert_eq!(children.list[1].stage, Stage::Draining { since: 7 });
@@ -360,14 +290,9 @@ mod tests {
     #[test]
     fn a_request_is_overdue_by_its_own_start() {
         let mut children = table(&[Stage::Ready, Stage::Ready]);
-        children.list[1]
-            .slot
-            .begin(0, 10 * SECOND, b"GET", b"/slow");
+        children.list[1].slot.begin(0, 10 * SECOND, b"GET", b"/slow");
         assert!(children.overdue(T, 39 * SECOND).is_empty());
-        assert_eq!(
-            children.next_deadline(Some(T), T, 20 * SECOND),
-            Some(40 * SECOND)
-        );
+        assert_eq!(children.next_deadline(Some(T), T, 20 * SECOND), Some(40 * SECOND));
         assert_eq!(children.overdue(T, 40 * SECOND), [101]);
         children.set_stage(101, Stage::Aborted { since: 40 * SECOND });
         assert!(children.overdue(T, 41 * SECOND).is_empty());
@@ -379,10 +304,7 @@ mod tests {
     #[test]
     fn idle_workers_are_looked_at_once_a_timeout_and_without_one_never() {
         let children = table(&[Stage::Ready, Stage::Ready]);
-        assert_eq!(
-            children.next_deadline(Some(T), T, 5 * SECOND),
-            Some(5 * SECOND + T)
-        );
+        assert_eq!(children.next_deadline(Some(T), T, 5 * SECOND), Some(5 * SECOND + T));
         assert_eq!(children.next_deadline(None, T, 5 * SECOND), None);
     }
 

@@ -39,21 +39,12 @@ impl Generation {
                 None => Arc::new(bind(address, &config, tries)?),
             });
         }
-        Ok(Generation {
-            number,
-            config,
-            listeners,
-            mold: None,
-        })
+        Ok(Generation { number, config, listeners, mold: None })
     }
 
     /// "http://127.0.0.1:8000,unix:/run/app.sock"
     pub fn addresses(&self) -> String {
-        self.listeners
-            .iter()
-            .map(|listener| listener.local().to_string())
-            .collect::<Vec<_>>()
-            .join(",")
+        self.listeners.iter().map(|listener| listener.local().to_string()).collect::<Vec<_>>().join(",")
     }
 
     /// Removes the files of listeners that `other` does not use.
@@ -74,11 +65,7 @@ pub enum Tries {
 }
 
 fn bind(address: &Address, config: &Config, tries: Tries) -> Result<Listener, Error> {
-    let mut left = if tries == Tries::Several {
-        BIND_TRIES
-    } else {
-        1
-    };
+    let mut left = if tries == Tries::Several { BIND_TRIES } else { 1 };
     loop {
         left -= 1;
         match Listener::bind(address, config.backlog, config.umask) {

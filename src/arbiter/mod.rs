@@ -82,8 +82,7 @@ pub struct Arbiter {
 ///
 /// Errors: anything that keeps it from starting; nothing is left behind.
 pub fn run(py: Python<'_>, args: &[String]) -> Result<Outcome, Error> {
-    let start_folder =
-        daemon::start_folder().map_err(|e| Error::system("current folder", &e, "--chdir"))?;
+    let start_folder = daemon::start_folder().map_err(|e| Error::system("current folder", &e, "--chdir"))?;
     let config = Arc::new(read_config(py, args, &start_folder)?);
     if config.check_config {
         return check(py, &config);
@@ -94,16 +93,9 @@ pub fn run(py: Python<'_>, args: &[String]) -> Result<Outcome, Error> {
         ));
     }
     let mut arbiter = Arbiter::start(py, args, start_folder, config)?;
-    log::info!(
-        "Listening at: {} ({})",
-        arbiter.current.addresses(),
-        process::id()
-    );
+    log::info!("Listening at: {} ({})", arbiter.current.addresses(), process::id());
     let workers = arbiter.wanted;
-    log::info!(
-        "Using {workers} worker(s) with {} thread(s) each",
-        arbiter.current.config.threads
-    );
+    log::info!("Using {workers} worker(s) with {} thread(s) each", arbiter.current.config.threads);
     Ok(arbiter.supervise(py))
 }
 
@@ -119,29 +111,24 @@ fn check(py: Python<'_>, config: &Config) -> Result<Outcome, Error> {
 /// import path, error log.
 fn read_config(py: Python<'_>, args: &[String], start_folder: &PathBuf) -> Result<Config, Error> {
     enter(py, start_folder)?;
-    let loaded = config::load(args, &|name| std::env::var(name).ok(), &mut |path| {
-        python::run_config(py, path)
-    })?;
+    let loaded =
+        config::load(args, &|name| std::env::var(name).ok(), &mut |path| python::run_config(py, path))?;
     let config = loaded.config;
     if let Some(folder) = &config.chdir {
         enter(py, folder)?;
     }
     for folder in &config.pythonpath {
-        python::add_path(py, folder)
-            .map_err(|e| Error::Other(format!("{folder}: {e} (--pythonpath)")))?;
+        python::add_path(py, folder).map_err(|e| Error::Other(format!("{folder}: {e} (--pythonpath)")))?;
     }
-    crate::log::init(&config.errorlog, config.loglevel).map_err(|e| {
-        Error::system(
-            &format!("error log {:?}", config.errorlog),
-            &e,
-            "--error-logfile",
-        )
-    })?;
-    loaded
-        .warnings
-        .iter()
-        .for_each(|warning| log::warn!("{warning}"));
+    init_log(&config)?;
+    loaded.warnings.iter().for_each(|warning| log::warn!("{warning}"));
     Ok(config)
+}
+
+fn init_log(config: &Config) -> Result<(), Error> {
+    let what = format!("error log {:?}", config.errorlog);
+    crate::log::init(&config.errorlog, config.loglevel)
+        .map_err(|e| Error::system(&what, &e, "--error-logfile"))
 }
 
 fn enter(py: Python<'_>, folder: &PathBuf) -> Result<(), Error> {
@@ -158,11 +145,12 @@ impl Arbiter {
         start_folder: PathBuf,
         config: Arc<Config>,
     ) -> Result<Arbiter, Error> {
-        let system = |what: &'static str| {
-            move |e: std::io::Error| Error::system(what, &e, "the system's limits")
-        };
+        let system =
+            |what: &'static str| move |e: std::io::Error| Error::system(what, &e, "the system's limits");
         if config.daemon {
             daemon::detach(py)?;
+            // `-` means the standard error of the process as it is now.
+            init_log(&config)?;
         }
         log::info!("Starting rgunicorn {}", crate::version::VERSION);
         let pidfile = config.pidfile.as_deref().map(PidFile::create).transpose()?;
@@ -223,10 +211,7 @@ impl Arbiter {
         for pid in self.children.observe(now) {
             log::info!("Worker ready (pid: {pid})");
         }
-        self.ever_ready |= self
-            .children
-            .iter()
-            .any(|child| child.stage == Stage::Ready);
+        self.ever_ready |= self.children.iter().any(|child| child.stage == Stage::Ready);
         self.judge_reload();
         self.dismiss();
         self.kill_stuck(now);
@@ -300,11 +285,7 @@ impl Arbiter {
         }
         for request in child.slot.in_flight() {
             let seconds = now.saturating_sub(request.since) / clock::SECOND;
-            log::error!(
-                "It was running {} {} for {seconds} s",
-                request.method,
-                request.target
-            );
+            log::error!("It was running {} {} for {seconds} s", request.method, request.target);
         }
         if !child.has_been_ready() && !told {
             return self.boot_failed(child.generation, ending);
@@ -313,24 +294,15 @@ impl Arbiter {
     }
 
     fn other_died(&mut self, pid: i32, ending: Ending, now: Nanos) -> Flow {
-        let is_mold =
-            |generation: &Generation| generation.mold.as_ref().is_some_and(|mold| mold.pid == pid);
+        let is_mold = |generation: &Generation| generation.mold.as_ref().is_some_and(|mold| mold.pid == pid);
         if is_mold(&self.current) {
             log::error!("Mold (pid:{pid}) {ending}.");
-            let was_ready = self
-                .current
-                .mold
-                .take()
-                .is_some_and(|mut mold| mold.is_ready());
+            let was_ready = self.current.mold.take().is_some_and(|mut mold| mold.is_ready());
             self.children.backoff.died(was_ready, now);
             if !was_ready {
                 return self.boot_failed(self.current.number, ending);
             }
-        } else if self
-            .reload
-            .as_ref()
-            .is_some_and(|reload| is_mold(&reload.generation))
-        {
+        } else if self.reload.as_ref().is_some_and(|reload| is_mold(&reload.generation)) {
             self.abandon_reload(&format!("its mold {ending}"));
         } else {
             log::debug!("Reaped process {pid}, which {ending}");
@@ -340,11 +312,7 @@ impl Arbiter {
 
     /// A worker, or a mold, that never became ready: fatal only for a server that never was.
     fn boot_failed(&mut self, generation: u64, ending: Ending) -> Flow {
-        if self
-            .reload
-            .as_ref()
-            .is_some_and(|reload| reload.generation.number == generation)
-        {
+        if self.reload.as_ref().is_some_and(|reload| reload.generation.number == generation) {
             self.abandon_reload(&format!("a new worker {ending} before it was ready"));
             return ControlFlow::Continue(());
         }
@@ -354,19 +322,12 @@ impl Arbiter {
             _ => return ControlFlow::Continue(()),
         };
         if self.ever_ready {
-            log::error!(
-                "{reason} The server goes on with {} worker(s).",
-                self.children.ready(generation)
-            );
+            log::error!("{reason} The server goes on with {} worker(s).", self.children.ready(generation));
             return ControlFlow::Continue(());
         }
         log::error!("Shutting down: Master");
         log::error!("Reason: {reason}");
-        let code = if let Ending::Exited(code) = ending {
-            code
-        } else {
-            1
-        };
+        let code = if let Ending::Exited(code) = ending { code } else { 1 };
         ControlFlow::Break(self.give_up(code))
     }
 
@@ -386,12 +347,7 @@ impl Arbiter {
 
     fn drain(&mut self, pid: i32) {
         process::send_signal(pid, signal::SIGTERM);
-        self.children.set_stage(
-            pid,
-            Stage::Draining {
-                since: clock::monotonic(),
-            },
-        );
+        self.children.set_stage(pid, Stage::Draining { since: clock::monotonic() });
     }
 
     fn kill_stuck(&mut self, now: Nanos) {
@@ -401,9 +357,7 @@ impl Arbiter {
                 self.abort(pid, timeout, now);
             }
             let (stuck, out) = self.children.after_abort(timeout, now);
-            stuck
-                .into_iter()
-                .for_each(|pid| self.kill(pid, "is still in the request"));
+            stuck.into_iter().for_each(|pid| self.kill(pid, "is still in the request"));
             for pid in out {
                 self.children.set_stage(pid, Stage::Draining { since: now });
             }
@@ -417,10 +371,7 @@ impl Arbiter {
     fn abort(&mut self, pid: i32, timeout: Nanos, now: Nanos) {
         crate::log::critical(format_args!("WORKER TIMEOUT (pid:{pid})"));
         let child = self.children.iter().find(|child| child.pid == pid);
-        for request in child
-            .map(|child| child.slot.in_flight())
-            .unwrap_or_default()
-        {
+        for request in child.map(|child| child.slot.in_flight()).unwrap_or_default() {
             if request.since + timeout <= now {
                 let seconds = (now - request.since) / clock::SECOND;
                 let (method, target) = (request.method, request.target);
@@ -452,26 +403,13 @@ impl Arbiter {
 
     fn wait(&mut self, py: Python<'_>) {
         let now = clock::monotonic();
-        let mut until = self
-            .children
-            .next_deadline(self.timeout(), self.graceful_timeout(), now);
-        if self.children.missing(self.current.number, self.wanted) > 0
-            && self.children.backoff.until() > now
+        let mut until = self.children.next_deadline(self.timeout(), self.graceful_timeout(), now);
+        if self.children.missing(self.current.number, self.wanted) > 0 && self.children.backoff.until() > now
         {
-            until = Some(
-                until
-                    .unwrap_or(Nanos::MAX)
-                    .min(self.children.backoff.until()),
-            );
+            until = Some(until.unwrap_or(Nanos::MAX).min(self.children.backoff.until()));
         }
-        let molds = [
-            Some(&self.current),
-            self.reload.as_ref().map(|reload| &reload.generation),
-        ];
-        let booting = molds
-            .into_iter()
-            .flatten()
-            .filter_map(|generation| generation.mold.as_ref());
+        let molds = [Some(&self.current), self.reload.as_ref().map(|reload| &reload.generation)];
+        let booting = molds.into_iter().flatten().filter_map(|generation| generation.mold.as_ref());
         let mut fds: Vec<BorrowedFd<'_>> = vec![self.signals.as_fd(), self.waker.as_fd()];
         fds.extend(booting.map(AsFd::as_fd));
         let patience = until.map(|until| until.saturating_sub(now));
@@ -484,9 +422,7 @@ impl Arbiter {
 
 fn listen_to_signals(py: Python<'_>, interrupts: &Interrupts) -> std::io::Result<Signals> {
     signal::unblock_all()?;
-    interrupts
-        .install(py, &HEARD)
-        .map_err(std::io::Error::from)?;
+    interrupts.install(py, &HEARD).map_err(std::io::Error::from)?;
     Signals::new(&HEARD)
 }
 

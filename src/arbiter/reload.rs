@@ -48,18 +48,13 @@ impl Arbiter {
         for name in fixed_changes(&self.current.config, &config) {
             log::warn!("{name} changed; only a restart takes that over");
         }
-        let generation = Generation::new(
-            self.next_generation,
-            Arc::new(config),
-            &self.current.listeners,
-            Tries::Once,
-        )?;
+        let generation =
+            Generation::new(self.next_generation, Arc::new(config), &self.current.listeners, Tries::Once)?;
         self.next_generation += 1;
         let config = &generation.config;
         if config.threads > self.board.threads() || 2 * config.workers > self.board.slots() {
             // Workers of before keep the old one through their slots.
-            self.board =
-                new_board(config).map_err(|e| Error::system("scoreboard", &e, "--workers"))?;
+            self.board = new_board(config).map_err(|e| Error::system("scoreboard", &e, "--workers"))?;
         }
         Ok(generation)
     }
@@ -78,8 +73,7 @@ impl Arbiter {
 
     /// Takes over when every new worker is ready.
     pub(super) fn judge_reload(&mut self) {
-        let complete =
-            |reload: &Reload| self.children.ready(reload.generation.number) >= reload.wanted();
+        let complete = |reload: &Reload| self.children.ready(reload.generation.number) >= reload.wanted();
         if !self.reload.as_ref().is_some_and(complete) {
             return;
         }

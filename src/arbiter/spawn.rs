@@ -34,11 +34,7 @@ impl Arbiter {
             self.spawn(py, Which::Current)?;
         }
         if let Some(reload) = &self.reload {
-            if self
-                .children
-                .missing(reload.generation.number, reload.wanted())
-                > 0
-            {
+            if self.children.missing(reload.generation.number, reload.wanted()) > 0 {
                 self.spawn(py, Which::Next)?;
             }
         }
@@ -90,12 +86,7 @@ impl Arbiter {
             }
             Fork::Child => {
                 let heritage = self.heritage(which);
-                Ok(Some(Outcome::Worker(Box::new(Seed {
-                    heritage,
-                    slot,
-                    most_requests,
-                    blocked,
-                }))))
+                Ok(Some(Outcome::Worker(Box::new(Seed { heritage, slot, most_requests, blocked }))))
             }
         }
     }
@@ -106,13 +97,7 @@ impl Arbiter {
         let interrupts = self.interrupts.clone();
         let generation = self.generation(which);
         let (config, listeners) = (generation.config.clone(), generation.listeners.clone());
-        Heritage {
-            config,
-            listeners,
-            lifeline,
-            arbiter,
-            interrupts,
-        }
+        Heritage { config, listeners, lifeline, arbiter, interrupts }
     }
 
     fn fork_mold(&mut self, py: Python<'_>, which: Which) -> io::Result<Option<Outcome>> {
@@ -126,12 +111,7 @@ impl Arbiter {
             }
             Fork::Child => {
                 let (heritage, board) = (self.heritage(which), self.board.clone());
-                let seed = MoldSeed {
-                    heritage,
-                    board,
-                    socket: theirs,
-                    blocked,
-                };
+                let seed = MoldSeed { heritage, board, socket: theirs, blocked };
                 Ok(Some(Outcome::Mold(Box::new(seed))))
             }
         }
@@ -159,14 +139,7 @@ impl Arbiter {
         let (age, born) = (self.next_age, clock::monotonic());
         self.next_age += 1;
         let generation = self.generation(which).number;
-        self.children.add(Child {
-            pid,
-            age,
-            generation,
-            slot,
-            stage: Stage::Booting,
-            born,
-        });
+        self.children.add(Child { pid, age, generation, slot, stage: Stage::Booting, born });
     }
 }
 

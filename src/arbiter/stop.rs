@@ -39,11 +39,7 @@ impl Arbiter {
     }
 
     fn end(&mut self, py: Option<Python<'_>>, manner: Manner, deadline: Nanos) {
-        let told = if manner == Manner::Graceful {
-            signal::SIGTERM
-        } else {
-            signal::SIGQUIT
-        };
+        let told = if manner == Manner::Graceful { signal::SIGTERM } else { signal::SIGQUIT };
         self.dismiss_molds();
         self.signal_all(told);
         self.await_children(py, manner, deadline);
@@ -62,10 +58,7 @@ impl Arbiter {
         if let Some(reload) = &reload {
             reload.generation.unlink(&self.current.listeners);
         }
-        let molds = [
-            self.current.mold.take(),
-            reload.and_then(|reload| reload.generation.mold),
-        ];
+        let molds = [self.current.mold.take(), reload.and_then(|reload| reload.generation.mold)];
         for mold in molds.into_iter().flatten() {
             process::send_signal(mold.pid, signal::SIGKILL);
         }
@@ -94,19 +87,12 @@ impl Arbiter {
     }
 
     fn is_hurried(&mut self) -> bool {
-        self.signals
-            .pending()
-            .iter()
-            .any(|signal| matches!(*signal, signal::SIGINT | signal::SIGQUIT))
+        self.signals.pending().iter().any(|signal| matches!(*signal, signal::SIGINT | signal::SIGQUIT))
     }
 
     fn sleep_until(&self, py: Option<Python<'_>>, deadline: Nanos, now: Nanos) {
         let fds = [self.signals.as_fd()];
-        let patience = if deadline == Nanos::MAX {
-            None
-        } else {
-            Some(deadline - now)
-        };
+        let patience = if deadline == Nanos::MAX { None } else { Some(deadline - now) };
         let wait = || wait_few(&fds, Interest::Read, patience);
         let waited = match py {
             Some(py) => py.detach(wait),

@@ -82,11 +82,7 @@ pub struct Loaded {
 }
 
 /// Makes the configuration from all sources. `args` excludes the program's name; a reload passes the same ones again.
-pub fn load(
-    args: &[String],
-    env: &Environment,
-    run_python: &mut RunPython,
-) -> Result<Loaded, Error> {
+pub fn load(args: &[String], env: &Environment, run_python: &mut RunPython) -> Result<Loaded, Error> {
     load_from(args, env, run_python, Path::new("."))
 }
 
@@ -106,11 +102,7 @@ fn load_from(
 
 /// The settings that differ although only a restart can change them.
 pub fn fixed_changes(old: &Config, new: &Config) -> Vec<&'static str> {
-    old.settings
-        .changes(&new.settings)
-        .filter(|opt| !opt.reloadable)
-        .map(|opt| opt.name)
-        .collect()
+    old.settings.changes(&new.settings).filter(|opt| !opt.reloadable).map(|opt| opt.name).collect()
 }
 
 /// Every setting at its default.
@@ -167,9 +159,7 @@ impl Config {
     /// What no single option can know to be wrong.
     fn check(&self) -> Result<(), Error> {
         if self.bind.is_empty() {
-            return Err(Error::Other(
-                "bind: no address is left to listen on (--bind)".to_string(),
-            ));
+            return Err(Error::Other("bind: no address is left to listen on (--bind)".to_string()));
         }
         Ok(())
     }
@@ -195,10 +185,7 @@ fn policy(set: &Settings) -> Policy {
             head: HEAD_LIMIT,
         },
         header_map: header_map(&optional_text(set, "header_map").unwrap_or_default()),
-        forwarder_headers: texts(set, "forwarder_headers")
-            .into_iter()
-            .map(upper)
-            .collect(),
+        forwarder_headers: texts(set, "forwarder_headers").into_iter().map(upper).collect(),
     }
 }
 
@@ -250,9 +237,7 @@ fn flag(set: &Settings, name: &str) -> bool {
 /// The option's bounds are within the type that its field has.
 fn number<T: TryFrom<i64>>(set: &Settings, name: &str) -> T {
     match set.get(name) {
-        Value::Int(value) => {
-            T::try_from(*value).unwrap_or_else(|_| unreachable!("{name} is {value}"))
-        }
+        Value::Int(value) => T::try_from(*value).unwrap_or_else(|_| unreachable!("{name} is {value}")),
         other => unreachable!("{name} is {other:?}"),
     }
 }
@@ -317,9 +302,7 @@ mod tests {
         let words = format!("-c python:conf {line}");
         let words: Vec<_> = words.split_whitespace().map(str::to_string).collect();
         let globals = python.iter();
-        let globals: Vec<_> = globals
-            .map(|(name, raw)| (name.to_string(), raw.clone()))
-            .collect();
+        let globals: Vec<_> = globals.map(|(name, raw)| (name.to_string(), raw.clone())).collect();
         let mut run = |_: &Path| Ok(globals.clone());
         load(&words, &|_| None, &mut run)
     }
@@ -336,10 +319,7 @@ mod tests {
     fn defaults_are_those_of_gunicorn() {
         let config = Config::default();
         assert_eq!(config.bind, ["127.0.0.1:8000".parse::<Address>().unwrap()]);
-        assert_eq!(
-            (config.backlog, config.workers, config.threads),
-            (2048, 1, 1)
-        );
+        assert_eq!((config.backlog, config.workers, config.threads), (2048, 1, 1));
         assert_eq!(config.worker_connections, 1000);
         assert_eq!((config.max_requests, config.max_requests_jitter), (0, 0));
         assert_eq!(config.timeout, Duration::from_secs(30));
@@ -356,10 +336,7 @@ mod tests {
         assert_eq!((config.accesslog, config.errorlog), (None, LogTarget::Dash));
         assert_eq!((config.umask, config.loglevel), (0, LevelFilter::Info));
         assert!(config.sendfile && !config.daemon && !config.preload_app);
-        assert_eq!(
-            (config.app, config.chdir, config.pidfile),
-            (None, None, None)
-        );
+        assert_eq!((config.app, config.chdir, config.pidfile), (None, None, None));
     }
 
     #[test]
@@ -400,10 +377,7 @@ mod tests {
     #[test]
     fn names_in_upper_case() {
         let headers = Raw::Map(vec![("X-Proto".to_string(), said("Https"))]);
-        let file = [
-            ("secure_scheme_headers", headers),
-            ("forwarder_headers", said("remote_user")),
-        ];
+        let file = [("secure_scheme_headers", headers), ("forwarder_headers", said("remote_user"))];
         let config = loaded("", &file).unwrap().config;
         let pair = ("X-PROTO".to_string(), "Https".to_string());
         assert_eq!(config.secure_scheme_headers, [pair]);
@@ -430,10 +404,7 @@ mod tests {
     #[test]
     fn no_address_at_all_is_an_error() {
         let error = loaded("", &[("bind", Raw::List(vec![]))]).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "bind: no address is left to listen on (--bind)"
-        );
+        assert_eq!(error.to_string(), "bind: no address is left to listen on (--bind)");
         assert_eq!(error.exit_code(), 1);
     }
 

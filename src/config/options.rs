@@ -174,25 +174,18 @@ pub const OPTIONS: &[Opt] = &[
         name: "bind",
         short: Some('b'),
         long: &["bind"],
-        env: Some(Env {
-            name: "PORT",
-            prefix: "0.0.0.0:",
-        }),
+        env: Some(Env { name: "PORT", prefix: "0.0.0.0:" }),
         kind: Kind::Addresses,
         default: "127.0.0.1:8000",
         reloadable: true,
         section: LISTENING,
-        help:
-            "Where to listen: HOST:PORT, [IPV6]:PORT, unix:PATH, unix:@NAME (abstract), or fd://N \
+        help: "Where to listen: HOST:PORT, [IPV6]:PORT, unix:PATH, unix:@NAME (abstract), or fd://N \
                for a descriptor that is already open. May be repeated.",
     },
     Opt {
         name: "backlog",
         long: &["backlog"],
-        kind: Kind::Int {
-            min: 1,
-            max: i32::MAX as i64,
-        },
+        kind: Kind::Int { min: 1, max: i32::MAX as i64 },
         default: "2048",
         reloadable: false,
         section: LISTENING,
@@ -204,14 +197,8 @@ pub const OPTIONS: &[Opt] = &[
         name: "workers",
         short: Some('w'),
         long: &["workers"],
-        env: Some(Env {
-            name: "WEB_CONCURRENCY",
-            prefix: "",
-        }),
-        kind: Kind::Int {
-            min: 1,
-            max: 65_535,
-        },
+        env: Some(Env { name: "WEB_CONCURRENCY", prefix: "" }),
+        kind: Kind::Int { min: 1, max: 65_535 },
         default: "1",
         section: WORKERS,
         help: "Processes that serve requests. Start with one per core; more only if the \
@@ -221,10 +208,7 @@ pub const OPTIONS: &[Opt] = &[
     Opt {
         name: "threads",
         long: &["threads"],
-        kind: Kind::Int {
-            min: 1,
-            max: 65_535,
-        },
+        kind: Kind::Int { min: 1, max: 65_535 },
         default: "1",
         section: WORKERS,
         help: "Requests that one worker may have in the application at once. Raise it when the \
@@ -244,10 +228,7 @@ pub const OPTIONS: &[Opt] = &[
     Opt {
         name: "worker_connections",
         long: &["worker-connections"],
-        kind: Kind::Int {
-            min: 1,
-            max: 1_000_000,
-        },
+        kind: Kind::Int { min: 1, max: 1_000_000 },
         default: "1000",
         section: WORKERS,
         help: "Connections that one worker holds open, idle ones included.",
@@ -265,10 +246,7 @@ pub const OPTIONS: &[Opt] = &[
     Opt {
         name: "max_requests_jitter",
         long: &["max-requests-jitter"],
-        kind: Kind::Int {
-            min: 0,
-            max: u32::MAX as i64,
-        },
+        kind: Kind::Int { min: 0, max: u32::MAX as i64 },
         default: "0",
         section: WORKERS,
         help: "Add up to this many, at random, to --max-requests, so that workers are not all \
@@ -363,10 +341,7 @@ pub const OPTIONS: &[Opt] = &[
     Opt {
         name: "forwarded_allow_ips",
         long: &["forwarded-allow-ips"],
-        env: Some(Env {
-            name: "FORWARDED_ALLOW_IPS",
-            prefix: "",
-        }),
+        env: Some(Env { name: "FORWARDED_ALLOW_IPS", prefix: "" }),
         kind: Kind::AllowList,
         default: "127.0.0.1,::1",
         section: PROXY,
@@ -432,9 +407,7 @@ pub const OPTIONS: &[Opt] = &[
     Opt {
         name: "loglevel",
         long: &["log-level"],
-        kind: Kind::Choice(&[
-            "debug", "info", "warning", "error", "critical", "warn", "trace",
-        ]),
+        kind: Kind::Choice(&["debug", "info", "warning", "error", "critical", "warn", "trace"]),
         default: "info",
         section: LOGGING,
         help: "The least of it that is written: debug, info, warning, error or critical.",
@@ -475,10 +448,7 @@ pub const OPTIONS: &[Opt] = &[
     Opt {
         name: "sendfile",
         long: &["no-sendfile"],
-        env: Some(Env {
-            name: "SENDFILE",
-            prefix: "",
-        }),
+        env: Some(Env { name: "SENDFILE", prefix: "" }),
         kind: Kind::Flag { given: false },
         default: "true",
         section: PROCESS,
@@ -501,10 +471,7 @@ pub const NOT_YET: &[(&str, &str)] = &[
     ("group", "-g --group"),
     ("initgroups", "--initgroups"),
     ("tmp_upload_dir", ""),
-    (
-        "disable_redirect_access_to_syslog",
-        "--disable-redirect-access-to-syslog",
-    ),
+    ("disable_redirect_access_to_syslog", "--disable-redirect-access-to-syslog"),
     ("capture_output", "--capture-output"),
     ("logger_class", "--logger-class"),
     ("logconfig", "--log-config"),
@@ -553,30 +520,18 @@ pub const NOT_YET: &[(&str, &str)] = &[
     ("ciphers", "--ciphers"),
     ("http_protocols", "--http-protocols"),
     ("http2_cleartext", "--http2-cleartext"),
-    (
-        "http2_max_concurrent_streams",
-        "--http2-max-concurrent-streams",
-    ),
+    ("http2_max_concurrent_streams", "--http2-max-concurrent-streams"),
     ("http2_initial_window_size", "--http2-initial-window-size"),
     ("http2_max_frame_size", "--http2-max-frame-size"),
     ("http2_max_header_list_size", "--http2-max-header-list-size"),
     ("permit_obsolete_folding", "--permit-obsolete-folding"),
     ("strip_header_spaces", "--strip-header-spaces"),
-    (
-        "permit_unconventional_http_method",
-        "--permit-unconventional-http-method",
-    ),
-    (
-        "permit_unconventional_http_version",
-        "--permit-unconventional-http-version",
-    ),
+    ("permit_unconventional_http_method", "--permit-unconventional-http-method"),
+    ("permit_unconventional_http_version", "--permit-unconventional-http-version"),
     ("casefold_http_method", "--casefold-http-method"),
     ("asgi_loop", "--asgi-loop"),
     ("asgi_lifespan", "--asgi-lifespan"),
-    (
-        "asgi_disconnect_grace_period",
-        "--asgi-disconnect-grace-period",
-    ),
+    ("asgi_disconnect_grace_period", "--asgi-disconnect-grace-period"),
     ("websocket_max_message_size", "--websocket-max-message-size"),
     ("http_parser", "--http-parser"),
     ("root_path", "--root-path"),
@@ -670,9 +625,7 @@ fn flag(raw: &Raw) -> Result<Value, String> {
         Raw::Text(text) => values::boolean(text),
         _ => None,
     };
-    value
-        .map(Value::Bool)
-        .ok_or_else(|| format!("{raw} is neither true nor false"))
+    value.map(Value::Bool).ok_or_else(|| format!("{raw} is neither true nor false"))
 }
 
 fn int(raw: &Raw, min: i64, max: i64) -> Result<Value, String> {
@@ -781,15 +734,9 @@ fn addresses(raw: &Raw) -> Result<Value, String> {
 
 fn map(raw: &Raw) -> Result<Value, String> {
     let pairs: Result<_, String> = match raw {
-        Raw::Map(pairs) => pairs
-            .iter()
-            .map(|(key, value)| Ok((key.clone(), item(value)?)))
-            .collect(),
+        Raw::Map(pairs) => pairs.iter().map(|(key, value)| Ok((key.clone(), item(value)?))).collect(),
         // The table's default is written this way.
-        Raw::Text(text) => values::comma_list(text)
-            .iter()
-            .map(|item| values::pair(item))
-            .collect(),
+        Raw::Text(text) => values::comma_list(text).iter().map(|item| values::pair(item)).collect(),
         other => Err(format!("{other} is not a map of texts")),
     };
     pairs.map(Value::Pairs)
@@ -800,18 +747,13 @@ fn worker_class(text: &str) -> Result<String, String> {
     let advice = match text {
         "sync" | "gthread" => return Ok(text.to_string()),
         "egg:gunicorn#sync" | "gunicorn.workers.sync.SyncWorker" => return Ok("sync".to_string()),
-        "egg:gunicorn#gthread" | "gunicorn.workers.gthread.ThreadWorker" => {
-            return Ok("gthread".to_string())
-        }
+        "egg:gunicorn#gthread" | "gunicorn.workers.gthread.ThreadWorker" => return Ok("gthread".to_string()),
         _ if text.contains("uvicorn") || text.contains("asgi") || text.contains("aiohttp") => {
             "only WSGI applications are served"
         }
         _ => "use gthread with --threads",
     };
-    Err(format!(
-        "'{}' is not available here, {advice}",
-        text.escape_debug()
-    ))
+    Err(format!("'{}' is not available here, {advice}", text.escape_debug()))
 }
 
 pub fn find(name: &str) -> Option<&'static Opt> {
@@ -820,9 +762,9 @@ pub fn find(name: &str) -> Option<&'static Opt> {
 
 /// The setting of gunicorn's that has this name or this flag, if it is one of those not supported yet.
 pub fn not_yet(name: &str) -> bool {
-    NOT_YET.iter().any(|(setting, flags)| {
-        *setting == name || flags.split_whitespace().any(|flag| flag == name)
-    })
+    NOT_YET
+        .iter()
+        .any(|(setting, flags)| *setting == name || flags.split_whitespace().any(|flag| flag == name))
 }
 
 /// The setting that a misspelt name was probably meant for.
@@ -833,11 +775,7 @@ pub fn closest_name(name: &str) -> Option<&'static str> {
 
 /// The flags that a word, without its dashes, could be short for.
 pub fn flags_beginning(word: &str) -> Vec<String> {
-    OPTIONS
-        .iter()
-        .filter(|opt| opt.long.iter().any(|long| long.starts_with(word)))
-        .map(Opt::flag)
-        .collect()
+    OPTIONS.iter().filter(|opt| opt.long.iter().any(|long| long.starts_with(word))).map(Opt::flag).collect()
 }
 
 /// The long flag, without dashes, that a misspelt one was probably meant for.
@@ -876,8 +814,7 @@ pub const EXTRA: &str = "EXTRA";
 
 /// The command line: one argument per row that has a flag, under its section's heading.
 pub fn command() -> Command {
-    let app =
-        Arg::new(APP).help("The application, MODULE:NAME; NAME is 'application' if left out.");
+    let app = Arg::new(APP).help("The application, MODULE:NAME; NAME is 'application' if left out.");
     let extra = Arg::new(EXTRA).num_args(0..).hide(true);
     let version = Arg::new("version")
         .short('v')
@@ -910,8 +847,7 @@ pub fn command() -> Command {
         .arg(version)
 }
 
-const PRECEDENCE: &str =
-    "A value on the command line replaces one from GUNICORN_CMD_ARGS, that one \
+const PRECEDENCE: &str = "A value on the command line replaces one from GUNICORN_CMD_ARGS, that one \
      from the config file, that one from the environment.";
 
 fn arg(opt: &'static Opt) -> Arg {
@@ -1011,71 +947,35 @@ mod tests {
         assert_eq!(read("workers", said("0x10")), Ok(Value::Int(16)));
         assert_eq!(read("workers", Raw::Float(2.0)), Ok(Value::Int(2)));
         assert_eq!(read("max_requests", Raw::Bool(false)), Ok(Value::Int(0)));
-        assert_eq!(
-            refused("workers", said("x")),
-            "'x' is not a whole number ≥ 1"
-        );
-        assert_eq!(
-            refused("workers", Raw::Float(2.5)),
-            "2.5 is not a whole number ≥ 1"
-        );
-        assert_eq!(
-            refused("workers", Raw::None),
-            "None is not a whole number ≥ 1"
-        );
-        assert_eq!(
-            refused("threads", Raw::Int(0)),
-            "0 is not a whole number ≥ 1"
-        );
-        assert_eq!(
-            refused("threads", Raw::Int(65_536)),
-            "65536 is more than 65535"
-        );
+        assert_eq!(refused("workers", said("x")), "'x' is not a whole number ≥ 1");
+        assert_eq!(refused("workers", Raw::Float(2.5)), "2.5 is not a whole number ≥ 1");
+        assert_eq!(refused("workers", Raw::None), "None is not a whole number ≥ 1");
+        assert_eq!(refused("threads", Raw::Int(0)), "0 is not a whole number ≥ 1");
+        assert_eq!(refused("threads", Raw::Int(65_536)), "65536 is more than 65535");
     }
 
     #[test]
     fn modes_and_seconds() {
         assert_eq!(read("umask", said("0022")), Ok(Value::Int(0o22)));
         assert_eq!(read("umask", Raw::Int(18)), Ok(Value::Int(18)));
-        assert_eq!(
-            refused("umask", said("rwx")),
-            "'rwx' is not a file mode like 0022"
-        );
-        assert_eq!(
-            refused("umask", Raw::Int(0o10000)),
-            "4096 is not a file mode like 0022"
-        );
+        assert_eq!(refused("umask", said("rwx")), "'rwx' is not a file mode like 0022");
+        assert_eq!(refused("umask", Raw::Int(0o10000)), "4096 is not a file mode like 0022");
         let half = Value::Seconds(Duration::from_millis(500));
         assert_eq!(read("timeout", said("0.5")), Ok(half.clone()));
         assert_eq!(read("timeout", Raw::Float(0.5)), Ok(half));
-        assert_eq!(
-            refused("timeout", said("-1")),
-            "'-1' is not a number of seconds ≥ 0"
-        );
-        assert_eq!(
-            refused("timeout", said("30s")),
-            "'30s' is not a number of seconds ≥ 0"
-        );
+        assert_eq!(refused("timeout", said("-1")), "'-1' is not a number of seconds ≥ 0");
+        assert_eq!(refused("timeout", said("30s")), "'30s' is not a number of seconds ≥ 0");
     }
 
     #[test]
     fn flags_and_choices() {
         assert_eq!(read("daemon", said("True")), Ok(Value::Bool(true)));
         assert_eq!(read("sendfile", Raw::None), Ok(Value::Bool(true)));
-        assert_eq!(
-            refused("daemon", said("x")),
-            "'x' is neither true nor false"
-        );
-        assert_eq!(
-            refused("daemon", Raw::Int(1)),
-            "1 is neither true nor false"
-        );
+        assert_eq!(refused("daemon", said("x")), "'x' is neither true nor false");
+        assert_eq!(refused("daemon", Raw::Int(1)), "1 is neither true nor false");
         let refuse = Value::Text("refuse".to_string());
         assert_eq!(read("header_map", said(" REFUSE")), Ok(refuse));
-        assert_eq!(
-            refused("header_map", said("x")),
-            "'x' is not one of: drop, refuse, dangerous"
-        );
+        assert_eq!(refused("header_map", said("x")), "'x' is not one of: drop, refuse, dangerous");
     }
 
     #[test]
@@ -1083,10 +983,7 @@ mod tests {
         assert_eq!(read("pidfile", Raw::None), Ok(Value::Unset));
         assert_eq!(read("pidfile", said(" ")), Ok(Value::Unset));
         assert_eq!(read("pidfile", said(" a ")), Ok(Value::Path("a".into())));
-        assert_eq!(
-            read("accesslog", said("-")),
-            Ok(Value::Log(LogTarget::Dash))
-        );
+        assert_eq!(read("accesslog", said("-")), Ok(Value::Log(LogTarget::Dash)));
         assert_eq!(refused("pidfile", Raw::Int(3)), "3 is not a text");
         assert_eq!(refused("chdir", said("a\0b")), "'a\\0b' is not a path");
     }
@@ -1098,22 +995,10 @@ mod tests {
         assert_eq!(read("pythonpath", said("a,b")), Ok(paths.clone()));
         assert_eq!(read("pythonpath", list(&["a", "b "])), Ok(paths));
         assert_eq!(read("bind", Raw::None), Ok(Value::Addresses(vec![])));
-        assert_eq!(
-            read("bind", list(&["fd://3"])),
-            Ok(Value::Addresses(vec![Address::Fd(3)]))
-        );
-        assert_eq!(
-            refused("bind", Raw::Int(80)),
-            "80 is not a text or a list of texts"
-        );
-        assert_eq!(
-            refused("bind", Raw::List(vec![Raw::Int(80)])),
-            "80, in the list, is not a text"
-        );
-        assert_eq!(
-            refused("bind", said("h:x")),
-            "'x' is not a port (0 to 65535)"
-        );
+        assert_eq!(read("bind", list(&["fd://3"])), Ok(Value::Addresses(vec![Address::Fd(3)])));
+        assert_eq!(refused("bind", Raw::Int(80)), "80 is not a text or a list of texts");
+        assert_eq!(refused("bind", Raw::List(vec![Raw::Int(80)])), "80, in the list, is not a text");
+        assert_eq!(refused("bind", said("h:x")), "'x' is not a port (0 to 65535)");
         assert_eq!(refused("raw_env", said("A")), "'A' is not NAME=value");
         assert!(refused("forwarded_allow_ips", said("x")).starts_with("'x' is not an IP address"));
     }
@@ -1122,18 +1007,9 @@ mod tests {
     fn maps() {
         let pairs = vec![("A".to_string(), "b".to_string())];
         let raw = Raw::Map(vec![("A".to_string(), said("b"))]);
-        assert_eq!(
-            read("secure_scheme_headers", raw),
-            Ok(Value::Pairs(pairs.clone()))
-        );
-        assert_eq!(
-            read("secure_scheme_headers", said("A=b")),
-            Ok(Value::Pairs(pairs))
-        );
-        assert_eq!(
-            refused("secure_scheme_headers", Raw::Int(1)),
-            "1 is not a map of texts"
-        );
+        assert_eq!(read("secure_scheme_headers", raw), Ok(Value::Pairs(pairs.clone())));
+        assert_eq!(read("secure_scheme_headers", said("A=b")), Ok(Value::Pairs(pairs)));
+        assert_eq!(refused("secure_scheme_headers", Raw::Int(1)), "1 is not a map of texts");
     }
 
     #[test]
@@ -1167,10 +1043,7 @@ mod tests {
 
     #[test]
     fn prefixes_and_settings_of_gunicorn_only() {
-        assert_eq!(
-            flags_beginning("worker"),
-            ["--workers", "--worker-class", "--worker-connections"]
-        );
+        assert_eq!(flags_beginning("worker"), ["--workers", "--worker-class", "--worker-connections"]);
         assert!(not_yet("certfile") && not_yet("--certfile") && not_yet("-u"));
         assert!(!not_yet("") && !not_yet("workers"));
     }

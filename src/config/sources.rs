@@ -47,8 +47,7 @@ pub struct Settings(Vec<Value>);
 impl Settings {
     pub fn defaults() -> Settings {
         let value = |opt: &Opt| {
-            opt.default_value()
-                .unwrap_or_else(|why| unreachable!("default of {}: {why}", opt.name))
+            opt.default_value().unwrap_or_else(|why| unreachable!("default of {}: {why}", opt.name))
         };
         Settings(OPTIONS.iter().map(value).collect())
     }
@@ -148,9 +147,7 @@ impl Gathered {
     fn file(&mut self, path: &Path, run_python: &mut RunPython) -> Result<(), Error> {
         let label = path.strip_prefix(".").unwrap_or(path).display().to_string();
         if !is_module(path) && !path.exists() {
-            return Err(Error::Other(format!(
-                "config file '{label}' does not exist (--config)"
-            )));
+            return Err(Error::Other(format!("config file '{label}' does not exist (--config)")));
         }
         let (entries, language) = match path.extension() {
             Some(end) if end == "toml" => (read_toml(path, &label)?, Language::Toml),
@@ -163,11 +160,7 @@ impl Gathered {
     }
 
     /// Takes the settings out of a file's entries and gives back the rest.
-    fn entries(
-        &mut self,
-        entries: Vec<(String, Raw)>,
-        label: &str,
-    ) -> Result<Vec<(String, Raw)>, Error> {
+    fn entries(&mut self, entries: Vec<(String, Raw)>, label: &str) -> Result<Vec<(String, Raw)>, Error> {
         let source = Source::File(label.to_string());
         let mut unknown = Vec::new();
         for (name, raw) in entries {
@@ -190,22 +183,12 @@ enum Language {
 }
 
 /// Settings that an operator relies on to be safe: served without them, the site would be up and exposed.
-const PROTECTING: &[&str] = &[
-    "certfile",
-    "keyfile",
-    "ca_certs",
-    "cert_reqs",
-    "ssl_context",
-    "user",
-    "group",
-    "proxy_protocol",
-];
+const PROTECTING: &[&str] =
+    &["certfile", "keyfile", "ca_certs", "cert_reqs", "ssl_context", "user", "group", "proxy_protocol"];
 
 /// Errors: a setting that protects is set and cannot be honoured yet; ignoring it is not an option.
 fn refuse_unprotected(unknown: &[(String, Raw)], label: &str) -> Result<(), Error> {
-    let refused = unknown
-        .iter()
-        .find(|(name, raw)| PROTECTING.contains(&name.as_str()) && !raw.is_off());
+    let refused = unknown.iter().find(|(name, raw)| PROTECTING.contains(&name.as_str()) && !raw.is_off());
     match refused {
         Some((name, _)) => Err(Error::Other(format!(
             "{label}: {name} is not supported yet, and the server does not start without what it protects"
@@ -216,24 +199,16 @@ fn refuse_unprotected(unknown: &[(String, Raw)], label: &str) -> Result<(), Erro
 
 /// The warnings about a file's entries that are no settings of ours.
 fn complaints(unknown: Vec<(String, Raw)>, language: Language, label: &str) -> Vec<String> {
-    let (not_yet, others): (Vec<_>, Vec<_>) = unknown
-        .into_iter()
-        .partition(|(name, _)| options::not_yet(name));
+    let (not_yet, others): (Vec<_>, Vec<_>) =
+        unknown.into_iter().partition(|(name, _)| options::not_yet(name));
     let used = not_yet.iter().filter(|(_, raw)| !raw.is_off());
     let mut used: Vec<_> = used.map(|(name, _)| name.as_str()).collect();
     used.sort_unstable();
     let mut warnings = Vec::new();
     if !used.is_empty() {
-        warnings.push(format!(
-            "{label}: not supported yet, ignored: {}",
-            used.join(", ")
-        ));
+        warnings.push(format!("{label}: not supported yet, ignored: {}", used.join(", ")));
     }
-    warnings.extend(
-        others
-            .iter()
-            .filter_map(|(name, raw)| complaint(name, raw, language, label)),
-    );
+    warnings.extend(others.iter().filter_map(|(name, raw)| complaint(name, raw, language, label)));
     warnings
 }
 
@@ -241,14 +216,12 @@ fn complaint(name: &str, raw: &Raw, language: Language, label: &str) -> Option<S
     let closest = options::closest_name(name);
     match (language, closest) {
         (Language::Toml, None) => Some(format!("{label}: unknown setting '{name}' ignored")),
-        (Language::Toml, Some(known)) => Some(format!(
-            "{label}: unknown setting '{name}' ignored (did you mean '{known}'?)"
-        )),
+        (Language::Toml, Some(known)) => {
+            Some(format!("{label}: unknown setting '{name}' ignored (did you mean '{known}'?)"))
+        }
         // A function, module or class is code, whatever it is called.
         (Language::Python, Some(known)) if is_variable(name) && !matches!(raw, Raw::Other(_)) => {
-            Some(format!(
-                "{label}: '{name}' is no setting (did you mean '{known}'?)"
-            ))
+            Some(format!("{label}: '{name}' is no setting (did you mean '{known}'?)"))
         }
         (Language::Python, _) => None,
     }
@@ -270,9 +243,7 @@ fn config_file(line: &Args, cmd_args: &Args, dir: &Path) -> Option<PathBuf> {
 }
 
 fn usual_files(dir: &Path) -> impl Iterator<Item = PathBuf> + '_ {
-    let paths = [PYTHON_FILE, TOML_FILE]
-        .into_iter()
-        .map(|name| dir.join(name));
+    let paths = [PYTHON_FILE, TOML_FILE].into_iter().map(|name| dir.join(name));
     paths.filter(|path| path.exists())
 }
 
@@ -280,9 +251,7 @@ fn usual_files(dir: &Path) -> impl Iterator<Item = PathBuf> + '_ {
 fn passed_over(chosen: &Path, dir: &Path) -> Option<String> {
     let mut usual = usual_files(dir).skip_while(|path| path != chosen);
     match (usual.next(), usual.next()) {
-        (Some(_), Some(_)) => Some(format!(
-            "{TOML_FILE} is not read because {PYTHON_FILE} is there"
-        )),
+        (Some(_), Some(_)) => Some(format!("{TOML_FILE} is not read because {PYTHON_FILE} is there")),
         _ => None,
     }
 }
@@ -344,9 +313,7 @@ impl Args {
     /// Refuses values that cannot be used, so that a usage error does not depend on anything else.
     pub fn check(&self) -> Result<(), Error> {
         let mut settings = Settings::defaults();
-        self.flags
-            .iter()
-            .try_for_each(|(opt, raw)| settings.set(opt, raw, &Source::CommandLine))
+        self.flags.iter().try_for_each(|(opt, raw)| settings.set(opt, raw, &Source::CommandLine))
     }
 }
 
@@ -365,9 +332,7 @@ pub fn parse(args: &[String]) -> Result<Parsed, Error> {
 fn from_matches(matches: &ArgMatches) -> Args {
     let with_flag = OPTIONS.iter().filter(|opt| !opt.long.is_empty());
     Args {
-        flags: with_flag
-            .filter_map(|opt| Some((opt, from_match(matches, opt)?)))
-            .collect(),
+        flags: with_flag.filter_map(|opt| Some((opt, from_match(matches, opt)?))).collect(),
         app: words(matches, options::APP).pop(),
         extra: words(matches, options::EXTRA),
     }
@@ -386,10 +351,7 @@ fn from_match(matches: &ArgMatches, opt: &Opt) -> Option<Raw> {
 }
 
 fn words(matches: &ArgMatches, id: &str) -> Vec<String> {
-    matches
-        .get_many::<String>(id)
-        .map(|values| values.cloned().collect())
-        .unwrap_or_default()
+    matches.get_many::<String>(id).map(|values| values.cloned().collect()).unwrap_or_default()
 }
 
 /// The parser's error in one sentence of ours.
@@ -443,9 +405,9 @@ fn command_args(env: &Environment) -> Result<Parsed, Error> {
 fn given(parsed: Parsed, source: &Source) -> Result<Args, Error> {
     match (parsed, source) {
         (Parsed::Args(args), _) => Ok(args),
-        (_, Source::CommandArgs) => Err(Error::Usage(format!(
-            "{CMD_ARGS}: --help and --version belong on the command line"
-        ))),
+        (_, Source::CommandArgs) => {
+            Err(Error::Usage(format!("{CMD_ARGS}: --help and --version belong on the command line")))
+        }
         _ => Ok(Args::default()),
     }
 }
@@ -496,16 +458,9 @@ mod tests {
                 found.map(|(_, value)| value.to_string())
             };
             let globals = self.python.iter();
-            let globals: Vec<_> = globals
-                .map(|(name, raw)| (name.to_string(), raw.clone()))
-                .collect();
+            let globals: Vec<_> = globals.map(|(name, raw)| (name.to_string(), raw.clone())).collect();
             let dir = self.dir.map_or(Path::new("/nonexistent"), |dir| &dir.0);
-            gather(
-                &shlex::split(self.line).unwrap(),
-                &get,
-                &mut |_| Ok(globals.clone()),
-                dir,
-            )
+            gather(&shlex::split(self.line).unwrap(), &get, &mut |_| Ok(globals.clone()), dir)
         }
 
         fn value(&self, name: &str) -> Value {
@@ -527,10 +482,7 @@ mod tests {
     }
 
     fn sentence(line: &str) -> String {
-        let start = Start {
-            line,
-            ..Start::default()
-        };
+        let start = Start { line, ..Start::default() };
         let (sentence, code) = start.refused();
         assert_eq!(code, 2);
         sentence
@@ -541,13 +493,7 @@ mod tests {
         let python = [("workers", Raw::Int(3))];
         let env = [("WEB_CONCURRENCY", "2"), (CMD_ARGS, "-w 4")];
         let at = |env, python: &[(&'static str, Raw)], line| {
-            Start {
-                line,
-                env,
-                python: python.to_vec(),
-                dir: None,
-            }
-            .value("workers")
+            Start { line, env, python: python.to_vec(), dir: None }.value("workers")
         };
         assert_eq!(at(&[], &[], ""), Value::Int(1));
         assert_eq!(at(&env[..1], &[], ""), Value::Int(2));
@@ -569,18 +515,9 @@ mod tests {
 
     #[test]
     fn variables_of_the_environment() {
-        let value = |env: &[(&str, &str)], name| {
-            Start {
-                env,
-                ..Start::default()
-            }
-            .value(name)
-        };
+        let value = |env: &[(&str, &str)], name| Start { env, ..Start::default() }.value(name);
         let port = value(&[("PORT", "5000")], "bind");
-        assert_eq!(
-            port,
-            Value::Addresses(vec!["0.0.0.0:5000".parse().unwrap()])
-        );
+        assert_eq!(port, Value::Addresses(vec!["0.0.0.0:5000".parse().unwrap()]));
         // Empty means unset, but an empty list of trusted proxies means none.
         assert_eq!(value(&[("WEB_CONCURRENCY", "")], "workers"), Value::Int(1));
         let nobody = value(&[("FORWARDED_ALLOW_IPS", "")], "forwarded_allow_ips");
@@ -590,13 +527,7 @@ mod tests {
 
     #[test]
     fn command_line_forms() {
-        let value = |line, name| {
-            Start {
-                line,
-                ..Start::default()
-            }
-            .value(name)
-        };
+        let value = |line, name| Start { line, ..Start::default() }.value(name);
         assert_eq!(value("--workers=3", "workers"), Value::Int(3));
         assert_eq!(value("-w3", "workers"), Value::Int(3));
         assert_eq!(value("-w 2 -w 3", "workers"), Value::Int(3));
@@ -605,12 +536,7 @@ mod tests {
         assert_eq!(value("--no-sendfile", "sendfile"), Value::Bool(false));
         for flag in ["--limit-request-field_size", "--limit-request-field-size"] {
             let args = [flag, "5"].map(str::to_string);
-            let all = gather(
-                &args,
-                &|_| None,
-                &mut |_| Ok(vec![]),
-                Path::new("/nonexistent"),
-            );
+            let all = gather(&args, &|_| None, &mut |_| Ok(vec![]), Path::new("/nonexistent"));
             let settings = all.unwrap().settings;
             assert_eq!(*settings.get("limit_request_field_size"), Value::Int(5));
         }
@@ -620,31 +546,18 @@ mod tests {
 
     #[test]
     fn the_application_is_the_first_word_of_the_command_line() {
-        let start = Start {
-            line: "a:b c:d -w 2",
-            env: &[(CMD_ARGS, "x:y")],
-            ..Start::default()
-        };
+        let start = Start { line: "a:b c:d -w 2", env: &[(CMD_ARGS, "x:y")], ..Start::default() };
         let all = start.gather().unwrap();
         assert_eq!(all.app.as_deref(), Some("a:b"));
-        assert_eq!(
-            all.warnings,
-            ["one application is served, the argument 'c:d' is ignored"]
-        );
-        let none = Start {
-            env: start.env,
-            ..Start::default()
-        };
+        assert_eq!(all.warnings, ["one application is served, the argument 'c:d' is ignored"]);
+        let none = Start { env: start.env, ..Start::default() };
         assert_eq!(none.gather().unwrap().app, None);
     }
 
     #[test]
     fn usage_errors_are_one_sentence() {
         let pairs = [
-            (
-                "--wrokers 3",
-                "unknown option --wrokers (did you mean --workers?)",
-            ),
+            ("--wrokers 3", "unknown option --wrokers (did you mean --workers?)"),
             ("--nope", "unknown option --nope"),
             ("-x", "unknown option -x"),
             ("-w", "--workers needs a value"),
@@ -652,18 +565,9 @@ mod tests {
             ("-w x", "--workers: 'x' is not a whole number ≥ 1"),
             ("-w -1", "--workers: '-1' is not a whole number ≥ 1"),
             ("-b h:x", "--bind: 'x' is not a port (0 to 65535)"),
-            (
-                "--worker-c 3",
-                "--worker-c could be any of --worker-class, --worker-connections",
-            ),
-            (
-                "--certfile x",
-                "--certfile is an option of gunicorn that is not supported yet",
-            ),
-            (
-                "-u joe",
-                "-u is an option of gunicorn that is not supported yet",
-            ),
+            ("--worker-c 3", "--worker-c could be any of --worker-class, --worker-connections"),
+            ("--certfile x", "--certfile is an option of gunicorn that is not supported yet"),
+            ("-u joe", "-u is an option of gunicorn that is not supported yet"),
         ];
         for (line, text) in pairs {
             assert_eq!(sentence(line), text);
@@ -673,23 +577,14 @@ mod tests {
     #[test]
     fn errors_name_their_source() {
         let refused = |start: Start| start.refused();
-        let env = |name, value| Start {
-            env: Box::leak(Box::new([(name, value)])),
-            ..Start::default()
-        };
+        let env = |name, value| Start { env: Box::leak(Box::new([(name, value)])), ..Start::default() };
         assert_eq!(
             refused(env("WEB_CONCURRENCY", "x")),
-            (
-                "WEB_CONCURRENCY: 'x' is not a whole number ≥ 1".to_string(),
-                1
-            )
+            ("WEB_CONCURRENCY: 'x' is not a whole number ≥ 1".to_string(), 1)
         );
         assert_eq!(
             refused(env(CMD_ARGS, "-w x")),
-            (
-                "GUNICORN_CMD_ARGS: --workers: 'x' is not a whole number ≥ 1".to_string(),
-                2
-            )
+            ("GUNICORN_CMD_ARGS: --workers: 'x' is not a whole number ≥ 1".to_string(), 2)
         );
         assert_eq!(
             refused(env(CMD_ARGS, "--nope")),
@@ -697,30 +592,14 @@ mod tests {
         );
         assert_eq!(
             refused(env(CMD_ARGS, "'a")),
-            (
-                "GUNICORN_CMD_ARGS: a quotation mark is not closed".to_string(),
-                2
-            )
+            ("GUNICORN_CMD_ARGS: a quotation mark is not closed".to_string(), 2)
         );
         assert_eq!(
             refused(env(CMD_ARGS, "-h")),
-            (
-                "GUNICORN_CMD_ARGS: --help and --version belong on the command line".to_string(),
-                2
-            )
+            ("GUNICORN_CMD_ARGS: --help and --version belong on the command line".to_string(), 2)
         );
-        let file = Start {
-            line: "-c python:conf",
-            python: vec![("workers", said("x"))],
-            ..Start::default()
-        };
-        assert_eq!(
-            refused(file),
-            (
-                "python:conf: workers: 'x' is not a whole number ≥ 1".to_string(),
-                1
-            )
-        );
+        let file = Start { line: "-c python:conf", python: vec![("workers", said("x"))], ..Start::default() };
+        assert_eq!(refused(file), ("python:conf: workers: 'x' is not a whole number ≥ 1".to_string(), 1));
     }
 
     #[test]
@@ -748,10 +627,7 @@ mod tests {
         assert_eq!(chosen(&format!("-c {toml}"), "-c nope"), path(&toml));
         assert_eq!(chosen(&format!("-c file:{other}"), ""), path(&other));
         assert_eq!(chosen("-c python:a.b", ""), path("python:a.b"));
-        assert_eq!(
-            read.into_inner(),
-            [&python, &python, &other, &other, "python:a.b"]
-        );
+        assert_eq!(read.into_inner(), [&python, &python, &other, &other, "python:a.b"]);
     }
 
     #[test]
@@ -759,14 +635,7 @@ mod tests {
         let dir = Dir::new("both");
         dir.file(TOML_FILE, "");
         let python = dir.file(PYTHON_FILE, "");
-        let warnings = |line: &str| {
-            Start {
-                line,
-                dir: Some(&dir),
-                ..Start::default()
-            }
-            .warnings()
-        };
+        let warnings = |line: &str| Start { line, dir: Some(&dir), ..Start::default() }.warnings();
         let text = "rgunicorn.toml is not read because gunicorn.conf.py is there";
         assert_eq!(warnings(""), [text]);
         assert_eq!(warnings(&format!("-c {python}")), [text]);
@@ -776,10 +645,7 @@ mod tests {
     #[test]
     fn a_missing_file_is_an_error() {
         for line in ["-c nope.py", "-c nope.toml", "-c file:nope.py"] {
-            let start = Start {
-                line,
-                ..Start::default()
-            };
+            let start = Start { line, ..Start::default() };
             let (sentence, code) = start.refused();
             assert!(sentence.starts_with("config file 'nope."), "{sentence}");
             assert!(sentence.ends_with("' does not exist (--config)"));
@@ -801,17 +667,11 @@ mod tests {
         let text = "workers = 3\nspew = true\nwrokers = 1\n[rgunicorn]\nthreads = 2\n\
                     zzz = 1\n[rgunicorn.secure_scheme_headers]\nA = 'b'\n";
         dir.file(TOML_FILE, text);
-        let start = Start {
-            dir: Some(&dir),
-            ..Start::default()
-        };
+        let start = Start { dir: Some(&dir), ..Start::default() };
         assert_eq!(start.value("workers"), Value::Int(3));
         assert_eq!(start.value("threads"), Value::Int(2));
         let pair = ("A".to_string(), "b".to_string());
-        assert_eq!(
-            start.value("secure_scheme_headers"),
-            Value::Pairs(vec![pair])
-        );
+        assert_eq!(start.value("secure_scheme_headers"), Value::Pairs(vec![pair]));
         let label = dir.0.join(TOML_FILE).display().to_string();
         assert_eq!(
             start.warnings(),
@@ -827,15 +687,9 @@ mod tests {
     fn wrong_toml_names_the_line() {
         let dir = Dir::new("wrong");
         let path = dir.file(TOML_FILE, "workers = 3\nthreads = = 2\n");
-        let start = Start {
-            dir: Some(&dir),
-            ..Start::default()
-        };
+        let start = Start { dir: Some(&dir), ..Start::default() };
         let (sentence, code) = start.refused();
-        assert!(
-            sentence.starts_with(&format!("{path}: line 2: ")),
-            "{sentence}"
-        );
+        assert!(sentence.starts_with(&format!("{path}: line 2: ")), "{sentence}");
         assert!(!sentence.contains('\n'));
         assert_eq!(code, 1);
     }
@@ -844,10 +698,7 @@ mod tests {
     fn a_file_that_is_not_text_is_an_error() {
         let dir = Dir::new("binary");
         fs::write(dir.0.join(TOML_FILE), b"\xff").unwrap();
-        let start = Start {
-            dir: Some(&dir),
-            ..Start::default()
-        };
+        let start = Start { dir: Some(&dir), ..Start::default() };
         let (sentence, code) = start.refused();
         assert!(sentence.starts_with("config file /"), "{sentence}");
         assert!(sentence.ends_with("(--config)"), "{sentence}");
@@ -888,9 +739,7 @@ mod tests {
             let entries = [(name.to_string(), Raw::Text("x".into()))];
             let error = refuse_unprotected(&entries, "conf").unwrap_err();
             assert_eq!(error.exit_code(), 1);
-            assert!(error
-                .to_string()
-                .starts_with(&format!("conf: {name} is not supported yet")));
+            assert!(error.to_string().starts_with(&format!("conf: {name} is not supported yet")));
             assert!(refuse_unprotected(&[(name.to_string(), Raw::None)], "conf").is_ok());
         }
     }
@@ -905,10 +754,7 @@ mod tests {
     #[test]
     fn changes_between_two_sets() {
         let one = Settings::defaults();
-        let start = Start {
-            line: "-w 2 -D",
-            ..Start::default()
-        };
+        let start = Start { line: "-w 2 -D", ..Start::default() };
         let two = start.gather().unwrap().settings;
         let names: Vec<_> = one.changes(&two).map(|opt| opt.name).collect();
         assert_eq!(names, ["workers", "daemon"]);

@@ -63,12 +63,9 @@ impl From<toml::Value> for Raw {
             toml::Value::Boolean(value) => Raw::Bool(value),
             toml::Value::Datetime(time) => Raw::Other(time.to_string()),
             toml::Value::Array(items) => Raw::List(items.into_iter().map(Raw::from).collect()),
-            toml::Value::Table(table) => Raw::Map(
-                table
-                    .into_iter()
-                    .map(|(key, value)| (key, Raw::from(value)))
-                    .collect(),
-            ),
+            toml::Value::Table(table) => {
+                Raw::Map(table.into_iter().map(|(key, value)| (key, Raw::from(value))).collect())
+            }
         }
     }
 }
@@ -123,11 +120,7 @@ pub fn boolean(text: &str) -> Option<bool> {
 }
 
 pub fn comma_list(text: &str) -> Vec<String> {
-    text.split(',')
-        .map(str::trim)
-        .filter(|item| !item.is_empty())
-        .map(str::to_string)
-        .collect()
+    text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_string).collect()
 }
 
 /// `NAME=value`, as in an environment; the value may be empty or contain `=`.
@@ -145,15 +138,9 @@ pub fn network(text: &str) -> Result<String, String> {
     if text == "*" || text.parse::<IpAddr>().is_ok() {
         return Ok(text.to_string());
     }
-    let net = text
-        .parse::<IpNet>()
-        .ok()
-        .or_else(|| with_netmask(text))
-        .ok_or_else(|| {
-            format!(
-                "{} is not an IP address, a network like 10.0.0.0/8, or *",
-                quoted(text)
-            )
+    let net =
+        text.parse::<IpNet>().ok().or_else(|| with_netmask(text)).ok_or_else(|| {
+            format!("{} is not an IP address, a network like 10.0.0.0/8, or *", quoted(text))
         })?;
     // 10.1.2.3/8 is a slip: either the one host or the whole network was meant, and trust is at stake.
     if net.addr() != net.network() {
@@ -255,9 +242,7 @@ impl fmt::Display for Address {
 
 fn unix(path: &str) -> Result<Address, String> {
     // A command line cannot carry a NUL, so `@name` and a spelt-out `\0name` stand for one.
-    let hidden = ["@", "\0", "\\0"]
-        .iter()
-        .find_map(|mark| path.strip_prefix(mark));
+    let hidden = ["@", "\0", "\\0"].iter().find_map(|mark| path.strip_prefix(mark));
     let path = match hidden {
         Some(name) => format!("\0{name}"),
         None => path.to_string(),
@@ -277,10 +262,7 @@ fn unix(path: &str) -> Result<Address, String> {
 fn descriptor(number: &str) -> Result<Address, String> {
     match number.trim().parse::<RawFd>() {
         Ok(fd) if fd >= 0 => Ok(Address::Fd(fd)),
-        _ => Err(format!(
-            "{} is not the number of an open file",
-            quoted(number)
-        )),
+        _ => Err(format!("{} is not the number of an open file", quoted(number))),
     }
 }
 
@@ -291,26 +273,17 @@ fn tcp(text: &str) -> Result<Address, String> {
     };
     let port = match port {
         None => DEFAULT_PORT,
-        Some(port) => port
-            .trim()
-            .parse()
-            .map_err(|_| format!("{} is not a port (0 to 65535)", quoted(port)))?,
+        Some(port) => {
+            port.trim().parse().map_err(|_| format!("{} is not a port (0 to 65535)", quoted(port)))?
+        }
     };
     let host = if host.is_empty() { ANY_HOST } else { host };
-    Ok(Address::Tcp {
-        host: host.to_ascii_lowercase(),
-        port,
-    })
+    Ok(Address::Tcp { host: host.to_ascii_lowercase(), port })
 }
 
 /// `[v6]` or `[v6]:port`, the opening bracket already taken off `rest`.
 fn bracketed<'a>(text: &str, rest: &'a str) -> Result<(&'a str, Option<&'a str>), String> {
-    let wrong = || {
-        format!(
-            "{} is not an address: an IPv6 address is written [::1]:8000",
-            quoted(text)
-        )
-    };
+    let wrong = || format!("{} is not an address: an IPv6 address is written [::1]:8000", quoted(text));
     let (host, tail) = rest.split_once(']').ok_or_else(wrong)?;
     if tail.is_empty() {
         return Ok((host, None));
@@ -324,21 +297,14 @@ fn bracketed<'a>(text: &str, rest: &'a str) -> Result<(&'a str, Option<&'a str>)
 /// `host`, `host:port` or `:port`.
 fn plain(text: &str) -> Result<(&str, Option<&str>), String> {
     if text.parse::<Ipv6Addr>().is_ok() {
-        return Err(format!(
-            "'{text}' is an IPv6 address without brackets: write '[{text}]:{DEFAULT_PORT}'"
-        ));
+        return Err(format!("'{text}' is an IPv6 address without brackets: write '[{text}]:{DEFAULT_PORT}'"));
     }
     // A number alone would be taken for the host 0.0.x.y, which nobody means.
     if !text.is_empty() && text.bytes().all(|octet| octet.is_ascii_digit()) {
-        return Err(format!(
-            "'{text}' is a port without a host: write ':{text}' or '127.0.0.1:{text}'"
-        ));
+        return Err(format!("'{text}' is a port without a host: write ':{text}' or '127.0.0.1:{text}'"));
     }
     if text.contains(['/', '\0']) || text.contains(char::is_whitespace) {
-        return Err(format!(
-            "{} is not an address: host:port, unix:PATH or fd://N",
-            quoted(text)
-        ));
+        return Err(format!("{} is not an address: host:port, unix:PATH or fd://N", quoted(text)));
     }
     Ok(match text.split_once(':') {
         Some((host, port)) => (host, Some(port)),
@@ -383,10 +349,7 @@ mod tests {
         assert_eq!(shown("tcp://[::1]:80"), "[::1]:80");
         assert_eq!(
             "[FE80::1%eth0]:1".parse(),
-            Ok(Address::Tcp {
-                host: "fe80::1%eth0".to_string(),
-                port: 1
-            })
+            Ok(Address::Tcp { host: "fe80::1%eth0".to_string(), port: 1 })
         );
     }
 
@@ -425,25 +388,13 @@ mod tests {
         assert_eq!(refused("h:"), "'' is not a port (0 to 65535)");
         assert_eq!(refused("h:70000"), "'70000' is not a port (0 to 65535)");
         assert_eq!(refused("a:b:9"), "'b:9' is not a port (0 to 65535)");
-        assert_eq!(
-            refused("::1"),
-            "'::1' is an IPv6 address without brackets: write '[::1]:8000'"
-        );
-        assert_eq!(
-            refused("8000"),
-            "'8000' is a port without a host: write ':8000' or '127.0.0.1:8000'"
-        );
+        assert_eq!(refused("::1"), "'::1' is an IPv6 address without brackets: write '[::1]:8000'");
+        assert_eq!(refused("8000"), "'8000' is a port without a host: write ':8000' or '127.0.0.1:8000'");
         let v6 = "is not an address: an IPv6 address is written [::1]:8000";
         assert_eq!(refused("[::1"), format!("'[::1' {v6}"));
         assert_eq!(refused("[::1]x"), format!("'[::1]x' {v6}"));
-        assert_eq!(
-            refused("http://h:1"),
-            "'http://h:1' is not an address: host:port, unix:PATH or fd://N"
-        );
-        assert_eq!(
-            refused("unix:"),
-            "'unix:' lacks the path of the socket: unix:/run/app.sock"
-        );
+        assert_eq!(refused("http://h:1"), "'http://h:1' is not an address: host:port, unix:PATH or fd://N");
+        assert_eq!(refused("unix:"), "'unix:' lacks the path of the socket: unix:/run/app.sock");
         assert_eq!(
             refused(&format!("unix:/{}", "x".repeat(107))),
             "the socket path is 108 octets long, the system takes 107"
@@ -465,9 +416,7 @@ mod tests {
         for (text, number) in good {
             assert_eq!(integer(text), Some(number), "{text}");
         }
-        for text in [
-            "", "x", "1.5", "--5", "0x-5", "0x", "1 2", "-", "_1", "é1", "0é",
-        ] {
+        for text in ["", "x", "1.5", "--5", "0x-5", "0x", "1 2", "-", "_1", "é1", "0é"] {
             assert_eq!(integer(text), None, "{text}");
         }
     }
@@ -488,10 +437,7 @@ mod tests {
         assert_eq!(duration(2.5), Some(Duration::from_millis(2500)));
         assert_eq!(duration(-0.1), None);
         assert_eq!(duration(f64::NAN), None);
-        assert_eq!(
-            duration(f64::INFINITY),
-            Some(Duration::from_secs(u32::MAX.into()))
-        );
+        assert_eq!(duration(f64::INFINITY), Some(Duration::from_secs(u32::MAX.into())));
     }
 
     #[test]
@@ -563,19 +509,14 @@ mod tests {
 
     #[test]
     fn raw_values_from_toml() {
-        let table: toml::Table = "a = 1\nb = ['x', true]\nc = {d = 1.5}\ne = 2020-01-01"
-            .parse()
-            .unwrap();
+        let table: toml::Table = "a = 1\nb = ['x', true]\nc = {d = 1.5}\ne = 2020-01-01".parse().unwrap();
         let raw = Raw::from(toml::Value::Table(table));
         let text = |text: &str| text.to_string();
         assert_eq!(
             raw,
             Raw::Map(vec![
                 (text("a"), Raw::Int(1)),
-                (
-                    text("b"),
-                    Raw::List(vec![Raw::Text(text("x")), Raw::Bool(true)])
-                ),
+                (text("b"), Raw::List(vec![Raw::Text(text("x")), Raw::Bool(true)])),
                 (text("c"), Raw::Map(vec![(text("d"), Raw::Float(1.5))])),
                 (text("e"), Raw::Other(text("2020-01-01"))),
             ])
@@ -584,13 +525,9 @@ mod tests {
 
     #[test]
     fn ways_of_writing_not_used() {
-        for raw in [
-            Raw::None,
-            Raw::Bool(false),
-            Raw::Text(String::new()),
-            Raw::List(vec![]),
-            Raw::Map(vec![]),
-        ] {
+        for raw in
+            [Raw::None, Raw::Bool(false), Raw::Text(String::new()), Raw::List(vec![]), Raw::Map(vec![])]
+        {
             assert!(raw.is_off());
         }
         assert!(!Raw::Int(0).is_off());

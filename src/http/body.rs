@@ -59,10 +59,7 @@ impl Decoder {
 
 fn run(from: usize, length: usize) -> Decoded {
     let end = from + length;
-    Decoded {
-        consumed: end,
-        data: from..end,
-    }
+    Decoded { consumed: end, data: from..end }
 }
 
 /// Takes at most `available` from `remaining`.
@@ -192,9 +189,7 @@ impl Chunked {
 
     fn count_size(&mut self) -> Result<(), Reject> {
         let total = self.total.checked_add(self.size);
-        self.total = total
-            .filter(|&total| total <= i64::MAX as u64)
-            .ok_or(Reject::ChunkSize)?;
+        self.total = total.filter(|&total| total <= i64::MAX as u64).ok_or(Reject::ChunkSize)?;
         Ok(())
     }
 
@@ -299,18 +294,12 @@ impl Trailers {
     }
 
     fn count(&mut self) -> Result<(), Reject> {
-        self.section_left = self
-            .section_left
-            .checked_sub(1)
-            .ok_or(Reject::TrailersTooLarge)?;
+        self.section_left = self.section_left.checked_sub(1).ok_or(Reject::TrailersTooLarge)?;
         Ok(())
     }
 
     fn begin(&mut self, octet: u8) -> Result<Trailer, Reject> {
-        self.fields_left = self
-            .fields_left
-            .checked_sub(1)
-            .ok_or(Reject::TrailersTooLarge)?;
+        self.fields_left = self.fields_left.checked_sub(1).ok_or(Reject::TrailersTooLarge)?;
         self.line = 0;
         self.name = [0; NAME_OCTETS];
         self.name(octet)
@@ -339,8 +328,7 @@ impl Trailers {
     fn name_is_allowed(&mut self) -> Result<Trailer, Reject> {
         match self.name.get(..self.line) {
             Some(
-                b"host" | b"content-length" | b"transfer-encoding" | b"trailer" | b"authorization"
-                | b"te",
+                b"host" | b"content-length" | b"transfer-encoding" | b"trailer" | b"authorization" | b"te",
             ) => Err(Reject::ForbiddenTrailer),
             _ => self.grow(Trailer::Value),
         }
@@ -351,12 +339,7 @@ impl Trailers {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits {
-        request_line: 4094,
-        fields: 4,
-        field_size: 60,
-        head: 200,
-    };
+    const LIMITS: Limits = Limits { request_line: 4094, fields: 4, field_size: 60, head: 200 };
 
     /// Content, octets consumed, and whether the body is over.
     type Outcome = Result<(Vec<u8>, usize, bool), Reject>;
@@ -411,10 +394,7 @@ mod tests {
     #[test]
     fn no_framing_is_no_body() {
         assert_eq!(outcome_of(Framing::Empty, b"GET /"), Ok((vec![], 0, true)));
-        assert_eq!(
-            outcome_of(Framing::Length(0), b"GET /"),
-            Ok((vec![], 0, true))
-        );
+        assert_eq!(outcome_of(Framing::Length(0), b"GET /"), Ok((vec![], 0, true)));
     }
 
     #[test]
@@ -435,18 +415,14 @@ mod tests {
             content("5\r\nhello\r\n1\r\n,\r\n00c\r\n brave world\r\n000\r\n\r\n"),
             b"hello, brave world"
         );
-        assert_eq!(
-            content("A\r\n0123456789\r\na\r\n0123456789\r\n0\r\n\r\n").len(),
-            20
-        );
+        assert_eq!(content("A\r\n0123456789\r\na\r\n0123456789\r\n0\r\n\r\n").len(), 20);
         assert_eq!(content("2\r\n\r\n\r\n0\r\n\r\n"), b"\r\n");
         assert_eq!(content("0000000000000001\r\nx\r\n0\r\n\r\n"), b"x");
     }
 
     #[test]
     fn what_follows_the_body_is_left_alone() {
-        let (content, consumed, done) =
-            chunked("1\r\nx\r\n0\r\n\r\nGET / HTTP/1.1\r\n\r\n").unwrap();
+        let (content, consumed, done) = chunked("1\r\nx\r\n0\r\n\r\nGET / HTTP/1.1\r\n\r\n").unwrap();
         assert_eq!((content.as_slice(), consumed, done), (&b"x"[..], 11, true));
     }
 
@@ -455,13 +431,7 @@ mod tests {
         let mut decoder = Decoder::new(Framing::Chunked, &LIMITS);
         let input = [b"10000\r\n", vec![b'x'; 70_000].as_slice()].concat();
         let step = decoder.decode(&input).unwrap();
-        assert_eq!(
-            step,
-            Decoded {
-                consumed: 65_543,
-                data: 7..65_543
-            }
-        );
+        assert_eq!(step, Decoded { consumed: 65_543, data: 7..65_543 });
     }
 
     #[test]
@@ -475,45 +445,23 @@ mod tests {
 
     #[test]
     fn chunk_size_is_hex_digits() {
-        for line in [
-            "",
-            "0x5",
-            "+5",
-            "-5",
-            "5_0",
-            " 5",
-            "g",
-            "5g",
-            "\t5",
-            ";a",
-            "\"5\"",
-            "00000000000000005",
-            "5.0",
-        ] {
+        for line in
+            ["", "0x5", "+5", "-5", "5_0", " 5", "g", "5g", "\t5", ";a", "\"5\"", "00000000000000005", "5.0"]
+        {
             let answer = chunked(format!("{line}\r\nhello\r\n0\r\n\r\n"));
             assert_eq!(answer, Err(Reject::ChunkSize), "{line:?}");
         }
-        assert_eq!(
-            chunked("5 \r\nhello\r\n0\r\n\r\n"),
-            Err(Reject::ChunkExtension)
-        );
+        assert_eq!(chunked("5 \r\nhello\r\n0\r\n\r\n"), Err(Reject::ChunkExtension));
         assert_eq!(chunked("\r\n\r\n"), Err(Reject::ChunkSize));
     }
 
     #[test]
     fn chunk_sizes_stay_within_63_bits_in_sum() {
         for size in ["FFFFFFFFFFFFFFFF", "8000000000000000", "10000000000000000"] {
-            assert_eq!(
-                chunked(format!("{size}\r\nx")),
-                Err(Reject::ChunkSize),
-                "{size}"
-            );
+            assert_eq!(chunked(format!("{size}\r\nx")), Err(Reject::ChunkSize), "{size}");
         }
         assert!(chunked("7FFFFFFFFFFFFFFF\r\nx").is_ok());
-        assert_eq!(
-            chunked("1\r\nx\r\n7FFFFFFFFFFFFFFF\r\nx"),
-            Err(Reject::ChunkSize)
-        );
+        assert_eq!(chunked("1\r\nx\r\n7FFFFFFFFFFFFFFF\r\nx"), Err(Reject::ChunkSize));
     }
 
     #[test]
@@ -594,10 +542,7 @@ mod tests {
         let line = |octets: usize| format!("1;{}\r\nx\r\n", "a".repeat(octets - 2));
         let most = EXTENSION_LINE as usize;
         assert!(chunked(line(most)).is_ok());
-        assert_eq!(
-            chunked(line(most + 2)),
-            Err(Reject::ChunkExtensionsTooLarge)
-        );
+        assert_eq!(chunked(line(most + 2)), Err(Reject::ChunkExtensionsTooLarge));
         let endless = format!("1;{}", "a".repeat(most + 1));
         assert_eq!(chunked(endless), Err(Reject::ChunkExtensionsTooLarge));
         let many = line(1000).repeat(17);
@@ -606,16 +551,8 @@ mod tests {
 
     #[test]
     fn trailers_are_checked_and_dropped() {
-        for trailers in [
-            "A: b\r\n",
-            "A:\r\nB: \t c\u{e9}\r\n",
-            "Hosts: a\r\nX-Host: b\r\n",
-        ] {
-            assert_eq!(
-                content(format!("1\r\nx\r\n0\r\n{trailers}\r\n")),
-                b"x",
-                "{trailers:?}"
-            );
+        for trailers in ["A: b\r\n", "A:\r\nB: \t c\u{e9}\r\n", "Hosts: a\r\nX-Host: b\r\n"] {
+            assert_eq!(content(format!("1\r\nx\r\n0\r\n{trailers}\r\n")), b"x", "{trailers:?}");
         }
         for trailers in [
             "A\r\n",
@@ -627,24 +564,13 @@ mod tests {
             "A: b\n",
             "A: b\rc\r\n",
         ] {
-            assert_eq!(
-                chunked(format!("0\r\n{trailers}\r\n")),
-                Err(Reject::Trailer),
-                "{trailers:?}"
-            );
+            assert_eq!(chunked(format!("0\r\n{trailers}\r\n")), Err(Reject::Trailer), "{trailers:?}");
         }
     }
 
     #[test]
     fn trailers_that_would_change_framing_or_routing_are_refused() {
-        for name in [
-            "Host",
-            "content-LENGTH",
-            "Transfer-Encoding",
-            "Trailer",
-            "AUTHORIZATION",
-            "te",
-        ] {
+        for name in ["Host", "content-LENGTH", "Transfer-Encoding", "Trailer", "AUTHORIZATION", "te"] {
             for before in ["", "A: b\r\n", "Transfer-Encoding-Of-Mine: b\r\n"] {
                 let answer = chunked(format!("0\r\n{before}{name}: x\r\n\r\n"));
                 assert_eq!(answer, Err(Reject::ForbiddenTrailer), "{name}");
@@ -660,14 +586,8 @@ mod tests {
         assert_eq!(chunked(format!("0\r\n{}\r\n", line(61))), too_large);
         assert_eq!(chunked(format!("0\r\nA{}", "a".repeat(60))), too_large);
         assert_eq!(content(format!("0\r\n{}\r\n", line(6).repeat(4))), b"");
-        assert_eq!(
-            chunked(format!("0\r\n{}\r\n", line(6).repeat(5))),
-            too_large
-        );
-        assert_eq!(
-            chunked(format!("0\r\n{}\r\n", line(52).repeat(4))),
-            too_large
-        );
+        assert_eq!(chunked(format!("0\r\n{}\r\n", line(6).repeat(5))), too_large);
+        assert_eq!(chunked(format!("0\r\n{}\r\n", line(52).repeat(4))), too_large);
     }
 
     #[test]
@@ -675,15 +595,10 @@ mod tests {
         let alphabet = b"01a;=\" \\\r\n\r\n:xT\0\xff";
         let mut state: u64 = 42;
         let mut random = move |bound: usize| {
-            state = state
-                .wrapping_mul(6364136223846793005)
-                .wrapping_add(1442695040888963407);
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             (state >> 33) as usize % bound
         };
-        let seeds = [
-            "3\r\nabc\r\n0\r\n\r\n",
-            "2;a=\"b\";c\r\nab\r\n1\r\nx\r\n0\r\nTe: x\r\nHost: y\r\n\r\n",
-        ];
+        let seeds = ["3\r\nabc\r\n0\r\n\r\n", "2;a=\"b\";c\r\nab\r\n1\r\nx\r\n0\r\nTe: x\r\nHost: y\r\n\r\n"];
         for _ in 0..20_000 {
             let mut input = seeds[random(2)].as_bytes().to_vec();
             for _ in 0..random(4) {

@@ -17,10 +17,7 @@ pub struct ServerDate {
 
 impl ServerDate {
     pub fn new() -> ServerDate {
-        let mut made = ServerDate {
-            second: 0,
-            block: Vec::with_capacity(64),
-        };
+        let mut made = ServerDate { second: 0, block: Vec::with_capacity(64) };
         made.make(0);
         made
     }

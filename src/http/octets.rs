@@ -27,18 +27,12 @@ const fn class_of(octet: u8) -> u8 {
     }
     if octet.is_ascii_alphanumeric()
         || matches!(octet, b'-' | b'.' | b'_' | b'~')
-        || matches!(
-            octet,
-            b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'='
-        )
+        || matches!(octet, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=')
     {
         class |= HOST;
     }
     if octet.is_ascii_alphanumeric()
-        || matches!(
-            octet,
-            b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+'
-        )
+        || matches!(octet, b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+')
         || matches!(octet, b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~')
     {
         class |= TOKEN;

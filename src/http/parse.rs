@@ -23,17 +23,8 @@ const VERSION_PART: usize = 9;
 const STACK_SLOTS: usize = 128;
 
 /// Parses the request head at the start of `bytes`, which may go on beyond it.
-pub fn head(
-    bytes: &[u8],
-    policy: &Policy,
-    trusted: bool,
-    head: &mut Head,
-) -> Result<Status, Reject> {
-    let reader = Reader {
-        window: window(bytes, &policy.limits),
-        policy,
-        trusted,
-    };
+pub fn head(bytes: &[u8], policy: &Policy, trusted: bool, head: &mut Head) -> Result<Status, Reject> {
+    let reader = Reader { window: window(bytes, &policy.limits), policy, trusted };
     match reader.read(head) {
         Ok(Status::Complete) => Ok(Status::Complete),
         Ok(Status::Partial) => {
@@ -43,9 +34,7 @@ pub fn head(
                 false => Ok(Status::Partial),
             }
         }
-        Err(reject) => Err(survey(reader.window, &policy.limits)
-            .err()
-            .unwrap_or(reject)),
+        Err(reject) => Err(survey(reader.window, &policy.limits).err().unwrap_or(reject)),
     }
 }
 
@@ -126,9 +115,7 @@ impl<'b> Reader<'b> {
     #[inline]
     fn ended_by_crlf(&self, end: usize) -> Result<(), Reject> {
         let line_end = self.window.get(end.wrapping_sub(CRLF.len())..end);
-        (line_end == Some(CRLF))
-            .then_some(())
-            .ok_or(Reject::BareLineFeed)
+        (line_end == Some(CRLF)).then_some(()).ok_or(Reject::BareLineFeed)
     }
 
     fn fields(&self, headers: &[Header], head: &mut Head) -> Result<(), Reject> {
@@ -315,12 +302,7 @@ mod tests {
 
     fn policy() -> Policy {
         Policy {
-            limits: Limits {
-                request_line: 4094,
-                fields: 100,
-                field_size: 8190,
-                head: 65536,
-            },
+            limits: Limits { request_line: 4094, fields: 100, field_size: 8190, head: 65536 },
             header_map: HeaderMap::Drop,
             forwarder_headers: vec!["SCRIPT_NAME".into(), "PATH_INFO".into()],
         }
@@ -375,12 +357,7 @@ mod tests {
 
     fn refused(bytes: impl AsRef<[u8]>) -> Option<Reject> {
         let answer = outcome_of(bytes.as_ref(), &policy());
-        assert_ne!(
-            answer,
-            Ok(None),
-            "{:?}",
-            String::from_utf8_lossy(bytes.as_ref())
-        );
+        assert_ne!(answer, Ok(None), "{:?}", String::from_utf8_lossy(bytes.as_ref()));
         answer.err()
     }
 
@@ -403,12 +380,7 @@ mod tests {
     fn parsed_by(bytes: &[u8], policy: &Policy, trusted: bool) -> Head {
         let mut parsed = Head::default();
         let status = head(bytes, policy, trusted, &mut parsed);
-        assert_eq!(
-            status,
-            Ok(Status::Complete),
-            "{:?}",
-            String::from_utf8_lossy(bytes)
-        );
+        assert_eq!(status, Ok(Status::Complete), "{:?}", String::from_utf8_lossy(bytes));
         parsed
     }
 
@@ -418,14 +390,13 @@ mod tests {
 
     fn names(bytes: &[u8], head: &Head) -> Vec<String> {
         let fields = head.fields.list.iter();
-        fields
-            .map(|field| text(bytes, head.fields_at, field.name))
-            .collect()
+        fields.map(|field| text(bytes, head.fields_at, field.name)).collect()
     }
 
     #[test]
     fn offsets_name_the_parts() {
-        let bytes = b"\r\nGET /a/b?c=d?e HTTP/1.1\r\nHost: h\r\nX-A:\t v w \t\r\nEmpty:\r\nLast: \r\n\r\nBODY";
+        let bytes =
+            b"\r\nGET /a/b?c=d?e HTTP/1.1\r\nHost: h\r\nX-A:\t v w \t\r\nEmpty:\r\nLast: \r\n\r\nBODY";
         let head = parsed(bytes);
         assert_eq!(outcome_of(bytes, &policy()), Ok(Some(format!("{head:?}"))));
         let start = head.start;
@@ -437,12 +408,7 @@ mod tests {
         assert_eq!(start.version, Version::Http11);
         assert_eq!(&bytes[head.length..], b"BODY");
         let shown: Vec<(String, String)> = (head.fields.list.iter())
-            .map(|f| {
-                (
-                    text(bytes, head.fields_at, f.name),
-                    text(bytes, head.fields_at, f.value),
-                )
-            })
+            .map(|f| (text(bytes, head.fields_at, f.name), text(bytes, head.fields_at, f.value)))
             .collect();
         let expected = [("Host", "h"), ("X-A", "v w"), ("Empty", ""), ("Last", "")];
         assert_eq!(shown, expected.map(|(n, v)| (n.to_string(), v.to_string())));
@@ -490,26 +456,10 @@ mod tests {
 
     #[test]
     fn method_is_an_upper_case_token_of_3_to_20() {
-        for line in [
-            "GET",
-            "PROPFIND",
-            "M-SEARCH",
-            "A.B",
-            "X1_",
-            "ABCDEFGHIJKLMNOPQRST",
-        ] {
+        for line in ["GET", "PROPFIND", "M-SEARCH", "A.B", "X1_", "ABCDEFGHIJKLMNOPQRST"] {
             assert_eq!(with_line(&format!("{line} / HTTP/1.1")), None, "{line}");
         }
-        for line in [
-            "get",
-            "Get",
-            "GE",
-            "G#T",
-            "G(T",
-            "GÉT",
-            "ABCDEFGHIJKLMNOPQRSTU",
-            "G\0T",
-        ] {
+        for line in ["get", "Get", "GE", "G#T", "G(T", "GÉT", "ABCDEFGHIJKLMNOPQRSTU", "G\0T"] {
             let answer = with_line(&format!("{line} / HTTP/1.1"));
             assert_eq!(answer, Some(Reject::Method), "{line:?}");
         }
@@ -578,11 +528,7 @@ mod tests {
             let start = parsed(bytes.as_bytes()).start;
             let shown = |span| text(bytes.as_bytes(), 0, span);
             assert_eq!(
-                [
-                    shown(start.authority),
-                    shown(start.path),
-                    shown(start.query)
-                ],
+                [shown(start.authority), shown(start.path), shown(start.query)],
                 [authority, path, query]
             );
         }
@@ -641,10 +587,7 @@ mod tests {
             assert!(refused(bytes).is_some(), "{shown:?}");
             let before = once(&bytes[..needed - 1], &policy(), false);
             assert_eq!(before, Ok(None), "{shown:?}");
-            assert!(
-                once(&bytes[..needed], &policy(), false).is_err(),
-                "{shown:?}"
-            );
+            assert!(once(&bytes[..needed], &policy(), false).is_err(), "{shown:?}");
         }
     }
 
@@ -666,17 +609,7 @@ mod tests {
 
     #[test]
     fn field_name_is_a_token_up_to_the_colon() {
-        for field in [
-            "A : b",
-            ": b",
-            "A",
-            "A b: c",
-            "A(: b",
-            "Ä: b",
-            "A\0: b",
-            "A\t: b",
-            "\u{b}A: b",
-        ] {
+        for field in ["A : b", ": b", "A", "A b: c", "A(: b", "Ä: b", "A\0: b", "A\t: b", "\u{b}A: b"] {
             assert_eq!(with_field(field), Some(Reject::FieldName), "{field:?}");
         }
         assert_eq!(with_field("a!#$%&'*+-.^`|~9: b"), None);
@@ -685,11 +618,7 @@ mod tests {
     #[test]
     fn folding_is_refused() {
         for field in [" A: b", "A: b\r\n c", "A: b\r\n\tc", "A:\r\n b"] {
-            assert_eq!(
-                with_field(field),
-                Some(Reject::ObsoleteFolding),
-                "{field:?}"
-            );
+            assert_eq!(with_field(field), Some(Reject::ObsoleteFolding), "{field:?}");
         }
         let first = refused("GET / HTTP/1.1\r\n Host: h\r\n\r\n");
         assert_eq!(first, Some(Reject::ObsoleteFolding));
@@ -697,10 +626,7 @@ mod tests {
 
     #[test]
     fn field_value_has_no_controls() {
-        for octet in (0..0x20)
-            .chain([0x7f])
-            .filter(|o| ![b'\t', b'\n'].contains(o))
-        {
+        for octet in (0..0x20).chain([0x7f]).filter(|o| ![b'\t', b'\n'].contains(o)) {
             let field = [b"A: b", &[octet][..], b"c"].concat();
             let answer = with_field_octets(&field);
             assert_eq!(answer, Some(Reject::FieldValue), "{octet:#x}");
@@ -719,24 +645,15 @@ mod tests {
     #[test]
     fn host_is_optional_and_single_and_well_formed() {
         assert_eq!(refused("GET / HTTP/1.1\r\n\r\n"), None);
-        for host in [
-            "",
-            "h",
-            "h:80",
-            "h:",
-            "1.2.3.4:1",
-            "[::1]",
-            "[::1]:80",
-            "a_b-c.~!$&'()*+,;=",
-            "a%20b",
-            "[v1.x]",
-        ] {
+        for host in
+            ["", "h", "h:80", "h:", "1.2.3.4:1", "[::1]", "[::1]:80", "a_b-c.~!$&'()*+,;=", "a%20b", "[v1.x]"]
+        {
             let answer = refused(format!("GET / HTTP/1.1\r\nhOsT: {host}\r\n\r\n"));
             assert_eq!(answer, None, "{host:?}");
         }
         for host in [
-            "u@h", "h:x", "h:80:80", "h/", "h\\", "<h>", "a b", "a%2", "a%zz", "[::1", "[::1]x",
-            "[]", "é", "h?", "h#", "::1", "a\tb", "[a/b]", "[u@h]", "h:+1", "\"h\"",
+            "u@h", "h:x", "h:80:80", "h/", "h\\", "<h>", "a b", "a%2", "a%zz", "[::1", "[::1]x", "[]", "é",
+            "h?", "h#", "::1", "a\tb", "[a/b]", "[u@h]", "h:+1", "\"h\"",
         ] {
             let answer = refused(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"));
             assert_eq!(answer, Some(Reject::Host), "{host:?}");
@@ -784,12 +701,7 @@ mod tests {
             let answer = with_field(&format!("Content-Length: 1\r\nContent-Length: {again}"));
             assert_eq!(answer, Some(Reject::DuplicateContentLength));
         }
-        for (value, length) in [
-            ("0", 0),
-            ("007", 7),
-            (" 5\t", 5),
-            ("9223372036854775807", i64::MAX as u64),
-        ] {
+        for (value, length) in [("0", 0), ("007", 7), (" 5\t", 5), ("9223372036854775807", i64::MAX as u64)] {
             let bytes = format!("POST / HTTP/1.1\r\ncontent-LENGTH:{value}\r\n\r\n");
             let head = parsed(bytes.as_bytes());
             assert_eq!(head.fields.framing, Framing::Length(length));
@@ -800,9 +712,8 @@ mod tests {
     #[test]
     fn transfer_encoding_is_chunked_once_and_alone() {
         for value in ["chunked", "CHUNKED", "\t chunked \t"] {
-            let bytes = format!(
-                "POST / HTTP/1.1\r\nTransfer-Encoding: {value}\r\nTrailer: a\r\nTE: b\r\n\r\n"
-            );
+            let bytes =
+                format!("POST / HTTP/1.1\r\nTransfer-Encoding: {value}\r\nTrailer: a\r\nTE: b\r\n\r\n");
             let head = parsed(bytes.as_bytes());
             assert_eq!(head.fields.framing, Framing::Chunked);
             assert_eq!(names(bytes.as_bytes(), &head), ["TE"]);
@@ -885,39 +796,18 @@ mod tests {
     fn expect_is_100_continue_or_417() {
         for (version, fields, expected) in [
             ("1.1", "Expect: 100-continue\r\nContent-Length: 1\r\n", true),
-            (
-                "1.1",
-                "Expect: 100-Continue\r\nTransfer-Encoding: chunked\r\n",
-                true,
-            ),
-            (
-                "1.1",
-                "Expect: , 100-continue,\r\nContent-Length: 1\r\n",
-                true,
-            ),
-            (
-                "1.1",
-                "Expect: 100-continue\r\nContent-Length: 0\r\n",
-                false,
-            ),
+            ("1.1", "Expect: 100-Continue\r\nTransfer-Encoding: chunked\r\n", true),
+            ("1.1", "Expect: , 100-continue,\r\nContent-Length: 1\r\n", true),
+            ("1.1", "Expect: 100-continue\r\nContent-Length: 0\r\n", false),
             ("1.1", "Expect: 100-continue\r\n", false),
-            (
-                "1.0",
-                "Expect: 100-continue\r\nContent-Length: 1\r\n",
-                false,
-            ),
+            ("1.0", "Expect: 100-continue\r\nContent-Length: 1\r\n", false),
             ("1.1", "Content-Length: 1\r\n", false),
         ] {
             let bytes = format!("PUT / HTTP/{version}\r\n{fields}\r\n");
             let head = parsed(bytes.as_bytes());
             assert_eq!(head.fields.expect_continue, expected, "{bytes:?}");
         }
-        for value in [
-            "200-ok",
-            "100-continue, x",
-            "100-continue\r\nExpect: x",
-            "100-continue;a",
-        ] {
+        for value in ["200-ok", "100-continue, x", "100-continue\r\nExpect: x", "100-continue;a"] {
             let answer = with_field(&format!("Expect: {value}"));
             assert_eq!(answer, Some(Reject::UnknownExpectation), "{value:?}");
         }
@@ -928,20 +818,14 @@ mod tests {
         let bytes = b"GET / HTTP/1.1\r\nX_Real_Ip: a\r\nScript_Name: /x\r\nContent_Length: 5\r\n\
                       Transfer_Encoding: chunked\r\nX-Real-Ip: b\r\n\r\n";
         let kept = |map, trusted| {
-            let policy = Policy {
-                header_map: map,
-                ..policy()
-            };
+            let policy = Policy { header_map: map, ..policy() };
             names(bytes, &parsed_by(bytes, &policy, trusted))
         };
         assert_eq!(kept(HeaderMap::Drop, false), ["X-Real-Ip"]);
         assert_eq!(kept(HeaderMap::Drop, true), ["Script_Name", "X-Real-Ip"]);
         let all = ["X_Real_Ip", "Script_Name", "X-Real-Ip"];
         assert_eq!(kept(HeaderMap::Dangerous, false), all);
-        let mut strict = Policy {
-            header_map: HeaderMap::Refuse,
-            ..policy()
-        };
+        let mut strict = Policy { header_map: HeaderMap::Refuse, ..policy() };
         assert_eq!(outcome_of(bytes, &strict), Err(Reject::UnderscoreInName));
         let script = b"GET / HTTP/1.1\r\nSCRIPT_NAME: /x\r\n\r\n";
         assert_eq!(once(script, &strict, false), Err(Reject::UnderscoreInName));
@@ -960,10 +844,7 @@ mod tests {
         let mut many = policy();
         many.limits.fields = 300;
         assert!(once(fields(300).as_bytes(), &many, false).is_ok());
-        assert_eq!(
-            outcome_of(fields(301).as_bytes(), &many),
-            Err(Reject::TooManyFields)
-        );
+        assert_eq!(outcome_of(fields(301).as_bytes(), &many), Err(Reject::TooManyFields));
     }
 
     #[test]
@@ -975,21 +856,12 @@ mod tests {
             let fits = format!("GET / HTTP/1.1\r\n{}\r\n{tail}\r\n", line(50));
             assert!(matches!(outcome_of(fits.as_bytes(), &policy), Ok(Some(_))));
             let over = format!("GET / HTTP/1.1\r\n{}\r\n{tail}\r\n", line(51));
-            assert_eq!(
-                outcome_of(over.as_bytes(), &policy),
-                Err(Reject::FieldTooLarge)
-            );
+            assert_eq!(outcome_of(over.as_bytes(), &policy), Err(Reject::FieldTooLarge));
         }
         let endless = format!("GET / HTTP/1.1\r\n{}", line(60));
-        assert_eq!(
-            outcome_of(endless.as_bytes(), &policy),
-            Err(Reject::FieldTooLarge)
-        );
+        assert_eq!(outcome_of(endless.as_bytes(), &policy), Err(Reject::FieldTooLarge));
         let spaces = format!("GET / HTTP/1.1\r\nA:{}b\r\n\r\n", " ".repeat(60));
-        assert_eq!(
-            outcome_of(spaces.as_bytes(), &policy),
-            Err(Reject::FieldTooLarge)
-        );
+        assert_eq!(outcome_of(spaces.as_bytes(), &policy), Err(Reject::FieldTooLarge));
     }
 
     #[test]
@@ -998,25 +870,13 @@ mod tests {
         policy.limits.head = 60;
         let head = |octets: usize| {
             let empty = "GET / HTTP/1.1\r\nA: \r\n\r\n".len();
-            format!(
-                "GET / HTTP/1.1\r\nA: {}\r\n\r\n",
-                "b".repeat(octets - empty)
-            )
+            format!("GET / HTTP/1.1\r\nA: {}\r\n\r\n", "b".repeat(octets - empty))
         };
         let with_body = head(60) + &"x".repeat(100);
-        assert!(matches!(
-            outcome_of(with_body.as_bytes(), &policy),
-            Ok(Some(_))
-        ));
-        assert_eq!(
-            outcome_of(head(61).as_bytes(), &policy),
-            Err(Reject::HeadTooLarge)
-        );
+        assert!(matches!(outcome_of(with_body.as_bytes(), &policy), Ok(Some(_))));
+        assert_eq!(outcome_of(head(61).as_bytes(), &policy), Err(Reject::HeadTooLarge));
         let endless = "GET / HTTP/1.1\r\n".to_string() + &"A: b\r\n".repeat(20);
-        assert_eq!(
-            outcome_of(endless.as_bytes(), &policy),
-            Err(Reject::HeadTooLarge)
-        );
+        assert_eq!(outcome_of(endless.as_bytes(), &policy), Err(Reject::HeadTooLarge));
     }
 
     #[test]
@@ -1028,17 +888,8 @@ mod tests {
         head(bytes, &policy(), false, &mut kept).unwrap();
         assert_eq!(kept.fields.list.as_ptr(), at);
         assert_eq!(kept.fields.list.len(), 2);
-        let fresh = once(
-            b"GET / HTTP/1.0\r\nConnection: close\r\n\r\n",
-            &policy(),
-            false,
-        );
-        let status = head(
-            b"GET / HTTP/1.0\r\nConnection: close\r\n\r\n",
-            &policy(),
-            false,
-            &mut kept,
-        );
+        let fresh = once(b"GET / HTTP/1.0\r\nConnection: close\r\n\r\n", &policy(), false);
+        let status = head(b"GET / HTTP/1.0\r\nConnection: close\r\n\r\n", &policy(), false, &mut kept);
         assert_eq!(status, Ok(Status::Complete));
         assert_eq!(Ok(Some(format!("{kept:?}"))), fresh);
     }
@@ -1051,8 +902,8 @@ mod tests {
         let mut kept = parsed(first.as_bytes());
         let before = format!("{kept:?}");
         let length = repeats(second.as_bytes(), BLOCK.as_bytes());
-        let taken = length
-            .is_some_and(|length| same_fields(&second.as_bytes()[..length], &policy(), &mut kept));
+        let taken =
+            length.is_some_and(|length| same_fields(&second.as_bytes()[..length], &policy(), &mut kept));
         if !taken {
             assert_eq!(format!("{kept:?}"), before);
         }
@@ -1061,11 +912,9 @@ mod tests {
 
     #[test]
     fn same_fields_comes_to_what_head_comes_to() {
-        for (line, rest) in [
-            ("GET /", ""),
-            ("POST /a?b", "GET / HTTP/1.1\r\n"),
-            ("OPTIONS /longer/path", "\n"),
-        ] {
+        for (line, rest) in
+            [("GET /", ""), ("POST /a?b", "GET / HTTP/1.1\r\n"), ("OPTIONS /longer/path", "\n")]
+        {
             let second = format!("{line} HTTP/1.1\r\n{BLOCK}{rest}");
             let short = shortened("GET /first HTTP/1.1", &second);
             assert!(short.is_some(), "{line}");
@@ -1103,11 +952,7 @@ mod tests {
             assert_eq!(shortened("GET / HTTP/1.1", second), None, "{second:?}");
         }
         let mut none = Head::default();
-        assert!(!same_fields(
-            b"GET / HTTP/1.1\r\n\r\n",
-            &policy(),
-            &mut none
-        ));
+        assert!(!same_fields(b"GET / HTTP/1.1\r\n\r\n", &policy(), &mut none));
         assert!(!same_fields(b"", &policy(), &mut none));
     }
 
@@ -1163,22 +1008,14 @@ mod tests {
             b"",
         ];
         let mut policy = policy();
-        policy.limits = Limits {
-            request_line: 30,
-            fields: 4,
-            field_size: 40,
-            head: 110,
-        };
+        policy.limits = Limits { request_line: 30, fields: 4, field_size: 40, head: 110 };
         let mut random = Random(88172645463325252);
         for _ in 0..20_000 {
             let mut bytes = seeds[random.below(seeds.len())].to_vec();
             for _ in 0..=random.below(3) {
                 let at = random.below(bytes.len() + 1);
                 let end = bytes.len().min(at + random.below(4));
-                bytes.splice(
-                    at..end,
-                    splices[random.below(splices.len())].iter().copied(),
-                );
+                bytes.splice(at..end, splices[random.below(splices.len())].iter().copied());
             }
             let _ = outcome_of(&bytes, &policy);
         }

@@ -71,10 +71,7 @@ impl Reject {
             Reject::FieldValue => (400, "Invalid HTTP Header value"),
             Reject::ObsoleteFolding => (400, "Obsolete line folding is unacceptable"),
             Reject::UnderscoreInName => (400, "Underscore in HTTP Header name"),
-            Reject::FieldTooLarge => (
-                431,
-                "Error parsing headers: limit request headers fields size",
-            ),
+            Reject::FieldTooLarge => (431, "Error parsing headers: limit request headers fields size"),
             Reject::TooManyFields => (431, "Error parsing headers: limit request headers fields"),
             Reject::HeadTooLarge => (431, "Error parsing headers: max buffer headers"),
             Reject::Host => (400, "Invalid Host"),
@@ -83,9 +80,7 @@ impl Reject {
             Reject::ContentLength => (400, "Invalid Content-Length"),
             Reject::DuplicateContentLength => (400, "More than one Content-Length"),
             Reject::TransferEncoding => (400, "Invalid Transfer-Encoding"),
-            Reject::TransferEncodingAndLength => {
-                (400, "Transfer-Encoding together with Content-Length")
-            }
+            Reject::TransferEncodingAndLength => (400, "Transfer-Encoding together with Content-Length"),
             Reject::TransferEncodingInHttp10 => (400, "Transfer-Encoding in HTTP/1.0"),
             Reject::UnknownTransferCoding => (501, "Unsupported transfer coding"),
             Reject::UnknownExpectation => (417, "Unable to comply with expectation"),
@@ -104,10 +99,9 @@ impl Reject {
             Reject::RequestTimeout => (408, "Request was not received in time"),
             Reject::BodyTooLarge => (413, "Request body is too large"),
             Reject::InternalError => (500, ""),
-            Reject::ScriptName => (
-                500,
-                "Configuration problem: Request path does not start with SCRIPT_NAME",
-            ),
+            Reject::ScriptName => {
+                (500, "Configuration problem: Request path does not start with SCRIPT_NAME")
+            }
             Reject::Unavailable => (503, "Server is not able to take the request"),
             Reject::AppTimeout => (504, "Application did not answer in time"),
         }
@@ -155,23 +149,11 @@ mod tests {
         let table = [
             (Reject::RequestLine, 400, "Bad Request"),
             (Reject::UriTooLong, 414, "URI Too Long"),
-            (
-                Reject::FieldTooLarge,
-                431,
-                "Request Header Fields Too Large",
-            ),
-            (
-                Reject::TooManyFields,
-                431,
-                "Request Header Fields Too Large",
-            ),
+            (Reject::FieldTooLarge, 431, "Request Header Fields Too Large"),
+            (Reject::TooManyFields, 431, "Request Header Fields Too Large"),
             (Reject::UnknownExpectation, 417, "Expectation Failed"),
             (Reject::UnknownTransferCoding, 501, "Not Implemented"),
-            (
-                Reject::UnsupportedVersion,
-                505,
-                "HTTP Version Not Supported",
-            ),
+            (Reject::UnsupportedVersion, 505, "HTTP Version Not Supported"),
             (Reject::RequestTimeout, 408, "Request Timeout"),
             (Reject::BodyTooLarge, 413, "Content Too Large"),
             (Reject::InternalError, 500, "Internal Server Error"),
@@ -182,11 +164,7 @@ mod tests {
             (Reject::UnsupportedMethod, 501, "Not Implemented"),
         ];
         for (reject, status, reason) in table {
-            assert_eq!(
-                (reject.status(), reject.reason()),
-                (status, reason),
-                "{reject:?}"
-            );
+            assert_eq!((reject.status(), reject.reason()), (status, reason), "{reject:?}");
         }
     }
 
@@ -196,8 +174,7 @@ mod tests {
         Reject::Method.page(b"Server: rgunicorn\r\nDate: D\r\n", &mut out);
         let text = String::from_utf8(out).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        let expected =
-            "HTTP/1.1 400 Bad Request\r\nServer: rgunicorn\r\nDate: D\r\nConnection: close\r\n\
+        let expected = "HTTP/1.1 400 Bad Request\r\nServer: rgunicorn\r\nDate: D\r\nConnection: close\r\n\
                         Content-Type: text/html\r\nContent-Length: ";
         assert_eq!(head, format!("{expected}{}", body.len()));
         assert_eq!(

@@ -26,9 +26,7 @@ pub enum Malformed {
 impl Malformed {
     pub fn text(self) -> &'static str {
         match self {
-            Malformed::Status => {
-                "Invalid response status: three digits, a space and a reason are expected"
-            }
+            Malformed::Status => "Invalid response status: three digits, a space and a reason are expected",
             Malformed::InterimStatus => "Invalid response status: 1xx is no final answer",
             Malformed::Name => "Invalid response header name",
             Malformed::Value => "Invalid response header value",
@@ -49,9 +47,7 @@ pub fn status_line(status: &[u8], out: &mut Vec<u8>) -> Result<u16, Malformed> {
     if !octets::all(&code, octets::DIGIT) || !octets::is_field_value(reason) {
         return Err(Malformed::Status);
     }
-    let number = code
-        .iter()
-        .fold(0, |sum, &digit| sum * 10 + u16::from(digit - b'0'));
+    let number = code.iter().fold(0, |sum, &digit| sum * 10 + u16::from(digit - b'0'));
     match number {
         0..=99 => return Err(Malformed::Status),
         100..=199 => return Err(Malformed::InterimStatus),
@@ -246,10 +242,7 @@ mod tests {
             assert_eq!(written(status), Err(Malformed::Status), "{status:?}");
         }
         assert_eq!(written("100 Continue"), Err(Malformed::InterimStatus));
-        assert_eq!(
-            written("101 Switching Protocols"),
-            Err(Malformed::InterimStatus)
-        );
+        assert_eq!(written("101 Switching Protocols"), Err(Malformed::InterimStatus));
         assert_eq!(written("199"), Err(Malformed::InterimStatus));
     }
 
@@ -270,13 +263,9 @@ mod tests {
 
     #[test]
     fn fields_are_written_as_given() {
-        for (name, value) in [
-            ("X-A", "b"),
-            ("set-cookie", "a=b; c"),
-            ("Trailer", "x"),
-            ("Empty", ""),
-            ("T", "\té"),
-        ] {
+        for (name, value) in
+            [("X-A", "b"), ("set-cookie", "a=b; c"), ("Trailer", "x"), ("Empty", ""), ("T", "\té")]
+        {
             let line = format!("{name}: {value}\r\n");
             assert_eq!(kind(name, value), Ok((FieldKind::Plain, line)));
         }
@@ -289,11 +278,7 @@ mod tests {
         }
         for value in ["a\r\nb", "a\nb", "a\rb", "\0", "\u{7f}", "\u{b}"] {
             assert_eq!(kind("A", value), Err(Malformed::Value), "{value:?}");
-            assert_eq!(
-                kind("Connection", value),
-                Err(Malformed::Value),
-                "{value:?}"
-            );
+            assert_eq!(kind("Connection", value), Err(Malformed::Value), "{value:?}");
         }
     }
 
@@ -311,11 +296,7 @@ mod tests {
             "server",
             "Date",
         ] {
-            assert_eq!(
-                kind(name, "x"),
-                Ok((FieldKind::Dropped, String::new())),
-                "{name}"
-            );
+            assert_eq!(kind(name, "x"), Ok((FieldKind::Dropped, String::new())), "{name}");
         }
     }
 
@@ -324,11 +305,7 @@ mod tests {
         let length = kind("content-Length", " 12 ");
         assert_eq!(length, Ok((FieldKind::ContentLength(12), String::new())));
         for value in ["", "-1", "+1", "1, 1", "a", "9223372036854775808", "1 1"] {
-            assert_eq!(
-                kind("Content-Length", value),
-                Err(Malformed::ContentLength),
-                "{value:?}"
-            );
+            assert_eq!(kind("Content-Length", value), Err(Malformed::ContentLength), "{value:?}");
         }
     }
 
@@ -357,10 +334,7 @@ mod tests {
             (new, false, 205, None, Some(0), Length(0)),
         ] {
             let answer = delivery(version, head, status, said, known);
-            assert_eq!(
-                answer, expected,
-                "{version:?} {head} {status} {said:?} {known:?}"
-            );
+            assert_eq!(answer, expected, "{version:?} {head} {status} {said:?} {known:?}");
         }
     }
 
@@ -370,35 +344,15 @@ mod tests {
         let (old, new) = (Version::Http10, Version::Http11);
         for (delivery, version, persistent, expected) in [
             (Length(120), new, true, "Content-Length: 120\r\n\r\n"),
-            (
-                Length(0),
-                new,
-                false,
-                "Content-Length: 0\r\nConnection: close\r\n\r\n",
-            ),
-            (
-                Length(7),
-                old,
-                true,
-                "Content-Length: 7\r\nConnection: keep-alive\r\n\r\n",
-            ),
-            (
-                Length(7),
-                old,
-                false,
-                "Content-Length: 7\r\nConnection: close\r\n\r\n",
-            ),
+            (Length(0), new, false, "Content-Length: 0\r\nConnection: close\r\n\r\n"),
+            (Length(7), old, true, "Content-Length: 7\r\nConnection: keep-alive\r\n\r\n"),
+            (Length(7), old, false, "Content-Length: 7\r\nConnection: close\r\n\r\n"),
             (Chunked, new, true, "Transfer-Encoding: chunked\r\n\r\n"),
             (UntilClose, old, true, "Connection: close\r\n\r\n"),
             (UntilClose, new, true, "Connection: close\r\n\r\n"),
             (NoBody(None), new, true, "\r\n"),
             (NoBody(None), old, true, "Connection: keep-alive\r\n\r\n"),
-            (
-                NoBody(Some(u64::MAX)),
-                new,
-                true,
-                "Content-Length: 18446744073709551615\r\n\r\n",
-            ),
+            (NoBody(Some(u64::MAX)), new, true, "Content-Length: 18446744073709551615\r\n\r\n"),
         ] {
             let mut out = Vec::new();
             finish(delivery, persistent, version, &mut out);

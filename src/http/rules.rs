@@ -10,10 +10,7 @@ const METHOD_OCTETS: std::ops::RangeInclusive<usize> = 3..=20;
 
 pub(super) fn span(start: usize, end: usize) -> Span {
     // `parse` reads no further than `u32::MAX` octets.
-    Span {
-        start: start as u32,
-        end: end as u32,
-    }
+    Span { start: start as u32, end: end as u32 }
 }
 
 /// Splits `octets` around the first `separator`.
@@ -69,21 +66,11 @@ impl<'b> Parts<'b> {
             None => (line, None),
         };
         match rest.map(|rest| (rest, cut(rest, b' '))) {
-            None => Parts {
-                method,
-                target: None,
-                version: None,
-            },
-            Some((target, None)) => Parts {
-                method,
-                target: Some(target),
-                version: None,
-            },
-            Some((_, Some((target, version)))) => Parts {
-                method,
-                target: Some(target),
-                version: Some(version),
-            },
+            None => Parts { method, target: None, version: None },
+            Some((target, None)) => Parts { method, target: Some(target), version: None },
+            Some((_, Some((target, version)))) => {
+                Parts { method, target: Some(target), version: Some(version) }
+            }
         }
     }
 
@@ -121,9 +108,7 @@ fn version_so_far(version: &[u8]) -> Result<(), Reject> {
     const KNOWN: &[u8; 7] = b"HTTP/1.";
     for (place, &octet) in version.iter().enumerate() {
         match (place, KNOWN.get(place)) {
-            (5, _) if octet.is_ascii_digit() && octet != b'1' => {
-                return Err(Reject::UnsupportedVersion)
-            }
+            (5, _) if octet.is_ascii_digit() && octet != b'1' => return Err(Reject::UnsupportedVersion),
             (_, Some(&known)) if octet == known => {}
             (7, None) if matches!(octet, b'0' | b'1') => {}
             // A fourth part, or a space behind the version.
@@ -159,11 +144,7 @@ fn path_and_query(target: &[u8], start: usize) -> TargetForm {
     let end = target.len();
     let rest = target.get(start..).unwrap_or_default();
     let path_end = memchr(b'?', rest).map_or(end, |mark| start + mark);
-    TargetForm {
-        path: (start, path_end),
-        query: (end.min(path_end + 1), end),
-        authority: (0, 0),
-    }
+    TargetForm { path: (start, path_end), query: (end.min(path_end + 1), end), authority: (0, 0) }
 }
 
 /// RFC 9112 §3.2.2: `absolute-form = absolute-URI`; RFC 9110 §4.2.4: userinfo is an error, and §4.2.1 so is an empty host.
@@ -179,18 +160,13 @@ fn absolute_form(target: &[u8]) -> Option<TargetForm> {
     if matches!(authority.first(), None | Some(b':')) || !is_host(authority) {
         return None;
     }
-    Some(TargetForm {
-        authority: (start, end),
-        ..path_and_query(target, end)
-    })
+    Some(TargetForm { authority: (start, end), ..path_and_query(target, end) })
 }
 
 /// RFC 9112 §3.2.3: `authority-form = uri-host ":" port`, neither of them empty (RFC 9110 §9.3.6).
 fn connect_authority(target: &[u8]) -> bool {
     let host_and_port = target.first() != Some(&b':') && is_host(target);
-    host_and_port
-        && target.contains(&b':')
-        && target.last().is_some_and(|&o| octets::is(o, octets::DIGIT))
+    host_and_port && target.contains(&b':') && target.last().is_some_and(|&o| octets::is(o, octets::DIGIT))
 }
 
 /// RFC 9110 §7.2: `Host = uri-host [ ":" port ]`; empty is allowed.
@@ -212,10 +188,7 @@ pub fn is_host(value: &[u8]) -> bool {
 
 /// RFC 3986 §3.2.2: what stands between the brackets, an IPv6 or a future address.
 fn is_ip_literal(literal: &[u8]) -> bool {
-    !literal.is_empty()
-        && literal
-            .iter()
-            .all(|&o| octets::is(o, octets::HOST) || o == b':')
+    !literal.is_empty() && literal.iter().all(|&o| octets::is(o, octets::HOST) || o == b':')
 }
 
 /// RFC 3986 §3.2.2: `reg-name = *( unreserved / pct-encoded / sub-delims )`.
@@ -456,17 +429,11 @@ fn underscore(name: &[u8], policy: &Policy, trusted: bool) -> Result<Verdict, Re
 
 fn passes_for(name: &[u8], other: &[u8]) -> bool {
     let dashed = |octet: u8| if octet == b'_' { b'-' } else { octet };
-    name.len() == other.len()
-        && name
-            .iter()
-            .zip(other)
-            .all(|(&a, b)| dashed(a).eq_ignore_ascii_case(b))
+    name.len() == other.len() && name.iter().zip(other).all(|(&a, b)| dashed(a).eq_ignore_ascii_case(b))
 }
 
 fn is_forwarder_header(name: &[u8], allowed: &[String]) -> bool {
-    allowed
-        .iter()
-        .any(|known| known == "*" || known.as_bytes().eq_ignore_ascii_case(name))
+    allowed.iter().any(|known| known == "*" || known.as_bytes().eq_ignore_ascii_case(name))
 }
 
 /// RFC 3875 §4.1.5: PATH_INFO is the path, decoded once; bad escapes stay as they are and nothing is normalised.
@@ -529,26 +496,16 @@ mod tests {
         assert_eq!(decimal(b"0"), Some(0));
         assert_eq!(decimal(b"0000000000000000000000012"), Some(12));
         assert_eq!(decimal(b"9223372036854775807"), Some(i64::MAX as u64));
-        for bad in [
-            "",
-            "+1",
-            " 1",
-            "1 ",
-            "9223372036854775808",
-            "99999999999999999999",
-        ] {
+        for bad in ["", "+1", " 1", "1 ", "9223372036854775808", "99999999999999999999"] {
             assert_eq!(decimal(bad.as_bytes()), None, "{bad:?}");
         }
     }
 
     #[test]
     fn every_beginning_of_a_good_line_is_good() {
-        for line in [
-            "GET / HTTP/1.1",
-            "OPTIONS * HTTP/1.0",
-            "CONNECT h:1 HTTP/1.1",
-            "GET http://h/p?q HTTP/1.1",
-        ] {
+        for line in
+            ["GET / HTTP/1.1", "OPTIONS * HTTP/1.0", "CONNECT h:1 HTTP/1.1", "GET http://h/p?q HTTP/1.1"]
+        {
             assert!(start_line(line.as_bytes(), 0).is_ok(), "{line}");
             for end in 0..=line.len() {
                 let so_far = start_line_so_far(&line.as_bytes()[..end]);

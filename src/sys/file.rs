@@ -9,12 +9,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 pub fn open_append(path: &Path) -> io::Result<OwnedFd> {
-    Ok(OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o644)
-        .open(path)?
-        .into())
+    Ok(OpenOptions::new().append(true).create(true).mode(0o644).open(path)?.into())
 }
 
 /// A second descriptor of the same open file, CLOEXEC.
@@ -94,12 +89,7 @@ pub fn regular_size(fd: BorrowedFd<'_>) -> io::Result<u64> {
 }
 
 /// sendfile(2) from `offset`; moves `offset` and returns the octets taken, 0 at the end of the file.
-pub fn send_file(
-    out: impl AsFd,
-    file: impl AsFd,
-    offset: &mut u64,
-    most: usize,
-) -> io::Result<usize> {
+pub fn send_file(out: impl AsFd, file: impl AsFd, offset: &mut u64, most: usize) -> io::Result<usize> {
     let mut at = *offset as libc::off_t;
     let sent = nix::sys::sendfile::sendfile(out, file, Some(&mut at), most)?;
     *offset = at as u64;

@@ -14,8 +14,6 @@ use super::clock::Nanos;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interest {
-    /// Nothing but errors and hang-ups, which the kernel always reports.
-    Nothing,
     Read,
     Write,
     /// Read, for a listener shared between processes: the kernel wakes one of the waiters (EPOLLEXCLUSIVE).
@@ -25,7 +23,6 @@ pub enum Interest {
 impl Interest {
     fn flags(self) -> EpollFlags {
         match self {
-            Interest::Nothing => EpollFlags::empty(),
             Interest::Read => EpollFlags::EPOLLIN,
             Interest::Write => EpollFlags::EPOLLOUT,
             Interest::Accept => EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE,
@@ -34,7 +31,6 @@ impl Interest {
 
     fn poll_flags(self) -> PollFlags {
         match self {
-            Interest::Nothing => PollFlags::empty(),
             Interest::Read | Interest::Accept => PollFlags::POLLIN,
             Interest::Write => PollFlags::POLLOUT,
         }
@@ -52,11 +48,7 @@ pub struct Events {
 
 impl Default for Events {
     fn default() -> Self {
-        Events {
-            list: vec![EpollEvent::empty(); BATCH],
-            next: 0,
-            count: 0,
-        }
+        Events { list: vec![EpollEvent::empty(); BATCH], next: 0, count: 0 }
     }
 }
 
@@ -83,16 +75,13 @@ impl Poller {
 
     /// Not for `Interest::Accept`: the kernel refuses to modify an exclusive registration; remove and add it.
     pub fn modify(&self, fd: impl AsFd, token: u64, interest: Interest) -> io::Result<()> {
-        Ok(self
-            .0
-            .modify(fd, &mut EpollEvent::new(interest.flags(), token))?)
+        Ok(self.0.modify(fd, &mut EpollEvent::new(interest.flags(), token))?)
     }
 
-    /// `modify` to `Interest::Nothing`, by number: for a descriptor whose owner is elsewhere at the moment.
-    pub fn silence(&self, fd: RawFd, token: u64) -> io::Result<()> {
+    /// `remove` by number: for a descriptor whose owner is elsewhere at the moment.
+    pub fn forget(&self, fd: RawFd) -> io::Result<()> {
         // SAFETY: the number is only passed to epoll_ctl, which reports EBADF or ENOENT when it is not ours any more.
-        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-        self.modify(fd, token, Interest::Nothing)
+        self.remove(unsafe { BorrowedFd::borrow_raw(fd) })
     }
 
     pub fn remove(&self, fd: impl AsFd) -> io::Result<()> {
@@ -124,11 +113,7 @@ fn milliseconds(patience: Option<Nanos>) -> i32 {
 }
 
 /// Waits for one descriptor; false when the time passed or a signal came first.
-pub fn wait_one(
-    fd: BorrowedFd<'_>,
-    interest: Interest,
-    patience: Option<Nanos>,
-) -> io::Result<bool> {
+pub fn wait_one(fd: BorrowedFd<'_>, interest: Interest, patience: Option<Nanos>) -> io::Result<bool> {
     Ok(wait_few(&[fd], interest, patience)?[0])
 }
 
@@ -138,10 +123,7 @@ pub fn wait_few(
     interest: Interest,
     patience: Option<Nanos>,
 ) -> io::Result<Vec<bool>> {
-    let mut list: Vec<PollFd> = fds
-        .iter()
-        .map(|fd| PollFd::new(*fd, interest.poll_flags()))
-        .collect();
+    let mut list: Vec<PollFd> = fds.iter().map(|fd| PollFd::new(*fd, interest.poll_flags())).collect();
     let timeout = PollTimeout::try_from(milliseconds(patience)).unwrap_or(PollTimeout::MAX);
     match poll(&mut list, timeout) {
         Ok(_) | Err(Errno::EINTR) => Ok(list.iter().map(|p| p.any().unwrap_or(false)).collect()),
@@ -154,9 +136,7 @@ pub struct Waker(EventFd);
 
 impl Waker {
     pub fn new() -> io::Result<Waker> {
-        Ok(Waker(EventFd::from_flags(
-            EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK,
-        )?))
+        Ok(Waker(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?))
     }
 
     pub fn wake(&self) {

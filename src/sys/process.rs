@@ -24,11 +24,7 @@ impl fmt::Display for Ending {
         match self {
             Ending::Exited(code) => write!(f, "exited with code {code}"),
             Ending::Signalled(signal) => {
-                write!(
-                    f,
-                    "was killed by SIG{}",
-                    super::signal::name(*signal).to_ascii_uppercase()
-                )
+                write!(f, "was killed by SIG{}", super::signal::name(*signal).to_ascii_uppercase())
             }
         }
     }
@@ -88,10 +84,7 @@ pub fn become_subreaper() -> io::Result<()> {
 }
 
 pub fn set_umask(mask: u32) -> u32 {
-    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(
-        mask as libc::mode_t,
-    ))
-    .bits() as u32
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(mask as libc::mode_t)).bits() as u32
 }
 
 /// A CLOEXEC pipe: (read end, write end).
@@ -102,12 +95,7 @@ pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 /// A pair of connected SOCK_SEQPACKET sockets, CLOEXEC: messages keep their borders and a dead peer reads as end.
 pub fn message_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     use nix::sys::socket::{socketpair, AddressFamily, SockFlag, SockType};
-    Ok(socketpair(
-        AddressFamily::Unix,
-        SockType::SeqPacket,
-        None,
-        SockFlag::SOCK_CLOEXEC,
-    )?)
+    Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?)
 }
 
 /// Ends the process at once: no destructor, no exit handler.

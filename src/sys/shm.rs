@@ -18,15 +18,11 @@ pub struct SharedWords {
 
 impl SharedWords {
     pub fn new(count: usize) -> io::Result<SharedWords> {
-        let size =
-            NonZeroUsize::new(count * size_of::<AtomicU64>()).ok_or(io::ErrorKind::InvalidInput)?;
+        let size = NonZeroUsize::new(count * size_of::<AtomicU64>()).ok_or(io::ErrorKind::InvalidInput)?;
         let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new anonymous mapping at an address the kernel picks aliases nothing.
         let start = unsafe { mmap_anonymous(None, size, access, MapFlags::MAP_SHARED)? };
-        Ok(SharedWords {
-            start: start.cast(),
-            count,
-        })
+        Ok(SharedWords { start: start.cast(), count })
     }
 }
 

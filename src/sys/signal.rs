@@ -11,8 +11,8 @@ use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 
 pub use signal_hook::consts::{
-    SIGABRT, SIGCHLD, SIGHUP, SIGINT, SIGKILL, SIGPIPE, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU,
-    SIGUSR1, SIGUSR2, SIGWINCH,
+    SIGABRT, SIGCHLD, SIGHUP, SIGINT, SIGKILL, SIGPIPE, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2,
+    SIGWINCH,
 };
 
 /// Signals delivered as bytes. Dropping it takes our handlers out of the chain and closes the pipe.
@@ -22,9 +22,7 @@ impl Signals {
     pub fn new(signals: &[i32]) -> io::Result<Signals> {
         let (read, write) = UnixStream::pair()?;
         read.set_nonblocking(true)?;
-        Ok(Signals(SignalDelivery::with_pipe(
-            read, write, SignalOnly, signals,
-        )?))
+        Ok(Signals(SignalDelivery::with_pipe(read, write, SignalOnly, signals)?))
     }
 
     /// The signals that came since the last call, without waiting.
@@ -45,11 +43,7 @@ pub struct Blocked(SigSet);
 impl Blocked {
     pub fn all() -> io::Result<Blocked> {
         let mut before = SigSet::empty();
-        sigprocmask(
-            SigmaskHow::SIG_SETMASK,
-            Some(&SigSet::all()),
-            Some(&mut before),
-        )?;
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))?;
         Ok(Blocked(before))
     }
 }
@@ -68,11 +62,7 @@ pub fn stack_dump() -> i32 {
 
 /// A mask with nothing blocked, whatever the parent left at exec.
 pub fn unblock_all() -> io::Result<()> {
-    Ok(sigprocmask(
-        SigmaskHow::SIG_SETMASK,
-        Some(&SigSet::empty()),
-        None,
-    )?)
+    Ok(sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?)
 }
 
 /// "SIGTERM" → "term", for log lines.

@@ -49,10 +49,7 @@ pub fn shutdown_write(fd: BorrowedFd<'_>) -> io::Result<()> {
 pub fn inherited(number: i32) -> io::Result<OwnedFd> {
     // SAFETY: the operator named this descriptor as ours; fcntl below reports EBADF when it is not open.
     let fd = unsafe { OwnedFd::from_raw_fd(number) };
-    match nix::fcntl::fcntl(
-        &fd,
-        nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC),
-    ) {
+    match nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC)) {
         Ok(_) => Ok(fd),
         Err(errno) => {
             // Not open: closing it would be wrong too.

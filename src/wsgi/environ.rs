@@ -107,16 +107,11 @@ impl Environ {
             http10: text("HTTP/1.0"),
             http11: text("HTTP/1.1"),
         };
-        let script_name = std::env::var("SCRIPT_NAME")
-            .ok()
-            .filter(|name| !name.is_empty());
+        let script_name = std::env::var("SCRIPT_NAME").ok().filter(|name| !name.is_empty());
         let mut made = Environ {
             trust,
             templates: Vec::new(),
-            unix: locals
-                .iter()
-                .map(|local| matches!(local, Local::Unix(_)))
-                .collect(),
+            unix: locals.iter().map(|local| matches!(local, Local::Unix(_))).collect(),
             script_name,
             names: Names::new(py)?,
             keys,
@@ -132,12 +127,7 @@ impl Environ {
     }
 
     /// Everything that is usually set, so that a copy has its keys in place and only values change.
-    fn template(
-        &self,
-        py: Python<'_>,
-        base: &Bound<'_, PyDict>,
-        local: &Local,
-    ) -> PyResult<Py<PyDict>> {
+    fn template(&self, py: Python<'_>, base: &Bound<'_, PyDict>, local: &Local) -> PyResult<Py<PyDict>> {
         let template = PyDict::new(py);
         let (keys, values) = (&self.keys, &self.values);
         template.set_item(&keys.method, &values.get)?;
@@ -167,11 +157,8 @@ impl Environ {
         exchange: &mut Exchange<'_>,
         input: &Bound<'py, PyAny>,
     ) -> Result<Bound<'py, PyDict>, Refusal> {
-        let environ = if exchange.is_repeated() {
-            self.repeated(py, exchange)?
-        } else {
-            self.fresh(py, exchange)?
-        };
+        let environ =
+            if exchange.is_repeated() { self.repeated(py, exchange)? } else { self.fresh(py, exchange)? };
         environ.set_item(&self.keys.input, input)?;
         Ok(environ)
     }
@@ -182,10 +169,7 @@ impl Environ {
         py: Python<'py>,
         exchange: &mut Exchange<'_>,
     ) -> Result<Bound<'py, PyDict>, Refusal> {
-        let memo = exchange
-            .memo()
-            .take()
-            .and_then(|memo| memo.downcast::<Memo>().ok());
+        let memo = exchange.memo().take().and_then(|memo| memo.downcast::<Memo>().ok());
         let memo = match memo {
             Some(mut memo) => {
                 let line = &exchange.head_octets()[..exchange.head().fields_at];
@@ -199,10 +183,7 @@ impl Environ {
             }
             None => {
                 let environ = self.fresh(py, exchange)?.unbind();
-                Box::new(Memo {
-                    environ,
-                    line: exchange.head_octets()[..exchange.head().fields_at].to_vec(),
-                })
+                Box::new(Memo { environ, line: exchange.head_octets()[..exchange.head().fields_at].to_vec() })
             }
         };
         let environ = memo.environ.bind(py).copy()?;
@@ -249,12 +230,7 @@ impl Environ {
             true => environ.set_item(&self.keys.query, &self.values.empty)?,
             false => environ.set_item(&self.keys.query, latin1(py, start.query.of(octets))?)?,
         }
-        self.set_path(
-            environ,
-            start.path.of(octets),
-            &target,
-            start.path == start.target,
-        )
+        self.set_path(environ, start.path.of(octets), &target, start.path == start.target)
     }
 
     /// PATH_INFO is the path behind SCRIPT_NAME, decoded once.
@@ -291,10 +267,7 @@ impl Environ {
         let py = environ.py();
         let host = self.peer_text(py, address);
         environ.set_item(&self.keys.remote_addr, host)?;
-        environ.set_item(
-            &self.keys.remote_port,
-            PyString::new(py, &address.port().to_string()),
-        )
+        environ.set_item(&self.keys.remote_port, PyString::new(py, &address.port().to_string()))
     }
 
     /// Behind a proxy every connection has the same peer.
@@ -310,18 +283,11 @@ impl Environ {
         }
     }
 
-    fn set_scheme(
-        &self,
-        environ: &Bound<'_, PyDict>,
-        exchange: &Exchange<'_>,
-    ) -> Result<(), Refusal> {
+    fn set_scheme(&self, environ: &Bound<'_, PyDict>, exchange: &Exchange<'_>) -> Result<(), Refusal> {
         if !exchange.is_trusted() {
             return Ok(());
         }
-        match self
-            .trust
-            .scheme(&exchange.head().fields, exchange.field_block())
-        {
+        match self.trust.scheme(&exchange.head().fields, exchange.field_block()) {
             Ok(Some(Scheme::Https)) => Ok(environ.set_item(&self.keys.scheme, &self.values.https)?),
             Ok(_) => Ok(()),
             Err(reject) => Err(Refusal::Reject(reject)),
@@ -343,10 +309,7 @@ impl Environ {
         let authority = exchange.head().start.authority;
         if !authority.is_empty() {
             // RFC 9112 §3.2.2: a server "MUST ignore the received Host header field (if any)" for the absolute-form.
-            environ.set_item(
-                &self.keys.host,
-                latin1(py, authority.of(exchange.head_octets()))?,
-            )?;
+            environ.set_item(&self.keys.host, latin1(py, authority.of(exchange.head_octets()))?)?;
         }
         if exchange.is_trusted() {
             self.set_script_name(environ)?;
@@ -368,9 +331,7 @@ impl Environ {
             return Ok(());
         };
         let host: String = host.extract()?;
-        let https = environ
-            .get_item(&self.keys.scheme)?
-            .is_some_and(|s| s.eq("https").unwrap_or(false));
+        let https = environ.get_item(&self.keys.scheme)?.is_some_and(|s| s.eq("https").unwrap_or(false));
         let (name, port) = match host.rsplit_once(':') {
             Some((name, port)) if !port.contains(']') => (name, port),
             _ => (host.as_str(), if https { "443" } else { "80" }),
@@ -390,11 +351,7 @@ fn add(
     let Some(before) = environ.get_item(key)? else {
         return environ.set_item(key, value);
     };
-    let glue = if name.eq_ignore_ascii_case(b"cookie") {
-        "; "
-    } else {
-        ", "
-    };
+    let glue = if name.eq_ignore_ascii_case(b"cookie") { "; " } else { ", " };
     let before: String = before.extract()?;
     environ.set_item(key, format!("{before}{glue}{}", value.to_str()?))
 }

@@ -91,9 +91,7 @@ impl Lease {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Lent>> {
-        self.0
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
@@ -111,8 +109,31 @@ impl Drop for Revoke<'_> {
     }
 }
 
-/// The octets of a bytes object for as long as a reference to it is held, attached to the interpreter or not.
-pub fn outlive<'k>(octets: &[u8], _keeper: &'k Py<PyBytes>) -> &'k [u8] {
-    // SAFETY: bytes objects are immutable and never move; the reference that the keeper holds keeps this one alive for 'k.
-    unsafe { std::slice::from_raw_parts(octets.as_ptr(), octets.len()) }
+/// A bytes object kept alive until the peer has taken it; read without the interpreter.
+pub struct KeptBytes {
+    object: Py<PyBytes>,
+    start: NonNull<u8>,
+    length: usize,
 }
+
+impl KeptBytes {
+    pub fn new(object: &Bound<'_, PyBytes>) -> KeptBytes {
+        let octets = object.as_bytes();
+        KeptBytes {
+            object: object.clone().unbind(),
+            start: NonNull::from(octets).cast(),
+            length: octets.len(),
+        }
+    }
+}
+
+impl AsRef<[u8]> for KeptBytes {
+    fn as_ref(&self) -> &[u8] {
+        let _kept = &self.object;
+        // SAFETY: bytes objects never move or change, and the reference held here keeps this one alive.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.length) }
+    }
+}
+
+// SAFETY: the octets are immutable and only read; the reference is given back by PyO3 with or without the interpreter.
+unsafe impl Send for KeptBytes {}

@@ -24,10 +24,7 @@ impl FileWrapper {
     #[new]
     #[pyo3(signature = (filelike, blksize = 8192))]
     fn new(filelike: &Bound<'_, PyAny>, blksize: usize) -> FileWrapper {
-        FileWrapper {
-            filelike: filelike.clone().unbind(),
-            blksize: blksize.max(1),
-        }
+        FileWrapper { filelike: filelike.clone().unbind(), blksize: blksize.max(1) }
     }
 
     /// Closes what is wrapped, if that can be closed.
@@ -43,21 +40,13 @@ impl FileWrapper {
     }
 
     fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        let block = self
-            .filelike
-            .bind(py)
-            .call_method1(intern!(py, "read"), (self.blksize,))?;
-        Ok(if block.is_truthy()? {
-            Some(block)
-        } else {
-            None
-        })
+        let block = self.filelike.bind(py).call_method1(intern!(py, "read"), (self.blksize,))?;
+        Ok(if block.is_truthy()? { Some(block) } else { None })
     }
 
     /// Blocks by index, for code that treats the wrapper as gunicorn's; raises IndexError at the end.
     fn __getitem__<'py>(&self, py: Python<'py>, _index: usize) -> PyResult<Bound<'py, PyAny>> {
-        self.__next__(py)?
-            .ok_or_else(|| pyo3::exceptions::PyIndexError::new_err(()))
+        self.__next__(py)?.ok_or_else(|| pyo3::exceptions::PyIndexError::new_err(()))
     }
 }
 
@@ -72,27 +61,15 @@ impl FileWrapper {
     /// None when it wraps anything that cannot be sent by descriptor: then it is iterated.
     pub fn sendable(&self, py: Python<'_>) -> Option<Sendable> {
         let filelike = self.filelike.bind(py);
-        let number: i32 = filelike
-            .call_method0(intern!(py, "fileno"))
-            .ok()?
-            .extract()
-            .ok()?;
+        let number: i32 = filelike.call_method0(intern!(py, "fileno")).ok()?.extract().ok()?;
         // A text or otherwise decoded stream has a descriptor too, but its blocks are not the file's octets.
         if !is_raw_octets(filelike) {
             return None;
         }
-        let offset: u64 = filelike
-            .call_method0(intern!(py, "tell"))
-            .ok()?
-            .extract()
-            .ok()?;
+        let offset: u64 = filelike.call_method0(intern!(py, "tell")).ok()?.extract().ok()?;
         let file = file::duplicate_number(number).ok()?;
         let size = file::regular_size(std::os::fd::AsFd::as_fd(&file)).ok()?;
-        Some(Sendable {
-            file,
-            offset,
-            length: size.saturating_sub(offset),
-        })
+        Some(Sendable { file, offset, length: size.saturating_sub(offset) })
     }
 }
 

@@ -30,9 +30,7 @@ impl Input {
     /// Runs `body` on the exchange. After the request there is nothing to read; in two threads at once it is an error.
     fn with<R>(&self, body: impl FnOnce(&mut Exchange<'_>) -> PyResult<R>) -> PyResult<R> {
         self.lease.with(body).unwrap_or_else(|| {
-            Err(PyValueError::new_err(
-                "wsgi.input is used outside of its request or in two threads",
-            ))
+            Err(PyValueError::new_err("wsgi.input is used outside of its request or in two threads"))
         })
     }
 }
@@ -41,11 +39,7 @@ impl Input {
 impl Input {
     /// Up to `size` octets, fewer only at the end of the body; all that is left without a size or with a negative one.
     #[pyo3(signature = (size = None))]
-    fn read<'py>(
-        &self,
-        py: Python<'py>,
-        size: Option<&Bound<'py, PyAny>>,
-    ) -> PyResult<Bound<'py, PyBytes>> {
+    fn read<'py>(&self, py: Python<'py>, size: Option<&Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyBytes>> {
         let limit = limit(size)?;
         self.with(|exchange| read(py, exchange, limit))
     }
@@ -108,13 +102,10 @@ fn fault(py: Python<'_>, fault: BodyFault) -> PyErr {
     match fault {
         // The exception that interrupted the wait is the one to raise.
         BodyFault::Interrupted if PyErr::occurred(py) => PyErr::fetch(py),
-        BodyFault::TimedOut => {
-            PyErr::from(io::Error::new(io::ErrorKind::TimedOut, fault.to_string()))
+        BodyFault::TimedOut => PyErr::from(io::Error::new(io::ErrorKind::TimedOut, fault.to_string())),
+        BodyFault::Incomplete => {
+            PyErr::from(io::Error::new(io::ErrorKind::ConnectionReset, fault.to_string()))
         }
-        BodyFault::Incomplete => PyErr::from(io::Error::new(
-            io::ErrorKind::ConnectionReset,
-            fault.to_string(),
-        )),
         BodyFault::Invalid(_) | BodyFault::Interrupted => PyOSError::new_err(fault.to_string()),
     }
 }
@@ -140,9 +131,8 @@ fn read<'py>(
 fn fill(py: Python<'_>, exchange: &mut Exchange<'_>, buffer: &mut [u8]) -> PyResult<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
-        let direct = exchange
-            .body_read_direct(&mut buffer[filled..], &release(py))
-            .map_err(|f| fault(py, f))?;
+        let direct =
+            exchange.body_read_direct(&mut buffer[filled..], &release(py)).map_err(|f| fault(py, f))?;
         if direct > 0 {
             filled += direct;
             continue;
@@ -160,11 +150,7 @@ fn fill(py: Python<'_>, exchange: &mut Exchange<'_>, buffer: &mut [u8]) -> PyRes
 }
 
 /// Up to `most` octets of a body of unknown length.
-fn gather<'py>(
-    py: Python<'py>,
-    exchange: &mut Exchange<'_>,
-    most: usize,
-) -> PyResult<Bound<'py, PyBytes>> {
+fn gather<'py>(py: Python<'py>, exchange: &mut Exchange<'_>, most: usize) -> PyResult<Bound<'py, PyBytes>> {
     let mut all = Vec::new();
     while all.len() < most {
         let run = exchange.body_run(&release(py)).map_err(|f| fault(py, f))?;

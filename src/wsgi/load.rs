@@ -7,6 +7,8 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
+use crate::python;
+
 #[derive(Debug)]
 pub enum LoadError {
     /// The spec does not lead to an application: a sentence.
@@ -26,24 +28,13 @@ impl From<PyErr> for LoadError {
 /// What the expression says.
 enum Target<'py> {
     Name(String),
-    Call {
-        name: String,
-        args: Bound<'py, PyTuple>,
-        kwargs: Bound<'py, PyDict>,
-    },
+    Call { name: String, args: Bound<'py, PyTuple>, kwargs: Bound<'py, PyDict> },
 }
 
 /// Imports the module and finds, or makes, the application.
 pub fn load<'py>(py: Python<'py>, spec: &str) -> Result<Bound<'py, PyAny>, LoadError> {
     let (module, expression) = spec.split_once(':').unwrap_or((spec, "application"));
-    let target = parse(
-        py,
-        if expression.is_empty() {
-            "application"
-        } else {
-            expression
-        },
-    )?;
+    let target = parse(py, if expression.is_empty() { "application" } else { expression })?;
     let found = import(py, module)?;
     let app = resolve(&found, module, &target)?;
     if app.is_none() {
@@ -52,9 +43,7 @@ pub fn load<'py>(py: Python<'py>, spec: &str) -> Result<Bound<'py, PyAny>, LoadE
         )));
     }
     if !app.is_callable() {
-        return Err(LoadError::NotFound(format!(
-            "Application object must be callable: '{spec}'"
-        )));
+        return Err(LoadError::NotFound(format!("Application object must be callable: '{spec}'")));
     }
     Ok(app)
 }
@@ -78,10 +67,7 @@ fn import<'py>(py: Python<'py>, module: &str) -> Result<Bound<'py, PyModule>, Lo
 
 /// Whether it is the named module that is missing, and not one that it imports.
 fn is_missing(py: Python<'_>, e: &PyErr, module: &str) -> bool {
-    let name = e
-        .value(py)
-        .getattr(intern!(py, "name"))
-        .and_then(|name| name.extract::<String>());
+    let name = e.value(py).getattr(intern!(py, "name")).and_then(|name| name.extract::<String>());
     let is_of = |name: String| module == name || module.starts_with(&format!("{name}."));
     e.is_instance_of::<PyModuleNotFoundError>(py) && name.is_ok_and(is_of)
 }
@@ -99,9 +85,7 @@ fn resolve<'py>(
         Target::Name(name) | Target::Call { name, .. } => name,
     };
     let Some(found) = module.getattr_opt(name.as_str())? else {
-        return Err(LoadError::NotFound(format!(
-            "Failed to find attribute '{name}' in '{module_name}'."
-        )));
+        return Err(LoadError::NotFound(format!("Failed to find attribute '{name}' in '{module_name}'.")));
     };
     match target {
         Target::Name(_) => Ok(found),
@@ -128,11 +112,11 @@ fn call_factory<'py>(
 
 fn parse<'py>(py: Python<'py>, expression: &str) -> Result<Target<'py>, LoadError> {
     let ast = py.import(intern!(py, "ast"))?;
-    let refuse =
-        |why: &str| LoadError::NotFound(format!("Failed to parse '{expression}' as {why}."));
+    let refuse = |why: &str| LoadError::NotFound(format!("Failed to parse '{expression}' as {why}."));
     let parsed = ast.call_method1(intern!(py, "parse"), (expression, "<app>", "eval"));
     let node = match parsed {
         Ok(tree) => tree.getattr(intern!(py, "body"))?,
+        Err(e) if python::is_stop(py, &e) => return Err(LoadError::Raised(e)),
         Err(_) => return Err(refuse("an attribute name or function call")),
     };
     if node.is_instance(&ast.getattr(intern!(py, "Name"))?)? {
@@ -146,8 +130,10 @@ fn parse<'py>(py: Python<'py>, expression: &str) -> Result<Target<'py>, LoadErro
         return Err(refuse("a call of a plain name"));
     }
     let name = function.getattr(intern!(py, "id"))?.extract()?;
-    let (args, kwargs) =
-        literals(&ast, &node).map_err(|_| refuse("a call with literal arguments"))?;
+    let (args, kwargs) = literals(&ast, &node).map_err(|e| match python::is_stop(py, &e) {
+        true => LoadError::Raised(e),
+        false => refuse("a call with literal arguments"),
+    })?;
     Ok(Target::Call { name, args, kwargs })
 }
 

@@ -54,11 +54,7 @@ pub struct WsgiApp {
 impl WsgiApp {
     pub fn new(app: Bound<'_, PyAny>, circumstances: Circumstances) -> PyResult<WsgiApp> {
         let base = base(app.py(), &circumstances)?.unbind();
-        Ok(WsgiApp {
-            app: app.unbind(),
-            circumstances,
-            base,
-        })
+        Ok(WsgiApp { app: app.unbind(), circumstances, base })
     }
 }
 
@@ -70,15 +66,9 @@ fn base<'py>(py: Python<'py>, circumstances: &Circumstances) -> PyResult<Bound<'
     base.set_item(intern!(py, "wsgi.multithread"), circumstances.threads > 1)?;
     base.set_item(intern!(py, "wsgi.multiprocess"), circumstances.workers > 1)?;
     base.set_item(intern!(py, "wsgi.run_once"), false)?;
-    base.set_item(
-        intern!(py, "wsgi.file_wrapper"),
-        py.get_type::<FileWrapper>(),
-    )?;
+    base.set_item(intern!(py, "wsgi.file_wrapper"), py.get_type::<FileWrapper>())?;
     base.set_item(intern!(py, "wsgi.input_terminated"), true)?;
-    base.set_item(
-        intern!(py, "SERVER_SOFTWARE"),
-        crate::version::SERVER_SOFTWARE,
-    )?;
+    base.set_item(intern!(py, "SERVER_SOFTWARE"), crate::version::SERVER_SOFTWARE)?;
     Ok(base)
 }
 
@@ -87,10 +77,7 @@ impl App for WsgiApp {
         Python::attach(|py| match WsgiCaller::new(py, self, thread) {
             Ok(caller) => Box::new(caller) as Box<dyn Caller>,
             Err(e) => {
-                log::error!(
-                    "Cannot prepare thread {thread} for requests\n{}",
-                    traceback(py, &e)
-                );
+                log::error!("Cannot prepare thread {thread} for requests\n{}", traceback(py, &e));
                 Box::new(Unprepared)
             }
         })
@@ -169,9 +156,7 @@ impl WsgiCaller {
         let reply = self.reply.bind(py);
         reply.try_borrow_mut().map_err(PyErr::from)?.open();
         let arguments = (environ, self.start_response.bind(py));
-        let result = self
-            .lease
-            .lend(exchange, || self.app.bind(py).call1(arguments))?;
+        let result = self.lease.lend(exchange, || self.app.bind(py).call1(arguments))?;
         let outcome = output::respond(exchange, &self.lease, reply, &result, self.sendfile);
         match &self.interrupts {
             Some(interrupts) => interrupts.shield(|| output::close(&result)),
@@ -183,11 +168,7 @@ impl WsgiCaller {
     fn refuse(&self, py: Python<'_>, exchange: &mut Exchange<'_>, refusal: Refusal) {
         match refusal {
             Refusal::Reject(reject) => {
-                log::warn!(
-                    "Invalid request from ip={}: {}",
-                    exchange.peer(),
-                    reject.text()
-                );
+                log::warn!("Invalid request from ip={}: {}", exchange.peer(), reject.text());
                 exchange.fail_with(reject);
             }
             Refusal::Raised(e) => fail(py, exchange, Broken::Raised(e)),
@@ -270,42 +251,23 @@ fn fail(py: Python<'_>, exchange: &mut Exchange<'_>, broken: Broken) {
     };
     match exchange.body_fault() {
         Some(BodyFault::Incomplete) => {
-            log::debug!(
-                "Client {} left inside the body of {}",
-                exchange.peer(),
-                exchange.request_line()
-            );
+            log::debug!("Client {} left inside the body of {}", exchange.peer(), exchange.request_line());
             exchange.fail_with(Reject::IncompleteBody);
         }
         Some(BodyFault::TimedOut) => {
-            log::warn!(
-                "Request {} from ip={}: {e}",
-                exchange.request_line(),
-                exchange.peer()
-            );
+            log::warn!("Request {} from ip={}: {e}", exchange.request_line(), exchange.peer());
             exchange.fail_with(Reject::RequestTimeout);
         }
         Some(BodyFault::Invalid(reject)) => {
-            log::warn!(
-                "Invalid request from ip={}: {}",
-                exchange.peer(),
-                reject.text()
-            );
+            log::warn!("Invalid request from ip={}: {}", exchange.peer(), reject.text());
             exchange.fail_with(reject);
         }
         Some(BodyFault::Interrupted) | None if python::is_stop(py, &e) => {
-            log::info!(
-                "Request {} was broken off by a signal to stop",
-                exchange.request_line()
-            );
+            log::info!("Request {} was broken off by a signal to stop", exchange.request_line());
             exchange.fail_with(Reject::Unavailable);
         }
         Some(BodyFault::Interrupted) | None => {
-            log::error!(
-                "Error handling request {}\n{}",
-                exchange.request_line(),
-                traceback(py, &e)
-            );
+            log::error!("Error handling request {}\n{}", exchange.request_line(), traceback(py, &e));
             exchange.fail_with(Reject::InternalError);
         }
     }
@@ -315,12 +277,7 @@ fn fail(py: Python<'_>, exchange: &mut Exchange<'_>, broken: Broken) {
 fn lookup(environ: &Bound<'_, PyDict>, name: &str) -> Option<String> {
     let value = match environ.get_item(name) {
         Ok(Some(value)) => value,
-        _ => {
-            environ
-                .iter()
-                .find(|(key, _)| key.to_string().eq_ignore_ascii_case(name))?
-                .1
-        }
+        _ => environ.iter().find(|(key, _)| key.to_string().eq_ignore_ascii_case(name))?.1,
     };
     Some(value.to_string())
 }

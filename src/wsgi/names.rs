@@ -100,12 +100,7 @@ impl Names {
         let mut buckets = Vec::new();
         buckets.resize_with(BUCKETS, || None);
         let script_name = PyString::intern(py, "HTTP_SCRIPT_NAME").unbind();
-        let mut names = Names {
-            buckets,
-            count: 0,
-            request: 0,
-            script_name,
-        };
+        let mut names = Names { buckets, count: 0, request: 0, script_name };
         for name in KNOWN {
             names.key(py, name.as_bytes())?;
         }
@@ -127,11 +122,7 @@ impl Names {
                 return Ok(Key::Uncertain(key));
             }
             self.count += 1;
-            self.buckets[at] = Some(Entry {
-                name: name.into(),
-                key,
-                request: request.wrapping_sub(1),
-            });
+            self.buckets[at] = Some(Entry { name: name.into(), key, request: request.wrapping_sub(1) });
         }
         match &mut self.buckets[at] {
             Some(entry) if entry.request == request => Ok(Key::Uncertain(entry.key.clone_ref(py))),
@@ -158,21 +149,13 @@ impl Names {
 
 /// Of the letters without their case.
 fn hash(name: &[u8]) -> usize {
-    name.iter().fold(name.len(), |sum, octet| {
-        sum.wrapping_mul(31).wrapping_add(usize::from(octet | 0x20))
-    })
+    name.iter().fold(name.len(), |sum, octet| sum.wrapping_mul(31).wrapping_add(usize::from(octet | 0x20)))
 }
 
 fn make_key(py: Python<'_>, name: &[u8]) -> PyResult<Py<PyString>> {
     let upper: String = name
         .iter()
-        .map(|octet| {
-            if *octet == b'-' {
-                '_'
-            } else {
-                char::from(octet.to_ascii_uppercase())
-            }
-        })
+        .map(|octet| if *octet == b'-' { '_' } else { char::from(octet.to_ascii_uppercase()) })
         .collect();
     let key = match upper.as_str() {
         "CONTENT_TYPE" | "CONTENT_LENGTH" => upper,
@@ -199,18 +182,9 @@ mod tests {
             let mut names = Names::new(py).unwrap();
             for _ in 0..2 {
                 names.start();
-                assert_eq!(
-                    text(py, &mut names, b"accept-LANGUAGE"),
-                    ("HTTP_ACCEPT_LANGUAGE".into(), true)
-                );
-                assert_eq!(
-                    text(py, &mut names, b"Accept-Language"),
-                    ("HTTP_ACCEPT_LANGUAGE".into(), false)
-                );
-                assert_eq!(
-                    text(py, &mut names, b"Content-Type"),
-                    ("CONTENT_TYPE".into(), true)
-                );
+                assert_eq!(text(py, &mut names, b"accept-LANGUAGE"), ("HTTP_ACCEPT_LANGUAGE".into(), true));
+                assert_eq!(text(py, &mut names, b"Accept-Language"), ("HTTP_ACCEPT_LANGUAGE".into(), false));
+                assert_eq!(text(py, &mut names, b"Content-Type"), ("CONTENT_TYPE".into(), true));
                 assert_eq!(text(py, &mut names, b"X-New"), ("HTTP_X_NEW".into(), true));
                 assert_eq!(text(py, &mut names, b"X_New"), ("HTTP_X_NEW".into(), false));
             }
@@ -225,10 +199,7 @@ mod tests {
             for i in 0..5000 {
                 names.start();
                 let name = format!("X-Made-Up-{i}");
-                assert_eq!(
-                    text(py, &mut names, name.as_bytes()).0,
-                    format!("HTTP_X_MADE_UP_{i}")
-                );
+                assert_eq!(text(py, &mut names, name.as_bytes()).0, format!("HTTP_X_MADE_UP_{i}"));
             }
             assert_eq!(names.count, MOST);
             assert_eq!(text(py, &mut names, b"Host").0, "HTTP_HOST");

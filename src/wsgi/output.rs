@@ -9,25 +9,12 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyTuple};
 
-use super::ffi::Lease;
+use super::ffi::{KeptBytes, Lease};
 use super::file_wrapper::FileWrapper;
 use super::release;
 use super::start_response::{Reply, Started};
 use crate::buffer::Shared;
 use crate::exchange::{Exchange, Gone};
-
-/// A bytes object kept alive until the peer has taken it.
-struct Kept(Py<PyBytes>);
-
-impl AsRef<[u8]> for Kept {
-    fn as_ref(&self) -> &[u8] {
-        // The octets of a bytes object never move or change; its header is not touched.
-        Python::attach(|py| {
-            let octets = self.0.as_bytes(py);
-            super::ffi::outlive(octets, &self.0)
-        })
-    }
-}
 
 /// What the application raises, or the peer's leaving, which nobody is to blame for.
 #[derive(Debug)]
@@ -54,9 +41,7 @@ fn gone(py: Python<'_>) -> Broken {
 pub fn disconnected(py: Python<'_>) -> PyErr {
     match gone(py) {
         Broken::Raised(e) => e,
-        Broken::Gone => {
-            PyConnectionResetError::new_err("client left before the response was complete")
-        }
+        Broken::Gone => PyConnectionResetError::new_err("client left before the response was complete"),
     }
 }
 
@@ -74,9 +59,7 @@ fn check_started(reply: &Bound<'_, Reply>) -> PyResult<()> {
     if reply.try_borrow()?.started.called {
         return Ok(());
     }
-    Err(PyAssertionError::new_err(
-        "the application returned a body without calling start_response()",
-    ))
+    Err(PyAssertionError::new_err("the application returned a body without calling start_response()"))
 }
 
 /// Sends the response that `result` is; `close` has to follow, whatever comes of it.
@@ -114,9 +97,7 @@ fn send_one(
     let octets = block.as_bytes();
     begin(&mut inner.started, exchange, Some(octets.len() as u64));
     drop(inner);
-    exchange
-        .post(octets, true, &mut || keep(block))
-        .map_err(|Gone| gone(reply.py()))
+    exchange.post(octets, true, &mut || keep(block)).map_err(|Gone| gone(reply.py()))
 }
 
 fn send_all(
@@ -129,32 +110,23 @@ fn send_all(
     for block in blocks.iter_borrowed() {
         total += bytes(&block)?.as_bytes().len() as u64;
     }
-    begin(
-        &mut reply.try_borrow_mut().map_err(PyErr::from)?.started,
-        exchange,
-        Some(total),
-    );
+    begin(&mut reply.try_borrow_mut().map_err(PyErr::from)?.started, exchange, Some(total));
     for block in blocks.iter_borrowed() {
         let block = bytes(&block)?;
-        exchange
-            .post(block.as_bytes(), false, &mut || keep(block))
-            .map_err(|Gone| gone(reply.py()))?;
+        exchange.post(block.as_bytes(), false, &mut || keep(block)).map_err(|Gone| gone(reply.py()))?;
     }
     exchange.finish().map_err(|Gone| gone(reply.py()))
 }
 
 fn bytes<'a, 'py>(block: &'a Bound<'py, PyAny>) -> PyResult<&'a Bound<'py, PyBytes>> {
     block.cast::<PyBytes>().map_err(|_| {
-        let kind = block
-            .get_type()
-            .name()
-            .map_or_else(|_| "?".into(), |name| name.to_string());
+        let kind = block.get_type().name().map_or_else(|_| "?".into(), |name| name.to_string());
         PyTypeError::new_err(format!("response blocks must be bytes, not {kind}"))
     })
 }
 
 fn keep(block: &Bound<'_, PyBytes>) -> Shared {
-    Box::new(Kept(block.clone().unbind()))
+    Box::new(KeptBytes::new(block))
 }
 
 fn respond_with(
@@ -166,17 +138,9 @@ fn respond_with(
 ) -> Result<(), Broken> {
     if use_sendfile {
         if let Ok(wrapper) = result.cast_exact::<FileWrapper>() {
-            if let Some(file) = wrapper
-                .try_borrow()
-                .map_err(PyErr::from)?
-                .sendable(result.py())
-            {
+            if let Some(file) = wrapper.try_borrow().map_err(PyErr::from)?.sendable(result.py()) {
                 check_started(reply)?;
-                begin(
-                    &mut reply.try_borrow_mut().map_err(PyErr::from)?.started,
-                    exchange,
-                    Some(file.length),
-                );
+                begin(&mut reply.try_borrow_mut().map_err(PyErr::from)?.started, exchange, Some(file.length));
                 let sent = exchange.post_file(file.file, file.offset, file.length);
                 return sent.map_err(|Gone| gone(result.py()));
             }
@@ -186,11 +150,7 @@ fn respond_with(
 }
 
 /// Under the lease, so that the application may read its input and call `write()` while it is iterated.
-fn iterate(
-    lease: &Lease,
-    reply: &Bound<'_, Reply>,
-    result: &Bound<'_, PyAny>,
-) -> Result<(), Broken> {
+fn iterate(lease: &Lease, reply: &Bound<'_, Reply>, result: &Bound<'_, PyAny>) -> Result<(), Broken> {
     let py = result.py();
     for block in result.try_iter()? {
         let block = block?;
@@ -200,14 +160,8 @@ fn iterate(
         }
         check_started(reply)?;
         let satisfied = with(lease, |exchange| {
-            begin(
-                &mut reply.try_borrow_mut().map_err(PyErr::from)?.started,
-                exchange,
-                None,
-            );
-            exchange
-                .write(octets, &release(py))
-                .map_err(|Gone| gone(py))?;
+            begin(&mut reply.try_borrow_mut().map_err(PyErr::from)?.started, exchange, None);
+            exchange.write(octets, &release(py)).map_err(|Gone| gone(py))?;
             Ok(exchange.is_satisfied())
         })?;
         if satisfied {
@@ -216,24 +170,15 @@ fn iterate(
     }
     check_started(reply)?;
     with(lease, |exchange| {
-        begin(
-            &mut reply.try_borrow_mut().map_err(PyErr::from)?.started,
-            exchange,
-            Some(0),
-        );
+        begin(&mut reply.try_borrow_mut().map_err(PyErr::from)?.started, exchange, Some(0));
         exchange.finish().map_err(|Gone| gone(py))
     })
 }
 
-fn with<R>(
-    lease: &Lease,
-    body: impl FnOnce(&mut Exchange<'_>) -> Result<R, Broken>,
-) -> Result<R, Broken> {
+fn with<R>(lease: &Lease, body: impl FnOnce(&mut Exchange<'_>) -> Result<R, Broken>) -> Result<R, Broken> {
     match lease.with(body) {
         Some(outcome) => outcome,
-        None => Err(Broken::Raised(PyAssertionError::new_err(
-            "another thread is writing this response",
-        ))),
+        None => Err(Broken::Raised(PyAssertionError::new_err("another thread is writing this response"))),
     }
 }
 
@@ -250,9 +195,6 @@ pub fn close(result: &Bound<'_, PyAny>) {
         Err(e) => Err(e),
     };
     if let Err(e) = closed {
-        log::error!(
-            "Error closing a response\n{}",
-            crate::python::traceback(py, &e)
-        );
+        log::error!("Error closing a response\n{}", crate::python::traceback(py, &e));
     }
 }

@@ -39,13 +39,7 @@ pub struct Reply {
 
 impl Reply {
     pub fn new(lease: Arc<Lease>) -> Reply {
-        Reply {
-            started: Started::default(),
-            active: false,
-            date: ServerDate::new(),
-            lease,
-            write: None,
-        }
+        Reply { started: Started::default(), active: false, date: ServerDate::new(), lease, write: None }
     }
 
     /// For the next request.
@@ -57,9 +51,7 @@ impl Reply {
 
     /// Whether the application still has the `write` it was given.
     pub fn is_kept(&self, py: Python<'_>) -> bool {
-        self.write
-            .as_ref()
-            .is_some_and(|write| ffi::is_shared(write, py))
+        self.write.as_ref().is_some_and(|write| ffi::is_shared(write, py))
     }
 
     fn clear(&mut self) {
@@ -71,14 +63,10 @@ impl Reply {
 
     fn set(&mut self, status: &Bound<'_, PyAny>, fields: &Bound<'_, PyAny>) -> PyResult<()> {
         self.clear();
-        let status = status
-            .cast::<PyString>()
-            .map_err(|_| PyTypeError::new_err("status must be a str"))?;
+        let status = status.cast::<PyString>().map_err(|_| PyTypeError::new_err("status must be a str"))?;
         let head = &mut self.started.head;
         self.started.status = latin1(status, |octets| response::status_line(octets, head))?;
-        self.started
-            .head
-            .extend_from_slice(self.date.at(clock::unix_seconds()));
+        self.started.head.extend_from_slice(self.date.at(clock::unix_seconds()));
         match fields.cast_exact::<PyList>() {
             Ok(list) => list.iter().try_for_each(|field| self.add(&field))?,
             Err(_) => fields.try_iter()?.try_for_each(|field| self.add(&field?))?,
@@ -90,25 +78,19 @@ impl Reply {
     fn add(&mut self, field: &Bound<'_, PyAny>) -> PyResult<()> {
         let (name, value) = match field.cast_exact::<PyTuple>() {
             Ok(pair) if pair.len() == 2 => (pair.get_item(0)?, pair.get_item(1)?),
-            _ => field
-                .extract()
-                .map_err(|_| PyTypeError::new_err("a header must be a (name, value) tuple"))?,
+            _ => {
+                field.extract().map_err(|_| PyTypeError::new_err("a header must be a (name, value) tuple"))?
+            }
         };
-        let name = name
-            .cast::<PyString>()
-            .map_err(|_| PyTypeError::new_err("a header name must be a str"))?;
-        let value = value
-            .cast::<PyString>()
-            .map_err(|_| PyTypeError::new_err("a header value must be a str"))?;
+        let name =
+            name.cast::<PyString>().map_err(|_| PyTypeError::new_err("a header name must be a str"))?;
+        let value =
+            value.cast::<PyString>().map_err(|_| PyTypeError::new_err("a header value must be a str"))?;
         let head = &mut self.started.head;
-        let kind = latin1(name, |name| {
-            latin1(value, |value| response::field(name, value, head))
-        })?;
+        let kind = latin1(name, |name| latin1(value, |value| response::field(name, value, head)))?;
         if let FieldKind::ContentLength(length) = kind {
             if self.started.content_length.replace(length).is_some() {
-                return Err(PyValueError::new_err(
-                    "more than one Content-Length in response",
-                ));
+                return Err(PyValueError::new_err("more than one Content-Length in response"));
             }
         }
         Ok(())
@@ -127,9 +109,7 @@ fn latin1<R, E: IntoPyErr>(
     let octets: Option<Vec<u8>> = utf8.chars().map(|c| u8::try_from(c).ok()).collect();
     match octets {
         Some(octets) => body(&octets).map_err(E::into_pyerr),
-        None => Err(PyValueError::new_err(format!(
-            "{utf8:?} cannot be sent: header text is latin-1"
-        ))),
+        None => Err(PyValueError::new_err(format!("{utf8:?} cannot be sent: header text is latin-1"))),
     }
 }
 
@@ -169,9 +149,7 @@ impl Reply {
         let py = slf.py();
         let mut reply = slf.try_borrow_mut()?;
         if !reply.active {
-            return Err(PyAssertionError::new_err(
-                "start_response() called outside of its request",
-            ));
+            return Err(PyAssertionError::new_err("start_response() called outside of its request"));
         }
         match exc_info.filter(|info| !info.is_none()) {
             Some(info) if reply.started.sent => return Err(reraise(info)),
@@ -199,9 +177,7 @@ impl Reply {
         let lease = {
             let reply = slf.try_borrow()?;
             if !reply.active || !reply.started.called {
-                return Err(PyAssertionError::new_err(
-                    "write() called outside of its request",
-                ));
+                return Err(PyAssertionError::new_err("write() called outside of its request"));
             }
             reply.lease.clone()
         };
@@ -213,9 +189,7 @@ impl Reply {
             Some(Ok(true)) => Ok(()),
             Some(Ok(false)) => Err(super::output::disconnected(py)),
             Some(Err(e)) => Err(e),
-            None => Err(PyOSError::new_err(
-                "write() called outside of its request or in two threads",
-            )),
+            None => Err(PyOSError::new_err("write() called outside of its request or in two threads")),
         }
     }
 
