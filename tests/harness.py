@@ -139,13 +139,16 @@ def status_field(pid, field):
         return int(re.search(r"^%s:\s*(\d+)" % field, f.read(), re.M).group(1))
 
 
-def threads_switches(pid):
-    """Voluntary context switches of all threads of a process: how often any of them woke up."""
-    total = 0
-    for task in os.listdir("/proc/%d/task" % pid):
-        with open("/proc/%d/task/%s/status" % (pid, task)) as f:
-            total += int(re.search(r"^voluntary_ctxt_switches:\s*(\d+)", f.read(), re.M).group(1))
-    return total
+def thread_switches(pid):
+    """Voluntary context switches of each thread of a process: how often it woke up."""
+    found = {}
+    try:
+        for task in os.listdir("/proc/%d/task" % pid):
+            with open("/proc/%d/task/%s/status" % (pid, task)) as f:
+                found[pid, task] = int(re.search(r"^voluntary_ctxt_switches:\s*(\d+)", f.read(), re.M).group(1))
+    except OSError:
+        pass  # It ends just now.
+    return found
 
 
 def cpu_ticks(pid):

@@ -23,7 +23,7 @@ def scheme(running, *headers):
 
 @pytest.fixture(scope="module")
 def echo(module_server):
-    return module_server(ECHO)
+    return module_server(ECHO, "--keep-alive", "30")
 
 
 def test_everything(echo):
@@ -57,7 +57,7 @@ def test_each_request_has_its_own(server):
             environ["wsgi.url_scheme"] = "broken"
             start_response("200 OK", [("Content-Type", "text/plain")])
             return [" ".join(left + [environ["REMOTE_PORT"], environ["PATH_INFO"]]).encode()]
-    """)
+    """, "--keep-alive", "30")
     with running.connect() as one, running.connect() as two:
         for n in range(3):
             assert one.exchange("GET", "/%d" % n, [("X-One", "1")]).text == "HTTP_X_ONE %d /%d" % (one.local_port, n)
@@ -68,6 +68,7 @@ def test_each_request_has_its_own(server):
 def test_each_client_has_its_address(echo):
     """Two clients at once, from different addresses."""
     with echo.connect() as one, socket.create_connection(echo.address, 20, ("127.0.0.2", 0)) as raw:
+        assert json.loads(one.exchange().text)["environ"]["REMOTE_ADDR"] == "127.0.0.1"
         raw.sendall(wire.request_bytes(headers=[("Connection", "close")]))
         with raw.makefile("rb") as answer:
             two = answer.read().partition(b"\r\n\r\n")[2]

@@ -17,6 +17,8 @@ SIZE = 2200000000 if os.environ.get("RGUNICORN_BIG") else 300000000
 GROWTH = 20 * 1024
 BLOCK = bytes(range(256)) * 4096
 
+PATIENT = ["--timeout", "300", "--keep-alive", "60"]
+
 pytestmark = pytest.mark.timeout(600)
 
 APP = """
@@ -110,7 +112,7 @@ def digest_of(size):
 @pytest.mark.parametrize("options", [(), ("--threads", "2")], ids=["plain", "threads"])
 @pytest.mark.parametrize("coding", ["length", "chunked"])
 def test_upload(server, coding, options):
-    running = server(APP, "--timeout", "300", *options)
+    running = server(APP, *PATIENT, *options)
     running.request("POST", "/upload", body=BLOCK)
     memory = Memory(running)
     with running.connect(120) as connection:
@@ -128,7 +130,7 @@ def test_upload(server, coding, options):
 
 def test_upload_by_lines(server):
     """Iteration holds a line, not the body."""
-    running = server(APP, "--timeout", "300")
+    running = server(APP, *PATIENT, "--keep-alive", "100")
     running.request("POST", "/lines", body=BLOCK)
     memory = Memory(running)
     size = 100 * 1000 * 1000
@@ -141,7 +143,7 @@ def test_upload_by_lines(server):
 
 def test_upload_nobody_reads(server):
     """It is not collected: the answer comes, and the connection ends or the body is dropped as it comes."""
-    running = server(APP)
+    running = server(APP, *PATIENT)
     running.request("POST", "/", body=b"x")
     memory = Memory(running)
     with running.connect(60) as connection:
@@ -155,7 +157,7 @@ def test_upload_nobody_reads(server):
 
 
 def test_generator_download(server):
-    running = server(APP, "--timeout", "300")
+    running = server(APP, *PATIENT, "--keep-alive", "100")
     running.get("/generator?size=1000000")
     memory = Memory(running)
     with running.connect(120) as connection:
@@ -178,7 +180,7 @@ def make_large(running, size):
 
 
 def test_file_wrapper_download(server):
-    running = server(APP, "--timeout", "300")
+    running = server(APP, *PATIENT, "--keep-alive", "100")
     make_large(running, SIZE)
     running.get("/file?length=1000", timeout=60)
     memory = Memory(running)
@@ -194,7 +196,7 @@ def test_file_wrapper_download(server):
 
 def test_up_and_down_at_once(server):
     """The answer begins while the body still comes; a client that sends and receives by turns is served in full."""
-    running = server(APP, "--timeout", "300")
+    running = server(APP, *PATIENT, "--keep-alive", "100")
     blocks = 200
     with running.connect(60) as connection:
         connection.send_request("POST", "/echo", [("Content-Length", str(blocks * 65536))])
@@ -226,7 +228,7 @@ def test_up_and_down_at_once(server):
 @pytest.mark.parametrize("target", ["/list?size=50000000", "/file?length=50000000"])
 def test_a_slow_reader_holds_nobody_up(server, target):
     """One worker without threads: what is finished, or lies in a file, leaves the Python thread at once."""
-    running = server(APP, "--timeout", "300")
+    running = server(APP, *PATIENT, "--keep-alive", "100")
     make_large(running, 50000000)
     slow = [wire.Connection(running.address, receive_buffer=4096) for _ in range(5)]
     heads = []
@@ -244,7 +246,7 @@ def test_a_slow_reader_holds_nobody_up(server, target):
 
 def test_many_slow_readers_of_a_generator_need_little_memory(server):
     """A generator is asked for more only when the client took what there was."""
-    running = server(APP, "--threads", "8", "--timeout", "300")
+    running = server(APP, "--threads", "8", *PATIENT)
     running.get("/generator?size=10000000")
     memory = Memory(running)
     slow = [wire.Connection(running.address, receive_buffer=4096) for _ in range(6)]

@@ -198,7 +198,7 @@ def test_a_request_waits_for_no_busy_worker(server):
 
 
 def test_all_workers_serve(server):
-    """Requests inside at the same time are inside different workers."""
+    """A busy worker takes no connection: the next request is inside another one."""
     running = server("""
         import os, time
 
@@ -214,9 +214,12 @@ def test_all_workers_serve(server):
     """, "-w", "4")
     pids = running.wait_workers(4)
     wait_until(lambda: all(running.exists("loaded-%d" % pid) for pid in pids))
-    connections = [running.connect() for _ in range(4)]
-    for connection in connections:
+    connections = []
+    for busy in range(1, 5):
+        connection = running.connect()
         connection.send_request()
+        connections.append(connection)
+        wait_until(lambda: sum(running.exists("inside-%d" % pid) for pid in pids) == busy)
     assert sorted(int(connection.read_response().text) for connection in connections) == pids
     for connection in connections:
         connection.close()

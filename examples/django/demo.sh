@@ -56,7 +56,7 @@ stopped_by() {
     fi
 }
 
-trap 'stopped_by 130' INT
+trap 'stopped_by 0' INT
 trap 'stopped_by 0' TERM
 trap 'stopped_by 129' HUP
 trap '[ -n "$stopping" ] || stop' EXIT

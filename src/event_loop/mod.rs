@@ -4,38 +4,35 @@
 //! so a parked thread goes on with the loop. The table's lock is held for a few instructions, never over a wait or a call.
 //! Never: parses or frames, names Python. What a signal means is told to it by the worker (`Directive`).
 
+mod accept;
+mod table;
+
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use slab::Slab;
 
+use self::table::{is_idle, Job, Table};
 use crate::access_sink::AccessLog;
 use crate::app::Caller;
-use crate::conn::{Conn, Desk, Event, Next, Settings, Turn};
+use crate::conn::{Conn, Desk, Event, Settings};
 use crate::exchange::{Exchange, Site};
 use crate::http::Reject;
 use crate::listener::Listener;
 use crate::proxy::Trust;
 use crate::scoreboard::{Phase, Slot};
-use crate::sys::clock::{self, Nanos, SECOND};
+use crate::sys::clock::{self, Nanos};
 use crate::sys::poll::{Events, Interest, Poller, Waker};
-use crate::sys::socket;
 use crate::timers::Timers;
-use crate::transport::{Peer, Transport};
 
 /// Tokens of what is not a connection have the highest bit set.
 const SPECIAL: u64 = 1 << 63;
 const WAKE: u64 = SPECIAL;
 const CONTROL: u64 = SPECIAL | 1 << 32;
 const LISTENER: u64 = SPECIAL | 2 << 32;
-
-/// Connections accepted in a row before those that wait have their turn.
-const ACCEPT_TURN: usize = 16;
-/// How long nothing is accepted after the process ran out of descriptors.
-const ACCEPT_PAUSE: Nanos = SECOND / 10;
 
 /// What the worker wants after it looked at one of its control descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -86,41 +83,6 @@ struct Lead {
     /// Listeners with connections to accept, and how many may be taken in this turn.
     accepts: Vec<(usize, usize)>,
     control: Control,
-}
-
-/// What every thread of the worker uses.
-struct Table {
-    entries: Slab<Entry>,
-    /// Told apart by this from an earlier connection under the same key.
-    generation: u32,
-    timers: Timers,
-    listening: bool,
-    /// Until when nothing is accepted, for want of descriptors.
-    pause: Option<Nanos>,
-    drain_until: Option<Nanos>,
-    /// Until when the leader waits.
-    waits_until: Nanos,
-}
-
-struct Entry {
-    /// None while a thread serves it.
-    conn: Option<Box<Conn>>,
-    fd: RawFd,
-    generation: u32,
-    /// What the poller watches it for; None when it is not in the poller.
-    watched: Option<Interest>,
-    /// For when it is in `timers`.
-    queued: Nanos,
-}
-
-/// A connection with a complete request, in the hands of one thread; its input is in that thread's desk.
-struct Job {
-    key: usize,
-    conn: Box<Conn>,
-}
-
-fn token(key: usize, generation: u32) -> u64 {
-    u64::from(generation & 0x7fff_ffff) << 32 | key as u64
 }
 
 /// A poisoned lock means that a thread panicked inside a few plain assignments; the data is whole.
@@ -307,247 +269,6 @@ impl EventLoop {
         }
     }
 
-    // ---- listeners
-
-    fn listen(&self, table: &mut Table) -> io::Result<()> {
-        for (index, listener) in self.plan.listeners.iter().enumerate() {
-            self.poller.add(&**listener, LISTENER | index as u64, Interest::Accept)?;
-        }
-        table.listening = true;
-        Ok(())
-    }
-
-    /// Listens, or stops, as the number of connections, the drain and a pause want it.
-    fn adjust_listening(&self, table: &mut Table) {
-        let room = table.entries.len() < self.plan.most_connections;
-        let wanted = room && table.pause.is_none() && !self.draining.load(Relaxed);
-        if wanted == table.listening {
-            return;
-        }
-        if wanted {
-            if let Err(e) = self.listen(table) {
-                log::error!("Cannot watch the listeners: {e}");
-            }
-            return;
-        }
-        table.listening = false;
-        for listener in &self.plan.listeners {
-            // It was added by `listen`; an error could only mean that it is out already.
-            let _ = self.poller.remove(&**listener);
-        }
-    }
-
-    /// Accepts one connection and reads it at once: its request is usually there already, and a connection that closes
-    /// after its response never enters the poller.
-    fn accept_turn(&self, listener: usize, left: usize, lead: &mut Lead, desk: &mut Desk) -> Option<Job> {
-        if !self.may_accept() {
-            return None;
-        }
-        match socket::accept(self.plan.listeners[listener].as_fd()) {
-            Ok((fd, address)) => {
-                if left > 1 {
-                    lead.accepts.push((listener, left - 1));
-                }
-                self.accepted(fd, address, listener, desk)
-            }
-            Err(e) => {
-                self.accept_failed(&e, listener);
-                None
-            }
-        }
-    }
-
-    /// Alone, a worker takes what there is; beside others it takes one connection, for which it is then the one to serve.
-    fn accept_turns(&self) -> usize {
-        match self.plan.workers {
-            1 => ACCEPT_TURN,
-            _ => 1,
-        }
-    }
-
-    /// The kernel wakes the worker that was first to wait; whoever has accepted goes to the end of that queue.
-    fn requeue(&self, listener: usize) {
-        if self.plan.workers == 1 || !lock(&self.table).listening {
-            return;
-        }
-        let socket = &*self.plan.listeners[listener];
-        let requeued = self.poller.remove(socket).and_then(|()| {
-            let token = LISTENER | listener as u64;
-            self.poller.add(socket, token, Interest::Accept)
-        });
-        if let Err(e) = requeued {
-            log::error!("Cannot watch {}: {e}", socket.local());
-        }
-    }
-
-    fn may_accept(&self) -> bool {
-        let table = lock(&self.table);
-        table.listening || self.draining.load(Relaxed)
-    }
-
-    fn accept_failed(&self, e: &io::Error, listener: usize) {
-        match e.raw_os_error() {
-            Some(libc::EAGAIN | libc::EINTR | libc::ECONNABORTED | libc::EPROTO) => {}
-            _ => {
-                let local = self.plan.listeners[listener].local();
-                log::error!("Cannot accept on {local}: {e}");
-                let mut table = lock(&self.table);
-                table.pause = Some(clock::monotonic() + ACCEPT_PAUSE);
-                self.adjust_listening(&mut table);
-            }
-        }
-    }
-
-    fn accepted(
-        &self,
-        fd: OwnedFd,
-        address: Option<std::net::SocketAddr>,
-        listener: usize,
-        desk: &mut Desk,
-    ) -> Option<Job> {
-        let peer = address.map_or(Peer::Unix, Peer::Tcp);
-        let trusted = self.plan.trust.trusts(address.map(|address| address.ip()));
-        let now = clock::monotonic();
-        let number = fd.as_raw_fd();
-        let mut turn = self.turn(desk, now);
-        let mut conn = Box::new(Conn::new(Transport::Plain(fd), peer, listener, trusted, &turn));
-        let next = conn.advance(Event::Readable, &mut turn);
-        self.requeue(listener);
-        if next == Next::Close {
-            return None;
-        }
-        let key = self.enter(number);
-        self.settle(Job { key, conn }, next)
-    }
-
-    fn enter(&self, fd: RawFd) -> usize {
-        let mut table = lock(&self.table);
-        table.generation = table.generation.wrapping_add(1);
-        let entry = Entry { conn: None, fd, generation: table.generation, watched: None, queued: Nanos::MAX };
-        let key = table.entries.insert(entry);
-        if table.entries.len() >= self.plan.most_connections {
-            self.adjust_listening(&mut table);
-        }
-        key
-    }
-
-    // ---- connections
-
-    fn turn<'a>(&'a self, desk: &'a mut Desk, now: Nanos) -> Turn<'a> {
-        let draining = self.draining.load(Relaxed);
-        Turn { desk, settings: &self.plan.settings, access: self.plan.access.as_deref(), now, draining }
-    }
-
-    fn connection_ready(&self, token: u64, desk: &mut Desk) -> Option<Job> {
-        let key = (token & 0xffff_ffff) as usize;
-        let conn = self.take(key, token)?;
-        self.advance(Job { key, conn }, desk)
-    }
-
-    /// Takes a connection out of the table; an event for one that a thread serves is put off until it is back.
-    fn take(&self, key: usize, wanted: u64) -> Option<Box<Conn>> {
-        let mut table = lock(&self.table);
-        let entry = table.entries.get_mut(key).filter(|entry| token(key, entry.generation) == wanted)?;
-        let conn = entry.conn.take();
-        if conn.is_none() && entry.watched.take().is_some() {
-            // Out of the poller, as a hang-up is reported however little is asked for. Serving threads close a
-            // descriptor only under this lock, so it is still the connection's.
-            if let Err(e) = self.poller.forget(entry.fd) {
-                log::error!("Cannot put off a busy connection: {e}");
-            }
-        }
-        conn
-    }
-
-    fn advance(&self, mut job: Job, desk: &mut Desk) -> Option<Job> {
-        use crate::conn::State;
-        let event = if job.conn.state() == State::Reply { Event::Writable } else { Event::Readable };
-        let next = job.conn.advance(event, &mut self.turn(desk, clock::monotonic()));
-        self.settle(job, next)
-    }
-
-    /// For what comes to a connection that waits, other than from its peer.
-    fn advance_waiting(&self, key: usize, event: Event, now: Nanos, desk: &mut Desk) -> Option<Job> {
-        let mut conn = lock(&self.table).entries.get_mut(key)?.conn.take()?;
-        let next = conn.advance(event, &mut self.turn(desk, now));
-        self.settle(Job { key, conn }, next)
-    }
-
-    /// Does what a connection wants next; gives it back when that is a call.
-    fn settle(&self, job: Job, next: Next) -> Option<Job> {
-        match next {
-            Next::Call => return Some(job),
-            Next::Close => self.leave(job),
-            Next::Wait(interest) => self.park(job, interest),
-        }
-        None
-    }
-
-    fn leave(&self, job: Job) {
-        let mut table = lock(&self.table);
-        table.entries.remove(job.key);
-        // Closed under the lock: see `take`.
-        drop(job.conn);
-        if !table.listening {
-            self.adjust_listening(&mut table);
-        }
-        if table.entries.is_empty() && self.draining.load(Relaxed) {
-            self.waker.wake();
-        }
-    }
-
-    fn park(&self, Job { key, conn }: Job, interest: Interest) {
-        let mut table = lock(&self.table);
-        let table = &mut *table;
-        let deadline = conn.deadline();
-        let entry = &mut table.entries[key];
-        let token = token(key, entry.generation);
-        let watched = match entry.watched {
-            Some(watched) if watched == interest => Ok(()),
-            Some(_) => self.poller.modify(&*conn, token, interest),
-            None => self.poller.add(&*conn, token, interest),
-        };
-        if let Err(e) = watched {
-            log::error!("Cannot watch a connection: {e}");
-            table.entries.remove(key);
-            return;
-        }
-        entry.watched = Some(interest);
-        entry.conn = Some(conn);
-        table.timers.set(token, deadline, &mut entry.queued);
-        if deadline < table.waits_until {
-            table.waits_until = deadline;
-            if self.plan.threads > 1 {
-                self.waker.wake();
-            }
-        }
-    }
-
-    /// A connection whose deadline has passed.
-    fn next_expired(&self, now: Nanos) -> Option<usize> {
-        let mut table = lock(&self.table);
-        let table = &mut *table;
-        while let Some((due, at)) = table.timers.pop(now) {
-            let key = (due & 0xffff_ffff) as usize;
-            let Some(entry) = table.entries.get_mut(key) else {
-                continue;
-            };
-            if token(key, entry.generation) != due || entry.queued != at {
-                continue;
-            }
-            entry.queued = Nanos::MAX;
-            match &entry.conn {
-                Some(conn) if conn.deadline() <= now => return Some(key),
-                Some(conn) => table.timers.set(due, conn.deadline(), &mut entry.queued),
-                // Its thread queues it again when it is back.
-                None => {}
-            }
-        }
-        None
-    }
-
-    // ---- requests
-
     /// Serves a request and those that were sent right behind it, then gives the connection back to the loop.
     fn serve(&self, mut job: Job, thread: usize, desk: &mut Desk, caller: &mut dyn Caller) {
         loop {
@@ -593,8 +314,4 @@ impl EventLoop {
             }
         }
     }
-}
-
-fn is_idle(entry: &Entry) -> bool {
-    entry.conn.as_ref().is_some_and(|conn| conn.is_idle())
 }

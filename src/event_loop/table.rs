@@ -1,0 +1,174 @@
+//! Owns: the worker's connections between events: who has each, what it waits for, until when.
+//! Rule: a connection is in the table or in one thread's hands, never both; its descriptor is closed under the table's
+//! lock, so that a number found there is still the connection's.
+//! Never: calls the application, blocks.
+
+use std::os::fd::RawFd;
+use std::sync::atomic::Ordering::Relaxed;
+
+use slab::Slab;
+
+use super::{lock, EventLoop};
+use crate::conn::{Conn, Desk, Event, Next, State, Turn};
+use crate::sys::clock::{self, Nanos};
+use crate::sys::poll::Interest;
+use crate::timers::Timers;
+
+/// What every thread of the worker uses.
+pub(super) struct Table {
+    pub(super) entries: Slab<Entry>,
+    /// Told apart by this from an earlier connection under the same key.
+    pub(super) generation: u32,
+    pub(super) timers: Timers,
+    pub(super) listening: bool,
+    /// Until when nothing is accepted, for want of descriptors.
+    pub(super) pause: Option<Nanos>,
+    pub(super) drain_until: Option<Nanos>,
+    /// Until when the leader waits.
+    pub(super) waits_until: Nanos,
+}
+
+pub(super) struct Entry {
+    /// None while a thread serves it.
+    pub(super) conn: Option<Box<Conn>>,
+    pub(super) fd: RawFd,
+    pub(super) generation: u32,
+    /// What the poller watches it for; None when it is not in the poller.
+    pub(super) watched: Option<Interest>,
+    /// For when it is in `timers`.
+    pub(super) queued: Nanos,
+}
+
+/// A connection with a complete request, in the hands of one thread; its input is in that thread's desk.
+pub(super) struct Job {
+    pub(super) key: usize,
+    pub(super) conn: Box<Conn>,
+}
+
+pub(super) fn token(key: usize, generation: u32) -> u64 {
+    u64::from(generation & 0x7fff_ffff) << 32 | key as u64
+}
+
+impl EventLoop {
+    pub(super) fn turn<'a>(&'a self, desk: &'a mut Desk, now: Nanos) -> Turn<'a> {
+        let draining = self.draining.load(Relaxed);
+        Turn { desk, settings: &self.plan.settings, access: self.plan.access.as_deref(), now, draining }
+    }
+
+    pub(super) fn connection_ready(&self, token: u64, desk: &mut Desk) -> Option<Job> {
+        let key = (token & 0xffff_ffff) as usize;
+        let conn = self.take(key, token)?;
+        self.advance(Job { key, conn }, desk)
+    }
+
+    /// Takes a connection out of the table; an event for one that a thread serves is put off until it is back.
+    pub(super) fn take(&self, key: usize, wanted: u64) -> Option<Box<Conn>> {
+        let mut table = lock(&self.table);
+        let entry = table.entries.get_mut(key).filter(|entry| token(key, entry.generation) == wanted)?;
+        let conn = entry.conn.take();
+        if conn.is_none() && entry.watched.take().is_some() {
+            // Out of the poller, as a hang-up is reported however little is asked for. Serving threads close a
+            // descriptor only under this lock, so it is still the connection's.
+            if let Err(e) = self.poller.forget(entry.fd) {
+                log::error!("Cannot put off a busy connection: {e}");
+            }
+        }
+        conn
+    }
+
+    pub(super) fn advance(&self, mut job: Job, desk: &mut Desk) -> Option<Job> {
+        let event = if job.conn.state() == State::Reply { Event::Writable } else { Event::Readable };
+        let next = job.conn.advance(event, &mut self.turn(desk, clock::monotonic()));
+        self.settle(job, next)
+    }
+
+    /// For what comes to a connection that waits, other than from its peer.
+    pub(super) fn advance_waiting(
+        &self,
+        key: usize,
+        event: Event,
+        now: Nanos,
+        desk: &mut Desk,
+    ) -> Option<Job> {
+        let mut conn = lock(&self.table).entries.get_mut(key)?.conn.take()?;
+        let next = conn.advance(event, &mut self.turn(desk, now));
+        self.settle(Job { key, conn }, next)
+    }
+
+    /// Does what a connection wants next; gives it back when that is a call.
+    pub(super) fn settle(&self, job: Job, next: Next) -> Option<Job> {
+        match next {
+            Next::Call => return Some(job),
+            Next::Close => self.leave(job),
+            Next::Wait(interest) => self.park(job, interest),
+        }
+        None
+    }
+
+    pub(super) fn leave(&self, job: Job) {
+        let mut table = lock(&self.table);
+        table.entries.remove(job.key);
+        // Closed under the lock: see `take`.
+        drop(job.conn);
+        if !table.listening {
+            self.adjust_listening(&mut table);
+        }
+        if table.entries.is_empty() && self.draining.load(Relaxed) {
+            self.waker.wake();
+        }
+    }
+
+    pub(super) fn park(&self, Job { key, conn }: Job, interest: Interest) {
+        let mut table = lock(&self.table);
+        let table = &mut *table;
+        let deadline = conn.deadline();
+        let entry = &mut table.entries[key];
+        let token = token(key, entry.generation);
+        let watched = match entry.watched {
+            Some(watched) if watched == interest => Ok(()),
+            Some(_) => self.poller.modify(&*conn, token, interest),
+            None => self.poller.add(&*conn, token, interest),
+        };
+        if let Err(e) = watched {
+            log::error!("Cannot watch a connection: {e}");
+            table.entries.remove(key);
+            return;
+        }
+        entry.watched = Some(interest);
+        entry.conn = Some(conn);
+        table.timers.set(token, deadline, &mut entry.queued);
+        if deadline < table.waits_until {
+            table.waits_until = deadline;
+            if self.plan.threads > 1 {
+                self.waker.wake();
+            }
+        }
+    }
+
+    /// A connection whose deadline has passed.
+    pub(super) fn next_expired(&self, now: Nanos) -> Option<usize> {
+        let mut table = lock(&self.table);
+        let table = &mut *table;
+        while let Some((due, at)) = table.timers.pop(now) {
+            let key = (due & 0xffff_ffff) as usize;
+            let Some(entry) = table.entries.get_mut(key) else {
+                continue;
+            };
+            if token(key, entry.generation) != due || entry.queued != at {
+                continue;
+            }
+            entry.queued = Nanos::MAX;
+            match &entry.conn {
+                Some(conn) if conn.deadline() <= now => return Some(key),
+                Some(conn) => table.timers.set(due, conn.deadline(), &mut entry.queued),
+                // Its thread queues it again when it is back.
+                None => {}
+            }
+        }
+        None
+    }
+}
+
+pub(super) fn is_idle(entry: &Entry) -> bool {
+    entry.conn.as_ref().is_some_and(|conn| conn.is_idle())
+}

@@ -1,0 +1,159 @@
+//! Owns: one request and its response while the application has them: body in, head and blocks out.
+//! Rule: the framing that the head promised is kept to the octet: a block past Content-Length is cut, a body that ends
+//! short of it closes the connection, and an aborted chunked body gets no last chunk (RFC 9112 §6, §7).
+//! Never: parses heads, waits with the interpreter locked (every wait goes through `Release`), knows Python.
+
+mod body;
+mod reply;
+
+use std::io;
+use std::sync::atomic::AtomicBool;
+
+pub use self::body::BodyFault;
+pub use self::reply::Gone;
+
+use self::body::Body;
+use self::reply::Reply;
+use crate::access_sink::{AccessLog, Line};
+use crate::conn::{Conn, Desk, Fate, Settings};
+use crate::http::body::Decoder;
+use crate::http::response::Delivery;
+use crate::http::{Framing, Head};
+use crate::sys::clock::{self, Nanos};
+use crate::transport::Peer;
+
+/// Runs the closure while other threads may have the interpreter; an error means that this thread is to stop waiting.
+pub type Release<'r> = &'r dyn Fn(&mut (dyn FnMut() + Send)) -> io::Result<()>;
+
+/// What a worker offers to each of its exchanges.
+#[derive(Clone, Copy)]
+pub struct Site<'a> {
+    pub settings: &'a Settings,
+    pub access: Option<&'a AccessLog>,
+    pub draining: &'a AtomicBool,
+}
+
+pub struct Exchange<'a> {
+    conn: &'a mut Conn,
+    desk: &'a mut Desk,
+    site: Site<'a>,
+    started: Nanos,
+    body: Body,
+    reply: Reply,
+}
+
+impl<'a> Exchange<'a> {
+    pub fn new(conn: &'a mut Conn, desk: &'a mut Desk, site: Site<'a>, started: Nanos) -> Exchange<'a> {
+        let framing = conn.head.fields.framing;
+        // A body that is still to come is read behind the head.
+        desk.scratch.make_room();
+        let floor = desk.scratch.start + conn.head.length;
+        desk.out.clear();
+        let body = Body {
+            decoder: Decoder::new(framing, &site.settings.policy.limits),
+            whole: conn.body_is_whole(desk.scratch.end - floor),
+            run: floor..floor,
+            raw: floor,
+            floor,
+            continue_due: conn.head.fields.expect_continue && framing != Framing::Empty,
+            fault: None,
+            pace: None,
+        };
+        Exchange { conn, desk, site, started, body, reply: Reply::default() }
+    }
+
+    pub fn head(&self) -> &Head {
+        &self.conn.head
+    }
+
+    /// The octets that the spans of the start line refer to.
+    pub fn head_octets(&self) -> &[u8] {
+        let start = self.desk.scratch.start;
+        self.desk.scratch.range(start, start + self.conn.head.length)
+    }
+
+    /// The octets that the spans of the fields refer to.
+    pub fn field_block(&self) -> &[u8] {
+        &self.head_octets()[self.conn.head.fields_at..]
+    }
+
+    pub fn peer(&self) -> Peer {
+        self.conn.peer
+    }
+
+    pub fn is_trusted(&self) -> bool {
+        self.conn.trusted
+    }
+
+    pub fn listener(&self) -> usize {
+        self.conn.listener
+    }
+
+    /// Whether the field block is the one of the connection's last request; then `memo` is what was left with it.
+    pub fn is_repeated(&self) -> bool {
+        self.conn.repeated
+    }
+
+    pub fn memo(&mut self) -> &mut Option<Box<dyn std::any::Any + Send>> {
+        &mut self.conn.memo
+    }
+
+    /// Where the head of the response is written before `begin`, and what is unsent of it after.
+    pub fn out(&mut self) -> &mut Vec<u8> {
+        &mut self.desk.out
+    }
+
+    /// Writes the access log line, once the response is made. `environ` looks up what only the application's side knows.
+    pub fn log_access(&self, environ: &dyn Fn(&str) -> Option<String>) {
+        let Some(access) = self.site.access else {
+            return;
+        };
+        access.record(&Line {
+            peer: self.conn.peer,
+            head: &self.conn.head,
+            octets: self.head_octets(),
+            status: self.reply.status,
+            sent: self.reply.sent,
+            elapsed: clock::monotonic() - self.started,
+            response_fields: &self.reply.fields,
+            environ,
+        });
+    }
+
+    /// Leaves the connection with what becomes of it and the scratch at the next request's first octet.
+    pub fn settle(mut self) {
+        let read = self.skip_body();
+        self.conn.fate = self.fate(read);
+        let scratch = &mut self.desk.scratch;
+        scratch.start = if read { self.body.raw } else { scratch.end };
+    }
+
+    fn fate(&self, body_read: bool) -> Fate {
+        let reply = &self.reply;
+        if reply.owed > 0 && reply.ended && !reply.gone {
+            log::error!(
+                "Response to {} is {} octets shorter than its Content-Length",
+                self.request_line(),
+                reply.owed
+            );
+        }
+        if reply.overlong {
+            log::warn!("Response to {} is longer than its Content-Length and was cut", self.request_line());
+        }
+        match (reply.ended && !reply.gone, reply.delivery) {
+            // Without its reset the peer would take the cut response for a whole one.
+            (false, None | Some(Delivery::UntilClose)) => Fate::Cut,
+            (true, _) if reply.persistent && reply.owed == 0 => Fate::Keep,
+            _ if body_read => Fate::Close,
+            _ => Fate::Linger,
+        }
+    }
+
+    /// "GET /path", for log lines.
+    pub fn request_line(&self) -> String {
+        let octets = self.head_octets();
+        let start = &self.conn.head.start;
+        let text = |span: crate::http::Span| String::from_utf8_lossy(span.of(octets)).into_owned();
+        format!("{} {}", text(start.method), text(start.target))
+    }
+}

@@ -1,0 +1,262 @@
+//! Owns: the response as the application gives it: head, blocks, files, and the error page instead.
+//! Rule: the framing that the head promised is kept to the octet. A block that the application waits for is sent whole;
+//! what needs no more of it is sent as far as the socket takes it, and the rest is left to the loop.
+//! Never: decides what becomes of the connection.
+
+use std::os::fd::OwnedFd;
+
+use super::{Exchange, Release};
+use crate::buffer::{OutQueue, Parcel, Segment, Shared};
+use crate::conn::is_transient;
+use crate::http::response::{self, Delivery};
+use crate::http::Reject;
+use crate::sys::clock;
+use crate::sys::poll::Interest;
+use crate::timers::Pace;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// Up to here a block is copied behind its head and leaves in one send; a copy is cheaper than a second iovec.
+const COPY_LIMIT: usize = 16 * 1024;
+
+/// The peer takes no more of the response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gone;
+
+#[derive(Default)]
+pub(super) struct Reply {
+    pub(super) status: u16,
+    pub(super) delivery: Option<Delivery>,
+    /// Octets still owed under `Delivery::Length`.
+    pub(super) owed: u64,
+    pub(super) sent: u64,
+    pub(super) persistent: bool,
+    pub(super) overlong: bool,
+    pub(super) ended: bool,
+    pub(super) gone: bool,
+    pub(super) fields: Vec<u8>,
+}
+
+impl Exchange<'_> {
+    pub fn has_begun(&self) -> bool {
+        self.reply.delivery.is_some()
+    }
+
+    fn is_head_request(&self) -> bool {
+        self.conn.head.start.method.of(self.head_octets()) == b"HEAD"
+    }
+
+    /// Decides the framing and completes the head in `out`. `known` is the length of a body that is all there.
+    pub fn begin(&mut self, status: u16, content_length: Option<u64>, known: Option<u64>) -> Delivery {
+        let version = self.conn.head.start.version;
+        let delivery = response::delivery(version, self.is_head_request(), status, content_length, known);
+        let body_read = self.body.whole || (self.body.decoder.is_done() && self.body.fault.is_none());
+        self.reply.persistent = self.conn.head.persistent()
+            && self.site.settings.keepalive > 0
+            && delivery != Delivery::UntilClose
+            && body_read
+            && !self.site.draining.load(Relaxed);
+        if self.site.access.is_some_and(|access| access.wants_response_fields()) {
+            self.reply.fields.clone_from(&self.desk.out);
+        }
+        response::finish(delivery, self.reply.persistent, version, &mut self.desk.out);
+        self.reply.status = status;
+        self.reply.owed = if let Delivery::Length(length) = delivery { length } else { 0 };
+        self.reply.delivery = Some(delivery);
+        delivery
+    }
+
+    /// Frames a block: what of it goes out, and what follows it. A chunk's size goes to `out`.
+    fn frame<'d>(&mut self, data: &'d [u8], last: bool) -> (&'d [u8], &'static [u8]) {
+        let (data, tail): (&[u8], &'static [u8]) = match self.reply.delivery {
+            None | Some(Delivery::NoBody(_)) => (&[], b""),
+            Some(Delivery::UntilClose) => (data, b""),
+            Some(Delivery::Length(_)) => {
+                let fits = (data.len() as u64).min(self.reply.owed) as usize;
+                self.reply.owed -= fits as u64;
+                self.reply.overlong |= fits < data.len();
+                (&data[..fits], b"")
+            }
+            Some(Delivery::Chunked) if data.is_empty() => {
+                (data, if last { response::LAST_CHUNK } else { b"" })
+            }
+            Some(Delivery::Chunked) => {
+                response::chunk_size(data.len(), &mut self.desk.out);
+                (data, if last { b"\r\n0\r\n\r\n" } else { b"\r\n" })
+            }
+        };
+        self.reply.sent += data.len() as u64;
+        (data, tail)
+    }
+
+    /// No later block can change what the client sees: stop asking the application for more.
+    pub fn is_satisfied(&self) -> bool {
+        match self.reply.delivery {
+            Some(Delivery::NoBody(_)) => true,
+            Some(Delivery::Length(_)) => self.reply.owed == 0,
+            _ => false,
+        }
+    }
+
+    /// Puts a small block behind what is unsent already, so that one send takes all.
+    fn gather<'d>(&mut self, data: &'d [u8], tail: &'static [u8]) -> (&'d [u8], &'static [u8]) {
+        let out = &mut self.desk.out;
+        if out.len() + data.len() + tail.len() > COPY_LIMIT {
+            return (data, tail);
+        }
+        out.extend_from_slice(data);
+        out.extend_from_slice(tail);
+        (&[], &[])
+    }
+
+    /// One try to send `out`, `data` and `tail`, of which `at` octets have left; true when all have.
+    fn send(&mut self, data: &[u8], tail: &[u8], at: &mut usize) -> Result<bool, Gone> {
+        let mut parcel = Parcel { parts: [&self.desk.out, data, tail], at: *at };
+        let sent = parcel.send(&self.conn.transport);
+        *at = parcel.at;
+        match sent {
+            Ok(true) => self.desk.out.clear(),
+            Ok(false) => return Ok(false),
+            Err(_) => return self.lost(),
+        }
+        Ok(true)
+    }
+
+    fn lost<T>(&mut self) -> Result<T, Gone> {
+        self.reply.gone = true;
+        self.desk.out.clear();
+        self.conn.out.clear();
+        Err(Gone)
+    }
+
+    /// Sends a block whole before it returns (PEP 3333, "Buffering and Streaming").
+    pub fn write(&mut self, data: &[u8], release: Release<'_>) -> Result<(), Gone> {
+        let (data, tail) = self.frame(data, false);
+        let (data, tail) = self.gather(data, tail);
+        let mut at = 0;
+        let mut pace = None;
+        while !self.send(data, tail, &mut at)? {
+            self.wait_to_write(&mut pace, at, release)?;
+        }
+        Ok(())
+    }
+
+    fn wait_to_write(
+        &mut self,
+        pace: &mut Option<(Pace, usize)>,
+        at: usize,
+        release: Release<'_>,
+    ) -> Result<(), Gone> {
+        let now = clock::monotonic();
+        let (pace, before) =
+            pace.get_or_insert_with(|| (Pace::new(now, self.site.settings.write_timeout), at));
+        pace.progress(now, at - *before);
+        *before = at;
+        let Some(left) = pace.left(now) else {
+            log::debug!("Response to {} was not taken in time (--write-timeout)", self.conn.peer);
+            return self.lost();
+        };
+        match self.wait(Interest::Write, left, release) {
+            Ok(()) => Ok(()),
+            Err(_) => self.lost(),
+        }
+    }
+
+    /// Takes a block that needs no more of the application: sends what the socket has room for and leaves the rest to
+    /// the loop. `own` gives a handle that keeps a large block alive meanwhile.
+    pub fn post(&mut self, data: &[u8], last: bool, own: &mut dyn FnMut() -> Shared) -> Result<(), Gone> {
+        self.reply.ended |= last;
+        let whole = data.len();
+        let (data, tail) = self.frame(data, last);
+        let (rest, tail) = self.gather(data, tail);
+        let gathered = rest.len() < data.len();
+        if gathered && !last {
+            return Ok(());
+        }
+        let mut at = 0;
+        if self.conn.out.is_empty() && self.send(rest, tail, &mut at)? {
+            return Ok(());
+        }
+        let cut = rest.len() < whole;
+        self.queue(rest, tail, at, if cut { None } else { Some(own) });
+        Ok(())
+    }
+
+    /// The end of a body whose blocks went through `write`.
+    pub fn finish(&mut self) -> Result<(), Gone> {
+        self.post(b"", true, &mut || Box::new([]))
+    }
+
+    fn queue(&mut self, data: &[u8], tail: &[u8], at: usize, own: Option<&mut dyn FnMut() -> Shared>) {
+        let parcel = Parcel { parts: [&self.desk.out, data, tail], at };
+        let sent: [usize; 3] = std::array::from_fn(|i| parcel.sent_of(i));
+        let queue = &mut self.conn.out;
+        queue_copy(queue, &self.desk.out[sent[0]..]);
+        match own {
+            Some(own) if data.len() - sent[1] > COPY_LIMIT => {
+                queue.push(Segment::Shared { owner: own(), at: sent[1] });
+            }
+            _ => queue_copy(queue, &data[sent[1]..]),
+        }
+        queue_copy(queue, &tail[sent[2]..]);
+        self.desk.out.clear();
+    }
+
+    /// Takes `length` octets of a file from `offset` as the whole body, to be sent by the kernel.
+    pub fn post_file(&mut self, file: OwnedFd, offset: u64, length: u64) -> Result<(), Gone> {
+        self.reply.ended = true;
+        let length = match self.reply.delivery {
+            Some(Delivery::Length(_)) => length.min(self.reply.owed),
+            Some(Delivery::UntilClose) => length,
+            _ => 0,
+        };
+        self.reply.owed = self.reply.owed.saturating_sub(length);
+        self.reply.sent += length;
+        let head = std::mem::take(&mut self.desk.out);
+        let sent = match self.conn.transport.send(&head, length > 0) {
+            Ok(sent) => sent,
+            Err(e) if is_transient(&e) => 0,
+            Err(_) => return self.lost(),
+        };
+        queue_copy(&mut self.conn.out, &head[sent..]);
+        self.desk.out = head;
+        self.desk.out.clear();
+        if length > 0 {
+            self.conn.out.push(Segment::File { file, at: offset, left: length });
+        }
+        match self.conn.out.flush(&self.conn.transport) {
+            Ok(_) => Ok(()),
+            Err(_) => self.lost(),
+        }
+    }
+
+    /// Answers with an error page, if nothing was answered yet; otherwise the response is broken off.
+    pub fn fail_with(&mut self, reject: Reject) {
+        if self.has_begun() {
+            return;
+        }
+        self.desk.out.clear();
+        reject.page(self.desk.date.at(clock::unix_seconds()), &mut self.desk.out);
+        self.reply.status = reject.status();
+        self.reply.delivery = Some(Delivery::UntilClose);
+        self.reply.persistent = false;
+        if self.is_head_request() {
+            cut_body(&mut self.desk.out);
+        }
+        // A page that cannot be delivered has nobody to be told.
+        let _ = self.finish();
+        self.reply.sent = 0;
+    }
+}
+
+fn queue_copy(queue: &mut OutQueue, octets: &[u8]) {
+    if !octets.is_empty() {
+        queue.push(Segment::Bytes { bytes: octets.to_vec(), at: 0 });
+    }
+}
+
+/// RFC 9110 §9.3.2: the answer to HEAD ends with its head.
+fn cut_body(response: &mut Vec<u8>) {
+    if let Some(end) = memchr::memmem::find(response, b"\r\n\r\n") {
+        response.truncate(end + 4);
+    }
+}
