@@ -798,7 +798,7 @@ def test_timeout_ends_a_stuck_request(server, path, options):
     wait_until(lambda: "GET" in running.log()[line.start():] and path in running.log()[line.start():], 10, running.log)
     wait_until(lambda: running.workers() and running.workers() != old)
     assert version(running) == "one"
-    assert not alive(old[0])
+    wait_until(lambda: not alive(old[0]))
 
 
 def test_timeout_is_not_for_idle_workers(server):

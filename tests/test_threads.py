@@ -251,3 +251,32 @@ def test_environ_is_the_threads_own(server):
     for n, connection in enumerate(connections):
         assert connection.read_response().text == "togetherclient%d" % n
         connection.close()
+
+
+@pytest.mark.parametrize("options", [[], ["--threads", "2"]], ids=["plain", "threads"])
+def test_threads_of_the_application_go_on(server, options):
+    """A background thread runs while the worker waits for requests and while it has nothing but requests."""
+    running = server("""
+        import threading
+
+        count = 0
+
+        def work():
+            global count
+            while True:
+                count += 1
+
+        threading.Thread(target=work, daemon=True).start()
+
+        def app(environ, start_response):
+            start_response("200 OK", [("Content-Type", "text/plain")])
+            return [b"%d" % count]
+    """, *options)
+    with running.connect() as connection:
+        before = int(connection.exchange().text)
+        wait_until(lambda: int(connection.exchange().text) > before + 100000)
+        before = int(connection.exchange().text)
+        requests = 0
+        while int(connection.exchange().text) <= before:
+            requests += 1
+            assert requests < 10000
