@@ -101,12 +101,14 @@ pub struct Desk {
     /// The unsent beginning of the response being made.
     pub out: Vec<u8>,
     pub date: ServerDate,
+    /// The memory of a closed connection's head, for the next connection.
+    spare: Head,
 }
 
 impl Desk {
     pub fn new(settings: &Settings) -> Desk {
         let scratch = Scratch::new(settings.policy.limits.head);
-        Desk { scratch, out: Vec::with_capacity(READ_SIZE), date: ServerDate::new() }
+        Desk { scratch, out: Vec::with_capacity(READ_SIZE), date: ServerDate::new(), spare: Head::default() }
     }
 }
 
@@ -147,7 +149,13 @@ pub struct Conn {
 }
 
 impl Conn {
-    pub fn new(transport: Transport, peer: Peer, listener: usize, trusted: bool, turn: &Turn<'_>) -> Conn {
+    pub fn new(
+        transport: Transport,
+        peer: Peer,
+        listener: usize,
+        trusted: bool,
+        turn: &mut Turn<'_>,
+    ) -> Conn {
         Conn {
             transport,
             peer,
@@ -157,7 +165,7 @@ impl Conn {
             deadline: turn.now + turn.settings.header_timeout,
             pending: Vec::new(),
             seen: 0,
-            head: Head::default(),
+            head: std::mem::take(&mut turn.desk.spare),
             block: Vec::new(),
             repeated: false,
             memo: None,
@@ -340,6 +348,9 @@ impl Conn {
         }
         self.memo = None;
         self.block.clear();
+        if !self.head.persistent() {
+            return;
+        }
         let block = &turn.desk.scratch.unread()[self.head.fields_at..self.head.length];
         if self.head.fields.framing == Framing::Empty && block.len() <= MEMO_OCTETS {
             self.block.extend_from_slice(block);
@@ -450,7 +461,10 @@ impl Conn {
     fn replied(&mut self, turn: &mut Turn<'_>) -> Next {
         match self.fate {
             Fate::Keep => self.next_request(turn),
-            Fate::Close if turn.desk.scratch.is_empty() => self.close(),
+            Fate::Close if turn.desk.scratch.is_empty() => {
+                turn.desk.spare = std::mem::take(&mut self.head);
+                self.close()
+            }
             Fate::Close | Fate::Linger => self.linger(turn),
             Fate::Cut => self.close_cut(),
         }

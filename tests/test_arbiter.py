@@ -342,6 +342,54 @@ def test_stop_while_workers_boot(server):
     assert not running.processes()
 
 
+@pytest.mark.parametrize("number", [SIGTERM, SIGQUIT])
+def test_stop_while_an_import_swallows_it(server, number):
+    """Whatever way the import is told, it may not notice; the worker then ends when the import is over."""
+    running = server("""
+        import os, time
+        deadline = time.monotonic() + 60
+        while not os.path.exists("go") and time.monotonic() < deadline:
+            try:
+                open("importing", "w").close()
+                time.sleep(0.005)
+            except BaseException:
+                open("swallowed", "w").close()
+
+        def app(environ, start_response):
+            start_response("200 OK", [("Content-Type", "text/plain")])
+            return [b"hello"]
+    """)
+    running.expect_errors()
+    wait_until(lambda: running.exists("importing"))
+    running.signal(number)
+    running.wait_log(r"Handling signal")
+    running.touch("go")
+    assert running.wait_exit(15) == 0
+    assert not running.processes()
+
+
+@pytest.mark.parametrize("number", [SIGTERM, SIGINT, SIGQUIT])
+def test_stop_while_a_request_swallows_it(server, number):
+    """A request that will not end does not keep the server beyond the graceful timeout."""
+    running = server("""
+        import time
+
+        def app(environ, start_response):
+            open("inside", "w").close()
+            while True:
+                try:
+                    time.sleep(600)
+                except BaseException:
+                    pass
+    """, "--graceful-timeout", "2")
+    running.expect_errors()
+    with running.connect() as connection:
+        connection.send_request()
+        wait_until(lambda: running.exists("inside"))
+        assert running.stop(number, timeout=15) == 0
+    assert not running.processes()
+
+
 def test_stop_at_once(server):
     """A signal in the first moments is not lost, whatever it interrupts."""
     for written in (1, 60, 120, 180, 240, 300):

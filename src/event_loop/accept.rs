@@ -128,7 +128,7 @@ impl EventLoop {
         let now = clock::monotonic();
         let number = fd.as_raw_fd();
         let mut turn = self.turn(desk, now);
-        let mut conn = Box::new(Conn::new(Transport::Plain(fd), peer, listener, trusted, &turn));
+        let mut conn = Box::new(Conn::new(Transport::Plain(fd), peer, listener, trusted, &mut turn));
         let next = conn.advance(Event::Readable, &mut turn);
         self.requeue(listener);
         if next == Next::Close {

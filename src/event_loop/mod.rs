@@ -83,6 +83,8 @@ struct Lead {
     /// Listeners with connections to accept, and how many may be taken in this turn.
     accepts: Vec<(usize, usize)>,
     control: Control,
+    /// Several events came at once: more may be there already.
+    eager: bool,
 }
 
 /// A poisoned lock means that a thread panicked inside a few plain assignments; the data is whole.
@@ -114,7 +116,7 @@ impl EventLoop {
             drain_until: None,
             waits_until: Nanos::MAX,
         };
-        let lead = Lead { events: Events::default(), accepts: Vec::new(), control };
+        let lead = Lead { events: Events::default(), accepts: Vec::new(), control, eager: false };
         let looped = EventLoop {
             plan,
             poller,
@@ -185,17 +187,21 @@ impl EventLoop {
             access.flush();
         }
         let until = self.next_deadline(now)?;
-        // Without giving up the interpreter first: under load there is always something ready.
-        if self.plan.threads == 1 && !matches!(self.poller.wait(&mut lead.events, Some(0)), Ok(0)) {
+        // Under load there is always something ready: look before the interpreter is given up.
+        if std::mem::take(&mut lead.eager) && !matches!(self.poller.wait(&mut lead.events, Some(0)), Ok(0)) {
+            lead.eager = true;
             return None;
         }
         let patience = (until != Nanos::MAX).then(|| until.saturating_sub(now));
         let events = &mut lead.events;
         let mut result = Ok(0);
         caller.unlocked(&mut || result = self.poller.wait(events, patience));
-        if let Err(e) = result {
-            log::error!("Cannot wait for connections: {e}");
-            self.stop();
+        match result {
+            Ok(found) => lead.eager = found > 1 && self.plan.threads == 1,
+            Err(e) => {
+                log::error!("Cannot wait for connections: {e}");
+                self.stop();
+            }
         }
         None
     }

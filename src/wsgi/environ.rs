@@ -267,7 +267,8 @@ impl Environ {
         let py = environ.py();
         let host = self.peer_text(py, address);
         environ.set_item(&self.keys.remote_addr, host)?;
-        environ.set_item(&self.keys.remote_port, PyString::new(py, &address.port().to_string()))
+        let (digits, from) = port_digits(address.port());
+        environ.set_item(&self.keys.remote_port, latin1(py, &digits[from..])?)
     }
 
     /// Behind a proxy every connection has the same peer.
@@ -341,6 +342,20 @@ impl Environ {
     }
 }
 
+/// The port in decimal, and where its first digit is: every new connection needs it, so it is made without memory.
+fn port_digits(mut port: u16) -> ([u8; 5], usize) {
+    let mut digits = [b'0'; 5];
+    let mut from = digits.len() - 1;
+    loop {
+        digits[from] = b'0' + (port % 10) as u8;
+        port /= 10;
+        if port == 0 {
+            return (digits, from);
+        }
+        from -= 1;
+    }
+}
+
 /// RFC 9110 §5.3: repeated fields are one list, in order; RFC 6265 §5.4: cookies are joined with "; ".
 fn add(
     environ: &Bound<'_, PyDict>,
@@ -354,4 +369,17 @@ fn add(
     let glue = if name.eq_ignore_ascii_case(b"cookie") { "; " } else { ", " };
     let before: String = before.extract()?;
     environ.set_item(key, format!("{before}{glue}{}", value.to_str()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_in_decimal() {
+        for port in [0, 7, 80, 443, 8000, 65535] {
+            let (digits, from) = port_digits(port);
+            assert_eq!(digits[from..], *port.to_string().as_bytes());
+        }
+    }
 }
