@@ -9,9 +9,17 @@ pub trait App: Send + Sync {
     fn caller(&self, thread: usize) -> Box<dyn Caller>;
 }
 
+/// What a call means for the loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    GoOn,
+    /// A signal broke the request off: no other is to begin.
+    Stop,
+}
+
 pub trait Caller {
     /// Runs the application for one request and gives the whole response to `exchange`.
-    fn call(&mut self, exchange: &mut Exchange<'_>);
+    fn call(&mut self, exchange: &mut Exchange<'_>) -> Verdict;
 
     /// Lets others have the interpreter while `wait` blocks.
     fn unlocked(&mut self, wait: &mut (dyn FnMut() + Send));

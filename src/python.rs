@@ -6,7 +6,7 @@
 use std::ffi::CString;
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use std::sync::Arc;
 
 use pyo3::exceptions::PySystemExit;
@@ -41,7 +41,11 @@ pyo3::create_exception!(
 /// What the Python-level handler of a signal does; the kernel-level one writes to a pipe (`sys::signal`) and then lets
 /// Python know. Set once before any fork, as whoever calls `signal.signal` later takes the signal away from both.
 #[derive(Clone, Default)]
-pub struct Interrupts(Arc<AtomicU8>);
+pub struct Interrupts {
+    mode: Arc<AtomicU8>,
+    /// A worker was told to stop while it booted; code that catches everything may have swallowed the exception.
+    stopped: Arc<AtomicBool>,
+}
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
@@ -56,12 +60,15 @@ pub enum Mode {
 impl Interrupts {
     /// Makes Python call the handler for these signals.
     pub fn install(&self, py: Python<'_>, signals: &[i32]) -> PyResult<()> {
-        let mode = self.0.clone();
+        let Interrupts { mode, stopped } = self.clone();
         let handler =
             PyCFunction::new_closure(py, Some(c"interrupt"), None, move |arguments, _| -> PyResult<()> {
                 let number: i32 = arguments.get_item(0)?.extract()?;
                 match exit_code(mode.load(Relaxed), number) {
-                    Some(code) => Err(Interrupted::new_err(code)),
+                    Some(code) => {
+                        stopped.store(true, Relaxed);
+                        Err(Interrupted::new_err(code))
+                    }
                     None => Ok(()),
                 }
             })?;
@@ -69,14 +76,23 @@ impl Interrupts {
     }
 
     pub fn set(&self, mode: Mode) {
-        self.0.store(mode as u8, Relaxed);
+        self.mode.store(mode as u8, Relaxed);
+    }
+
+    /// Errors: a signal has interrupted this process, whether or not anybody noticed.
+    pub fn check(&self, py: Python<'_>) -> PyResult<()> {
+        py.check_signals()?;
+        match self.stopped.load(Relaxed) {
+            true => Err(Interrupted::new_err(0)),
+            false => Ok(()),
+        }
     }
 
     /// Runs what must not be left half done; a signal that comes meanwhile is only read from the pipe.
     pub fn shield<R>(&self, body: impl FnOnce() -> R) -> R {
-        let before = self.0.swap(Mode::Quiet as u8, Relaxed);
+        let before = self.mode.swap(Mode::Quiet as u8, Relaxed);
         let result = body();
-        self.0.store(before, Relaxed);
+        self.mode.store(before, Relaxed);
         result
     }
 }

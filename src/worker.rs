@@ -128,7 +128,7 @@ fn serve_signals(py: Python<'_>, interrupts: &Interrupts) -> PyResult<Signals> {
     let heard = [signal::SIGTERM, signal::SIGINT, signal::SIGQUIT, signal::SIGABRT, signal::SIGUSR1];
     let _blocked = Blocked::all()?;
     let signals = Signals::new(&heard)?;
-    py.check_signals()?;
+    interrupts.check(py)?;
     interrupts.set(Mode::Serving);
     Ok(signals)
 }

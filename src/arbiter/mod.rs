@@ -28,7 +28,7 @@ use crate::scoreboard::{Phase, Scoreboard};
 use crate::sys::clock::{self, Nanos};
 use crate::sys::poll::{wait_few, Interest, Waker};
 use crate::sys::process::{self, Ending};
-use crate::sys::signal::{self, Signals};
+use crate::sys::signal::{self, Blocked, Signals};
 use crate::worker::{Lifeline, Seed, APP_NOT_FOUND, BOOT_FAILED};
 
 const HEARD: [i32; 10] = [
@@ -422,6 +422,8 @@ impl Arbiter {
 
 fn listen_to_signals(py: Python<'_>, interrupts: &Interrupts) -> std::io::Result<Signals> {
     signal::unblock_all()?;
+    // One that comes in between is delivered to both.
+    let _blocked = Blocked::all()?;
     interrupts.install(py, &HEARD).map_err(std::io::Error::from)?;
     Signals::new(&HEARD)
 }

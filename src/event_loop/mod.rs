@@ -17,7 +17,7 @@ use slab::Slab;
 
 use self::table::{is_idle, Job, Table};
 use crate::access_sink::AccessLog;
-use crate::app::Caller;
+use crate::app::{Caller, Verdict};
 use crate::conn::{Conn, Desk, Event, Settings};
 use crate::exchange::{Exchange, Site};
 use crate::http::Reject;
@@ -281,8 +281,8 @@ impl EventLoop {
             self.call(&mut job.conn, thread, desk, caller);
             let next = job.conn.advance(Event::Answered, &mut self.turn(desk, clock::monotonic()));
             match self.settle(job, next) {
-                Some(again) => job = again,
-                None => return,
+                Some(again) if !self.stopped.load(Relaxed) => job = again,
+                _ => return,
             }
         }
     }
@@ -301,9 +301,13 @@ impl EventLoop {
         let mut exchange = Exchange::new(conn, desk, site, started);
         // A defect of ours must not end the worker, nor reach Python as anything but an exception.
         let called = catch_unwind(AssertUnwindSafe(|| caller.call(&mut exchange)));
-        if called.is_err() {
-            log::error!("Panic while serving {}", exchange.request_line());
-            exchange.fail_with(Reject::InternalError);
+        match called {
+            Ok(Verdict::GoOn) => {}
+            Ok(Verdict::Stop) => self.stop(),
+            Err(_) => {
+                log::error!("Panic while serving {}", exchange.request_line());
+                exchange.fail_with(Reject::InternalError);
+            }
         }
         exchange.settle();
         self.plan.slot.end(thread);

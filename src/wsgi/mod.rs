@@ -27,7 +27,7 @@ use self::file_wrapper::FileWrapper;
 use self::input::Input;
 use self::output::Broken;
 use self::start_response::Reply;
-use crate::app::{App, Caller};
+use crate::app::{App, Caller, Verdict};
 use crate::exchange::{BodyFault, Exchange};
 use crate::http::Reject;
 use crate::listener::Local;
@@ -88,8 +88,9 @@ impl App for WsgiApp {
 struct Unprepared;
 
 impl Caller for Unprepared {
-    fn call(&mut self, exchange: &mut Exchange<'_>) {
+    fn call(&mut self, exchange: &mut Exchange<'_>) -> Verdict {
         exchange.fail_with(Reject::InternalError);
+        Verdict::GoOn
     }
 
     fn unlocked(&mut self, wait: &mut (dyn FnMut() + Send)) {
@@ -131,20 +132,22 @@ impl WsgiCaller {
         })
     }
 
-    fn handle(&mut self, py: Python<'_>, exchange: &mut Exchange<'_>) {
+    fn handle(&mut self, py: Python<'_>, exchange: &mut Exchange<'_>) -> Verdict {
+        let mut verdict = Verdict::GoOn;
         match self.environ.build(py, exchange, self.input.bind(py)) {
             Ok(environ) => {
                 if let Err(broken) = self.run(py, exchange, &environ) {
-                    fail(py, exchange, broken);
+                    verdict = fail(py, exchange, broken);
                 }
                 exchange.log_access(&|key| lookup(&environ, key));
             }
             Err(refusal) => {
-                self.refuse(py, exchange, refusal);
+                verdict = self.refuse(py, exchange, refusal);
                 exchange.log_access(&|_| None);
             }
         }
         self.renew(py);
+        verdict
     }
 
     fn run(
@@ -165,11 +168,12 @@ impl WsgiCaller {
         outcome
     }
 
-    fn refuse(&self, py: Python<'_>, exchange: &mut Exchange<'_>, refusal: Refusal) {
+    fn refuse(&self, py: Python<'_>, exchange: &mut Exchange<'_>, refusal: Refusal) -> Verdict {
         match refusal {
             Refusal::Reject(reject) => {
                 log::warn!("Invalid request from ip={}: {}", exchange.peer(), reject.text());
                 exchange.fail_with(reject);
+                Verdict::GoOn
             }
             Refusal::Raised(e) => fail(py, exchange, Broken::Raised(e)),
         }
@@ -208,8 +212,8 @@ fn objects(py: Python<'_>) -> PyResult<Objects> {
 }
 
 impl Caller for WsgiCaller {
-    fn call(&mut self, exchange: &mut Exchange<'_>) {
-        Python::attach(|py| self.handle(py, exchange));
+    fn call(&mut self, exchange: &mut Exchange<'_>) -> Verdict {
+        Python::attach(|py| self.handle(py, exchange))
     }
 
     fn unlocked(&mut self, wait: &mut (dyn FnMut() + Send)) {
@@ -240,14 +244,14 @@ pub(crate) fn release(py: Python<'_>) -> impl Fn(&mut (dyn FnMut() + Send)) -> i
 }
 
 /// Answers a request that raised, or whose client left.
-fn fail(py: Python<'_>, exchange: &mut Exchange<'_>, broken: Broken) {
+fn fail(py: Python<'_>, exchange: &mut Exchange<'_>, broken: Broken) -> Verdict {
     let Broken::Raised(e) = broken else {
         log::debug!(
             "Client {} left before the response to {} was complete",
             exchange.peer(),
             exchange.request_line()
         );
-        return;
+        return Verdict::GoOn;
     };
     match exchange.body_fault() {
         Some(BodyFault::Incomplete) => {
@@ -265,12 +269,14 @@ fn fail(py: Python<'_>, exchange: &mut Exchange<'_>, broken: Broken) {
         Some(BodyFault::Interrupted) | None if python::is_stop(py, &e) => {
             log::info!("Request {} was broken off by a signal to stop", exchange.request_line());
             exchange.fail_with(Reject::Unavailable);
+            return Verdict::Stop;
         }
         Some(BodyFault::Interrupted) | None => {
             log::error!("Error handling request {}\n{}", exchange.request_line(), traceback(py, &e));
             exchange.fail_with(Reject::InternalError);
         }
     }
+    Verdict::GoOn
 }
 
 /// For the access log: an environ variable by a name in any case.
