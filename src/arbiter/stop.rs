@@ -67,6 +67,8 @@ impl Arbiter {
     /// Until there are none or the time is over. INT or QUIT while requests are being finished breaks them off.
     fn await_children(&mut self, py: Option<Python<'_>>, mut manner: Manner, mut deadline: Nanos) {
         loop {
+            // Read before the dead are: a SIGCHLD that is taken out of the pipe has its child reaped in this turn.
+            let hurried = self.is_hurried();
             while let Some((pid, ending)) = process::reap() {
                 if let Some(child) = self.children.remove(pid, clock::monotonic()) {
                     log::debug!("Worker (pid:{}) {ending}.", child.pid);
@@ -76,7 +78,7 @@ impl Arbiter {
             if self.children.is_empty() || now >= deadline {
                 return;
             }
-            if self.is_hurried() && manner == Manner::Graceful {
+            if hurried && manner == Manner::Graceful {
                 log::info!("Quick shutdown requested");
                 manner = Manner::Quick;
                 deadline = deadline.min(now + QUICK);
