@@ -562,32 +562,4 @@ mod tests {
         assert!(LocalTime::default().at(0).contains("19"));
         assert!(LocalTime::default().at(i64::MAX).contains("19"));
     }
-
-    /// Not a test: prints what a line costs (`cargo test --release -- --ignored --nocapture a_line`).
-    #[test]
-    #[ignore = "a measurement"]
-    fn a_line_in_nanoseconds() {
-        let agent = b"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/120.0 Safari/537.36";
-        let block = block(&[
-            ("Host", b"example.org"),
-            ("Accept", b"*/*"),
-            ("Accept-Encoding", b"gzip, deflate"),
-            ("Accept-Language", b"en"),
-            ("Referer", b"https://example.org/some/page"),
-            ("User-Agent", agent),
-        ]);
-        let (format, entry) = (Format::new(DEFAULT), entry(&block));
-        let mut out = Vec::with_capacity(1024);
-        // The best of many short runs: the others were disturbed by the machine's other work.
-        let mut run = || {
-            let start = std::time::Instant::now();
-            for _ in 0..10_000 {
-                out.clear();
-                format.write(std::hint::black_box(&entry), &mut out);
-                std::hint::black_box(&out);
-            }
-            start.elapsed() / 10_000
-        };
-        println!("{:?}", (0..300).map(|_| run()).min());
-    }
 }

@@ -280,3 +280,17 @@ def test_threads_of_the_application_go_on(server, options):
         while int(connection.exchange().text) <= before:
             requests += 1
             assert requests < 10000
+
+
+def test_an_access_log_line_is_written_at_once(server):
+    """Also when the thread that waits for the next request is another one, and nothing else happens."""
+    running = server("""
+        def app(environ, start_response):
+            start_response("200 OK", [("Content-Type", "text/plain")])
+            return [b"hello"]
+    """, "--threads", "2", "--access-logfile", "access.log")
+    for number in range(5):
+        with running.connect() as connection:
+            connection.send(b"GET /%d HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n" % number)
+            connection.expect_closed()
+        wait_until(lambda: "GET /%d " % number in running.read("access.log"), 10)

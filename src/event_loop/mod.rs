@@ -146,6 +146,8 @@ impl EventLoop {
             } else {
                 drop(lead);
                 self.serve(job, thread, &mut desk, caller);
+                // Whoever leads may wait for long.
+                self.write_access_log();
                 lead = lock(&self.leader);
             }
         }
@@ -183,9 +185,7 @@ impl EventLoop {
                 return Some(job);
             }
         }
-        if let Some(access) = &self.plan.access {
-            access.flush();
-        }
+        self.write_access_log();
         let until = self.next_deadline(now)?;
         // Under load there is always something ready: look before the interpreter is given up.
         if std::mem::take(&mut lead.eager) && !matches!(self.poller.wait(&mut lead.events, Some(0)), Ok(0)) {
@@ -204,6 +204,12 @@ impl EventLoop {
             }
         }
         None
+    }
+
+    fn write_access_log(&self) {
+        if let Some(access) = &self.plan.access {
+            access.flush();
+        }
     }
 
     /// Until when the leader may wait, `Nanos::MAX` for ever; None when the loop has ended instead.
