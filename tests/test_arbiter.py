@@ -670,6 +670,22 @@ PRELOADED = APP.replace('VERSION = "one"', '''
 ''')
 
 
+def test_a_failed_reload_leaves_the_mold_able_to_fork(server):
+    """Also one that wanted more threads, and so a larger scoreboard than the serving mold has."""
+    running = server(PRELOADED, "--preload", config="threads = 1\n", bind="127.0.0.1:0")
+    running.expect_errors()
+    assert version(running) == "one"
+    running.write("gunicorn.conf.py", "threads = 8\n")
+    running.write("app.py", "raise RuntimeError('broken release 42')\n")
+    running.signal(SIGHUP)
+    running.wait_log(r"Reload failed")
+    ready = len(re.findall("Worker ready", running.log()))
+    for pid in map(int, re.findall(r"Worker ready \(pid: (\d+)\)", running.log())):
+        os.kill(pid, SIGKILL)
+    wait_until(lambda: len(re.findall("Worker ready", running.log())) > ready, 20, running.log)
+    assert version(running) == "one"
+
+
 def test_preload_imports_once(server):
     running = server(PRELOADED, "-w", "3", "--preload")
     workers = running.wait_workers(3)

@@ -1,4 +1,4 @@
-//! Owns: a generation: one configuration, its listeners, and (with `preload_app`) its mold.
+//! Owns: a generation: one configuration, its listeners, its scoreboard, and (with `preload_app`) its mold.
 //! Rule: a generation is complete before any worker of it exists; what fails here leaves nothing behind.
 //! Never: knows workers.
 
@@ -9,15 +9,21 @@ use crate::config::{Address, Config};
 use crate::error::Error;
 use crate::listener::Listener;
 use crate::mold::Mold;
+use crate::scoreboard::Scoreboard;
 
 /// gunicorn's patience with a port that a dying server still holds.
 const BIND_TRIES: usize = 5;
 const BIND_PAUSE: Duration = Duration::from_secs(1);
 
+/// Slots beyond twice the configured workers, for TTIN and for workers that are on their way out.
+const SPARE_SLOTS: usize = 64;
+
 pub struct Generation {
     pub number: u64,
     pub config: Arc<Config>,
     pub listeners: Vec<Arc<Listener>>,
+    /// Shared with the generation before where it is large enough; a mold keeps the one that it was forked with.
+    pub board: Arc<Scoreboard>,
     pub mold: Option<Mold>,
 }
 
@@ -28,18 +34,20 @@ impl Generation {
     pub fn new(
         number: u64,
         config: Arc<Config>,
-        before: &[Arc<Listener>],
+        before: Option<&Generation>,
         tries: Tries,
     ) -> Result<Generation, Error> {
+        let bound = before.map_or(&[][..], |before| &before.listeners);
         let mut listeners = Vec::new();
         for address in &config.bind {
-            let kept = before.iter().find(|listener| listener.address() == address);
+            let kept = bound.iter().find(|listener| listener.address() == address);
             listeners.push(match kept {
                 Some(listener) => listener.clone(),
                 None => Arc::new(bind(address, &config, tries)?),
             });
         }
-        Ok(Generation { number, config, listeners, mold: None })
+        let board = board(&config, before).map_err(|e| Error::system("scoreboard", &e, "--workers"))?;
+        Ok(Generation { number, config, listeners, board, mold: None })
     }
 
     /// "http://127.0.0.1:8000,unix:/run/app.sock"
@@ -62,6 +70,15 @@ impl Generation {
 pub enum Tries {
     Once,
     Several,
+}
+
+fn board(config: &Config, before: Option<&Generation>) -> std::io::Result<Arc<Scoreboard>> {
+    let fits =
+        |board: &&Arc<Scoreboard>| config.threads <= board.threads() && 2 * config.workers <= board.slots();
+    match before.map(|before| &before.board).filter(fits) {
+        Some(board) => Ok(board.clone()),
+        None => Scoreboard::new(2 * config.workers + SPARE_SLOTS, config.threads),
+    }
 }
 
 fn bind(address: &Address, config: &Config, tries: Tries) -> Result<Listener, Error> {

@@ -24,7 +24,7 @@ use crate::daemon::{self, PidFile};
 use crate::error::Error;
 use crate::mold::MoldSeed;
 use crate::python::{self, Interrupts};
-use crate::scoreboard::{Phase, Scoreboard};
+use crate::scoreboard::Phase;
 use crate::sys::clock::{self, Nanos};
 use crate::sys::poll::{wait_few, Interest, Waker};
 use crate::sys::process::{self, Ending};
@@ -43,8 +43,6 @@ const HEARD: [i32; 10] = [
     signal::SIGTTOU,
     signal::SIGWINCH,
 ];
-/// Slots beyond twice the configured workers, for TTIN and for workers that are on their way out.
-const SPARE_SLOTS: usize = 64;
 
 /// How a process leaves `run`: as the arbiter, done, or as what it forked.
 pub enum Outcome {
@@ -65,7 +63,6 @@ pub struct Arbiter {
     /// Workers hold the first, the arbiter alone the second.
     lifeline: Arc<Lifeline>,
     _alive: std::os::fd::OwnedFd,
-    board: Arc<Scoreboard>,
     children: Children,
     current: Generation,
     reload: Option<Reload>,
@@ -161,10 +158,9 @@ impl Arbiter {
             log::warn!("Cannot become a subreaper: {e}");
         }
         let (lifeline, alive) = process::pipe().map_err(system("lifeline pipe"))?;
-        let board = new_board(&config).map_err(system("scoreboard"))?;
         let waker = Arc::new(Waker::new().map_err(system("eventfd"))?);
         let daemonized = config.daemon;
-        let current = match Generation::new(1, config, &[], Tries::Several) {
+        let current = match Generation::new(1, config, None, Tries::Several) {
             Ok(current) => current,
             Err(e) => {
                 pidfile.iter().for_each(PidFile::remove);
@@ -179,7 +175,6 @@ impl Arbiter {
             waker,
             lifeline: Arc::new(lifeline),
             _alive: alive,
-            board,
             children: Children::default(),
             wanted: current.config.workers,
             current,
@@ -240,7 +235,7 @@ impl Arbiter {
     }
 
     fn scale(&mut self, wanted: usize) {
-        let most = self.board.slots() / 2;
+        let most = self.current.board.slots() / 2;
         if wanted > most {
             log::warn!("{most} workers are the most that this server was started for");
             return;
@@ -426,8 +421,4 @@ fn listen_to_signals(py: Python<'_>, interrupts: &Interrupts) -> std::io::Result
     let _blocked = Blocked::all()?;
     interrupts.install(py, &HEARD).map_err(std::io::Error::from)?;
     Signals::new(&HEARD)
-}
-
-fn new_board(config: &Config) -> std::io::Result<Arc<Scoreboard>> {
-    Scoreboard::new(2 * config.workers + SPARE_SLOTS, config.threads)
 }

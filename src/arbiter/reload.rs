@@ -8,7 +8,7 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 
 use super::generation::{Generation, Tries};
-use super::{new_board, read_config, Arbiter};
+use super::{read_config, Arbiter};
 use crate::config::fixed_changes;
 use crate::error::Error;
 use crate::sys::{process, signal};
@@ -48,14 +48,9 @@ impl Arbiter {
         for name in fixed_changes(&self.current.config, &config) {
             log::warn!("{name} changed; only a restart takes that over");
         }
-        let generation =
-            Generation::new(self.next_generation, Arc::new(config), &self.current.listeners, Tries::Once)?;
+        let before = Some(&self.current);
+        let generation = Generation::new(self.next_generation, Arc::new(config), before, Tries::Once)?;
         self.next_generation += 1;
-        let config = &generation.config;
-        if config.threads > self.board.threads() || 2 * config.workers > self.board.slots() {
-            // Workers of before keep the old one through their slots.
-            self.board = new_board(config).map_err(|e| Error::system("scoreboard", &e, "--workers"))?;
-        }
         Ok(generation)
     }
 

@@ -74,7 +74,7 @@ impl Arbiter {
 
     /// In the child it is the worker's outcome.
     fn fork_worker(&mut self, py: Python<'_>, which: Which) -> io::Result<Option<Outcome>> {
-        let slot = self.board.slot(self.free_slot()?);
+        let slot = self.free_slot(which)?;
         slot.reset();
         let most_requests = most_requests(&self.generation(which).config);
         let blocked = Blocked::all()?;
@@ -110,7 +110,7 @@ impl Arbiter {
                 Ok(None)
             }
             Fork::Child => {
-                let (heritage, board) = (self.heritage(which), self.board.clone());
+                let (heritage, board) = (self.heritage(which), self.generation(which).board.clone());
                 let seed = MoldSeed { heritage, board, socket: theirs, blocked };
                 Ok(Some(Outcome::Mold(Box::new(seed))))
             }
@@ -118,7 +118,7 @@ impl Arbiter {
     }
 
     fn mold_worker(&mut self, which: Which) -> io::Result<Option<Outcome>> {
-        let slot = self.board.slot(self.free_slot()?);
+        let slot = self.free_slot(which)?;
         slot.reset();
         let generation = self.generation(which);
         let most_requests = most_requests(&generation.config);
@@ -130,9 +130,10 @@ impl Arbiter {
         Ok(None)
     }
 
-    fn free_slot(&self) -> io::Result<usize> {
-        let free = (0..self.board.slots()).find(|index| !self.children.uses_slot(*index));
-        free.ok_or_else(|| io::Error::other("every worker slot is in use"))
+    fn free_slot(&mut self, which: Which) -> io::Result<Slot> {
+        let board = self.generation(which).board.clone();
+        let free = (0..board.slots()).find(|index| !self.children.uses_slot(*index));
+        free.map(|index| board.slot(index)).ok_or_else(|| io::Error::other("every worker slot is in use"))
     }
 
     fn adopt(&mut self, which: Which, pid: i32, slot: Slot) {
