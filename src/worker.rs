@@ -76,6 +76,8 @@ fn serve(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>) -> Result<(), i32> 
         None => load_app(py, &config)?,
     };
     let signals = serve_signals(py, &interrupts).map_err(|e| boot_failed(py, &e))?;
+    // A USR1 that came while the application was imported has been missed: the inherited file may have been moved.
+    reopen_logs(&config, None);
     let trust = trust(&config).map_err(|e| boot_failed(py, &e))?;
     let circumstances = Circumstances {
         threads: config.threads,
