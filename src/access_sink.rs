@@ -62,7 +62,7 @@ impl AccessLog {
         let start = &line.head.start;
         let path = if self.format.wants_path() { path_info(line) } else { Vec::new() };
         self.write(&Entry {
-            remote_addr: peer_text(line.peer).as_bytes(),
+            remote_addr: line.peer.to_string().as_bytes(),
             method: start.method.of(line.octets),
             target: start.target.of(line.octets),
             path: &path,
@@ -83,7 +83,7 @@ impl AccessLog {
     /// A request that was refused before it was understood has no parts to show.
     pub fn refused(&self, reject: Reject, peer: Peer, sent: usize) {
         self.write(&Entry {
-            remote_addr: peer_text(peer).as_bytes(),
+            remote_addr: peer.to_string().as_bytes(),
             method: b"-",
             target: b"-",
             path: b"-",
@@ -140,8 +140,4 @@ fn path_info(line: &Line<'_>) -> Vec<u8> {
     let mut decoded = Vec::new();
     rules::decode_path(path.strip_prefix(script_name.as_bytes()).unwrap_or(path), &mut decoded);
     decoded
-}
-
-fn peer_text(peer: Peer) -> String {
-    peer.to_string()
 }

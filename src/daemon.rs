@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn a_living_process_in_the_file_is_respected_and_a_dead_one_is_not() {
         let path = path("other");
-        fs::write(&path, format!("{}\n", process::parent_id())).unwrap();
+        fs::write(&path, format!("{}\n", std::os::unix::process::parent_id())).unwrap();
         assert!(PidFile::create(&path).is_err());
         fs::write(&path, "999999999\n").unwrap();
         let file = PidFile::create(&path).unwrap();

@@ -96,6 +96,13 @@ pub fn init(target: &LogTarget, level: log::LevelFilter) -> io::Result<()> {
     Ok(())
 }
 
+/// `init` for a server that runs: a log that cannot be opened is reported, in the one there is.
+pub fn take_up(target: &LogTarget, level: log::LevelFilter) {
+    if let Err(e) = init(target, level) {
+        log::error!("Cannot reopen the error log: {e} (--error-logfile)");
+    }
+}
+
 fn install() {
     let mut builder = env_logger::Builder::new();
     builder.target(env_logger::Target::Pipe(Box::new(ErrorLog)));

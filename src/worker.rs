@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::conn::Settings;
 use crate::event_loop::{Directive, EventLoop, Plan};
 use crate::listener::Listener;
-use crate::log::init as init_log;
+use crate::log::take_up;
 use crate::proxy::Trust;
 use crate::python::{self, traceback, Interrupts, Mode};
 use crate::scoreboard::{Phase, Slot};
@@ -222,9 +222,7 @@ fn obey(signal: i32, config: &Config, access: Option<&AccessLog>) -> Directive {
 }
 
 fn reopen_logs(config: &Config, access: Option<&AccessLog>) {
-    if let Err(e) = init_log(&config.errorlog, config.loglevel) {
-        log::error!("Cannot reopen the error log: {e} (--error-logfile)");
-    }
+    take_up(&config.errorlog, config.loglevel);
     if let Some(Err(e)) = access.map(AccessLog::reopen) {
         log::error!("Cannot reopen the access log: {e} (--access-logfile)");
     }

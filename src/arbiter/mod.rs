@@ -207,6 +207,7 @@ impl Arbiter {
             log::info!("Worker ready (pid: {pid})");
         }
         self.ever_ready |= self.children.iter().any(|child| child.stage == Stage::Ready);
+        self.hear_molds();
         self.judge_reload();
         self.dismiss();
         self.kill_stuck(now);
@@ -234,6 +235,14 @@ impl Arbiter {
         ControlFlow::Continue(())
     }
 
+    /// Takes their READY out of the sockets, whoever waits for it: what stays there would keep `wait` from waiting.
+    fn hear_molds(&mut self) {
+        let next = self.reload.as_mut().and_then(|reload| reload.generation.mold.as_mut());
+        for mold in self.current.mold.iter_mut().chain(next) {
+            mold.is_ready();
+        }
+    }
+
     fn scale(&mut self, wanted: usize) {
         let most = self.current.board.slots() / 2;
         if wanted > most {
@@ -245,9 +254,7 @@ impl Arbiter {
 
     fn reopen_logs(&self) {
         let config = &self.current.config;
-        if let Err(e) = crate::log::init(&config.errorlog, config.loglevel) {
-            log::error!("Cannot reopen the error log: {e} (--error-logfile)");
-        }
+        crate::log::take_up(&config.errorlog, config.loglevel);
         self.signal_all(signal::SIGUSR1);
     }
 

@@ -61,9 +61,7 @@ impl Arbiter {
         if let Err(e) = super::enter(py, folder) {
             log::error!("{e}");
         }
-        if let Err(e) = crate::log::init(&config.errorlog, config.loglevel) {
-            log::error!("Cannot reopen the error log: {e} (--error-logfile)");
-        }
+        crate::log::take_up(&config.errorlog, config.loglevel);
     }
 
     /// Takes over when every new worker is ready.

@@ -84,7 +84,7 @@ impl EventLoop {
     }
 
     /// The kernel wakes the worker that was first to wait; whoever has accepted goes to the end of that queue.
-    pub(super) fn requeue(&self, listener: usize) {
+    fn requeue(&self, listener: usize) {
         if self.plan.workers == 1 || !lock(&self.table).listening {
             return;
         }
@@ -98,12 +98,12 @@ impl EventLoop {
         }
     }
 
-    pub(super) fn may_accept(&self) -> bool {
+    fn may_accept(&self) -> bool {
         let table = lock(&self.table);
         table.listening || self.draining.load(Relaxed)
     }
 
-    pub(super) fn accept_failed(&self, e: &io::Error, listener: usize) {
+    fn accept_failed(&self, e: &io::Error, listener: usize) {
         match e.raw_os_error() {
             Some(libc::EAGAIN | libc::EINTR | libc::ECONNABORTED | libc::EPROTO) => {}
             _ => {
@@ -116,7 +116,7 @@ impl EventLoop {
         }
     }
 
-    pub(super) fn accepted(
+    fn accepted(
         &self,
         fd: OwnedFd,
         address: Option<SocketAddr>,
@@ -138,7 +138,7 @@ impl EventLoop {
         self.settle(Job { key, conn }, next)
     }
 
-    pub(super) fn enter(&self, fd: RawFd) -> usize {
+    fn enter(&self, fd: RawFd) -> usize {
         let mut table = lock(&self.table);
         table.generation = table.generation.wrapping_add(1);
         let entry = Entry { conn: None, fd, generation: table.generation, watched: None, queued: Nanos::MAX };

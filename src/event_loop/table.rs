@@ -62,7 +62,7 @@ impl EventLoop {
     }
 
     /// Takes a connection out of the table; an event for one that a thread serves is put off until it is back.
-    pub(super) fn take(&self, key: usize, wanted: u64) -> Option<Box<Conn>> {
+    fn take(&self, key: usize, wanted: u64) -> Option<Box<Conn>> {
         let mut table = lock(&self.table);
         let entry = table.entries.get_mut(key).filter(|entry| token(key, entry.generation) == wanted)?;
         let conn = entry.conn.take();
@@ -76,7 +76,7 @@ impl EventLoop {
         conn
     }
 
-    pub(super) fn advance(&self, mut job: Job, desk: &mut Desk) -> Option<Job> {
+    fn advance(&self, mut job: Job, desk: &mut Desk) -> Option<Job> {
         let event = if job.conn.state() == State::Reply { Event::Writable } else { Event::Readable };
         let next = job.conn.advance(event, &mut self.turn(desk, clock::monotonic()));
         self.settle(job, next)
@@ -105,7 +105,7 @@ impl EventLoop {
         None
     }
 
-    pub(super) fn leave(&self, job: Job) {
+    fn leave(&self, job: Job) {
         let mut table = lock(&self.table);
         table.entries.remove(job.key);
         // Closed under the lock: see `take`.
@@ -118,7 +118,7 @@ impl EventLoop {
         }
     }
 
-    pub(super) fn park(&self, Job { key, conn }: Job, interest: Interest) {
+    fn park(&self, Job { key, conn }: Job, interest: Interest) {
         let mut table = lock(&self.table);
         let table = &mut *table;
         let deadline = conn.deadline();

@@ -106,12 +106,12 @@ impl Exchange<'_> {
         }
     }
 
-    pub(super) fn fail<T>(&mut self, fault: BodyFault) -> Result<T, BodyFault> {
+    fn fail<T>(&mut self, fault: BodyFault) -> Result<T, BodyFault> {
         self.body.fault = Some(fault);
         Err(fault)
     }
 
-    pub(super) fn decode(&mut self) -> Result<(), BodyFault> {
+    fn decode(&mut self) -> Result<(), BodyFault> {
         if let Some(fault) = self.body.fault {
             return Err(fault);
         }
@@ -126,13 +126,13 @@ impl Exchange<'_> {
         }
     }
 
-    pub(super) fn arrived(&mut self, octets: usize) {
+    fn arrived(&mut self, octets: usize) {
         if let Some(pace) = &mut self.body.pace {
             pace.progress(clock::monotonic(), octets);
         }
     }
 
-    pub(super) fn receive(&mut self, release: Release<'_>) -> Result<(), BodyFault> {
+    fn receive(&mut self, release: Release<'_>) -> Result<(), BodyFault> {
         if let Some(fault) = self.body.fault {
             return Err(fault);
         }
@@ -152,14 +152,14 @@ impl Exchange<'_> {
     }
 
     /// RFC 9110 §10.1.1: the 100 goes out when the application first asks for a body that has not come.
-    pub(super) fn send_continue(&mut self) {
+    fn send_continue(&mut self) {
         if std::mem::take(&mut self.body.continue_due) && self.reply.delivery.is_none() {
             // A client that takes no 25 octets will not send a body either; reading it tells.
             let _ = self.conn.transport.send(CONTINUE, false);
         }
     }
 
-    pub(super) fn wait_for_body(&mut self, release: Release<'_>) -> Result<(), BodyFault> {
+    fn wait_for_body(&mut self, release: Release<'_>) -> Result<(), BodyFault> {
         self.send_continue();
         let now = clock::monotonic();
         let pace = *self.body.pace.get_or_insert_with(|| Pace::new(now, self.site.settings.body_timeout));

@@ -4,6 +4,7 @@
 //! Never: decides what becomes of the connection.
 
 use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::{Exchange, Release};
 use crate::buffer::{OutQueue, Parcel, Segment, Shared};
@@ -13,7 +14,6 @@ use crate::http::Reject;
 use crate::sys::clock;
 use crate::sys::poll::Interest;
 use crate::timers::Pace;
-use std::sync::atomic::Ordering::Relaxed;
 
 /// Up to here a block is copied behind its head and leaves in one send; a copy is cheaper than a second iovec.
 const COPY_LIMIT: usize = 16 * 1024;
@@ -46,7 +46,7 @@ impl Exchange<'_> {
     }
 
     /// Decides the framing and completes the head in `out`. `known` is the length of a body that is all there.
-    pub fn begin(&mut self, status: u16, content_length: Option<u64>, known: Option<u64>) -> Delivery {
+    pub fn begin(&mut self, status: u16, content_length: Option<u64>, known: Option<u64>) {
         let version = self.conn.head.start.version;
         let delivery = response::delivery(version, self.is_head_request(), status, content_length, known);
         let body_read = self.body.whole || (self.body.decoder.is_done() && self.body.fault.is_none());
@@ -62,7 +62,6 @@ impl Exchange<'_> {
         self.reply.status = status;
         self.reply.owed = if let Delivery::Length(length) = delivery { length } else { 0 };
         self.reply.delivery = Some(delivery);
-        delivery
     }
 
     /// Frames a block: what of it goes out, and what follows it. A chunk's size goes to `out`.

@@ -69,10 +69,6 @@ pub fn id() -> i32 {
     nix::unistd::getpid().as_raw()
 }
 
-pub fn parent_id() -> i32 {
-    nix::unistd::getppid().as_raw()
-}
-
 pub fn new_session() -> io::Result<()> {
     nix::unistd::setsid()?;
     Ok(())

@@ -7,7 +7,6 @@ use std::os::fd::OwnedFd;
 
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
 
 use crate::sys::file;
 
@@ -94,9 +93,4 @@ fn is_raw_octets(filelike: &Bound<'_, PyAny>) -> bool {
         }
     };
     check().unwrap_or(false)
-}
-
-/// The octets of a block, which must be bytes (PEP 3333, "A Note On String Types").
-pub fn is_bytes(block: &Bound<'_, PyAny>) -> bool {
-    block.is_exact_instance_of::<PyBytes>() || block.is_instance_of::<PyBytes>()
 }

@@ -55,8 +55,16 @@ pub fn begin(started: &mut Started, exchange: &mut Exchange<'_>, known: Option<u
     exchange.begin(started.status, started.content_length, known);
 }
 
-fn check_started(reply: &Bound<'_, Reply>) -> PyResult<()> {
-    if reply.try_borrow()?.started.called {
+/// `begin` with what the application told `start_response`; an error when it was not called.
+fn begin_with(reply: &Bound<'_, Reply>, exchange: &mut Exchange<'_>, known: Option<u64>) -> PyResult<()> {
+    let mut inner = reply.try_borrow_mut()?;
+    check_started(&inner.started)?;
+    begin(&mut inner.started, exchange, known);
+    Ok(())
+}
+
+fn check_started(started: &Started) -> PyResult<()> {
+    if started.called {
         return Ok(());
     }
     Err(PyAssertionError::new_err("the application returned a body without calling start_response()"))
@@ -89,14 +97,8 @@ fn send_one(
     block: &Bound<'_, PyAny>,
 ) -> Result<(), Broken> {
     let block = bytes(block)?;
-    let mut inner = reply.try_borrow_mut().map_err(PyErr::from)?;
-    if !inner.started.called {
-        drop(inner);
-        return Ok(check_started(reply)?);
-    }
     let octets = block.as_bytes();
-    begin(&mut inner.started, exchange, Some(octets.len() as u64));
-    drop(inner);
+    begin_with(reply, exchange, Some(octets.len() as u64))?;
     exchange.post(octets, true, &mut || keep(block)).map_err(|Gone| gone(reply.py()))
 }
 
@@ -105,12 +107,12 @@ fn send_all(
     reply: &Bound<'_, Reply>,
     blocks: &Bound<'_, PyTuple>,
 ) -> Result<(), Broken> {
-    check_started(reply)?;
+    check_started(&reply.try_borrow().map_err(PyErr::from)?.started)?;
     let mut total = 0;
     for block in blocks.iter_borrowed() {
         total += bytes(&block)?.as_bytes().len() as u64;
     }
-    begin(&mut reply.try_borrow_mut().map_err(PyErr::from)?.started, exchange, Some(total));
+    begin_with(reply, exchange, Some(total))?;
     for block in blocks.iter_borrowed() {
         let block = bytes(&block)?;
         exchange.post(block.as_bytes(), false, &mut || keep(block)).map_err(|Gone| gone(reply.py()))?;
@@ -139,8 +141,7 @@ fn respond_with(
     if use_sendfile {
         if let Ok(wrapper) = result.cast_exact::<FileWrapper>() {
             if let Some(file) = wrapper.try_borrow().map_err(PyErr::from)?.sendable(result.py()) {
-                check_started(reply)?;
-                begin(&mut reply.try_borrow_mut().map_err(PyErr::from)?.started, exchange, Some(file.length));
+                begin_with(reply, exchange, Some(file.length))?;
                 let sent = exchange.post_file(file.file, file.offset, file.length);
                 return sent.map_err(|Gone| gone(result.py()));
             }
@@ -158,9 +159,8 @@ fn iterate(lease: &Lease, reply: &Bound<'_, Reply>, result: &Bound<'_, PyAny>) -
         if octets.is_empty() {
             continue;
         }
-        check_started(reply)?;
         let satisfied = with(lease, |exchange| {
-            begin(&mut reply.try_borrow_mut().map_err(PyErr::from)?.started, exchange, None);
+            begin_with(reply, exchange, None)?;
             exchange.write(octets, &release(py)).map_err(|Gone| gone(py))?;
             Ok(exchange.is_satisfied())
         })?;
@@ -168,9 +168,8 @@ fn iterate(lease: &Lease, reply: &Bound<'_, Reply>, result: &Bound<'_, PyAny>) -
             break;
         }
     }
-    check_started(reply)?;
     with(lease, |exchange| {
-        begin(&mut reply.try_borrow_mut().map_err(PyErr::from)?.started, exchange, Some(0));
+        begin_with(reply, exchange, Some(0))?;
         exchange.finish().map_err(|Gone| gone(py))
     })
 }
