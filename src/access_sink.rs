@@ -3,7 +3,7 @@
 //! Never: decides what a line looks like; that is `access_log::Format`.
 
 use std::io;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use crate::access_log::{Entry, Format, LocalTime};
@@ -16,6 +16,8 @@ use crate::transport::Peer;
 
 /// So many octets are written without waiting for the end of the turn.
 const ENOUGH: usize = 64 * 1024;
+/// A line of the usual format fits.
+const TYPICAL: usize = 256;
 
 pub struct AccessLog {
     format: Format,
@@ -41,6 +43,13 @@ pub struct Line<'a> {
     pub elapsed: Nanos,
     pub response_fields: &'a [u8],
     pub environ: &'a dyn Fn(&str) -> Option<String>,
+}
+
+/// What is known of a request from outside the thread that runs it.
+pub struct Known<'a> {
+    pub method: &'a [u8],
+    pub target: &'a [u8],
+    pub elapsed: Nanos,
 }
 
 impl AccessLog {
@@ -82,16 +91,21 @@ impl AccessLog {
 
     /// A request that was refused before it was understood has no parts to show.
     pub fn refused(&self, reject: Reject, peer: Peer, sent: usize) {
+        self.answered(reject, peer, sent, &Known { method: b"-", target: b"-", elapsed: 0 });
+    }
+
+    /// A request that was answered by the server itself; of its parts only those in `known` are at hand.
+    pub fn answered(&self, reject: Reject, peer: Peer, sent: usize, known: &Known<'_>) {
         self.write(&Entry {
             remote_addr: peer.to_string().as_bytes(),
-            method: b"-",
-            target: b"-",
-            path: b"-",
+            method: known.method,
+            target: known.target,
+            path: known.target.split(|octet| *octet == b'?').next().unwrap_or_default(),
             query: b"",
             protocol: b"-",
             status: reject.status(),
             sent: sent as u64,
-            elapsed: Duration::ZERO,
+            elapsed: Duration::from_nanos(known.elapsed),
             pid: self.pid,
             fields: &Fields::default(),
             block: b"",
@@ -102,18 +116,24 @@ impl AccessLog {
     }
 
     fn write(&self, entry: &Entry<'_>) {
-        let mut lines = self.lines.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let Lines { bytes, time } = &mut *lines;
-        let time = time.at(unix_seconds() as i64);
-        self.format.write(&Entry { time, ..*entry }, bytes);
-        if bytes.len() >= ENOUGH {
-            self.empty(bytes);
+        // What the format asks of the environ may run Python code, and so wait for another thread: never under the lock.
+        let time = self.lines().time.at(unix_seconds() as i64).to_owned();
+        let mut line = Vec::with_capacity(TYPICAL);
+        self.format.write(&Entry { time: &time, ..*entry }, &mut line);
+        let mut lines = self.lines();
+        lines.bytes.extend_from_slice(&line);
+        if lines.bytes.len() >= ENOUGH {
+            self.empty(&mut lines.bytes);
         }
+    }
+
+    fn lines(&self) -> MutexGuard<'_, Lines> {
+        self.lines.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Writes what has been collected.
     pub fn flush(&self) {
-        let mut lines = self.lines.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut lines = self.lines();
         if !lines.bytes.is_empty() {
             self.empty(&mut lines.bytes);
         }

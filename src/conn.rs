@@ -17,6 +17,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::access_sink::AccessLog;
 use crate::buffer::{Flushed, OutQueue, Scratch, Segment, READ_SIZE};
+use crate::handoff::{Handed, Mailbox, MOST_OCTETS};
 use crate::http::body::Decoder;
 use crate::http::date::ServerDate;
 use crate::http::parse::{self, Status};
@@ -59,7 +60,7 @@ pub enum Event {
     Expired,
     /// The application is done with the request of `Next::Call`.
     Answered,
-    /// The worker stops taking requests.
+    /// The worker stops, and no other takes the connection over.
     Drain,
 }
 
@@ -118,7 +119,8 @@ pub struct Turn<'a> {
     pub settings: &'a Settings,
     pub access: Option<&'a AccessLog>,
     pub now: Nanos,
-    pub draining: bool,
+    /// The worker stops, and no other goes on with its connections.
+    pub closing: bool,
 }
 
 pub struct Conn {
@@ -178,17 +180,39 @@ impl Conn {
         }
     }
 
+    /// Takes over a connection that another worker has left between requests, or at the beginning of one.
+    pub fn adopt(handed: Handed, listener: usize, trusted: bool, turn: &mut Turn<'_>) -> Conn {
+        let Handed { fd, peer, requests, deadline, octets, .. } = handed;
+        let mut conn = Conn::new(Transport::Plain(fd), peer, listener, trusted, turn);
+        if !octets.is_empty() {
+            conn.go(State::Head);
+        }
+        (conn.requests, conn.deadline, conn.pending) = (requests, deadline, octets);
+        conn
+    }
+
+    /// Whether another worker could go on with it: nothing but the beginning of a head has been read, and that little
+    /// enough to travel along. Half-read bodies and unsent responses stay.
+    pub fn may_move(&self) -> bool {
+        matches!(self.state, State::Idle | State::Head) && self.pending.len() <= MOST_OCTETS
+    }
+
+    /// Leaves it to the other workers. After an `Ok` it is theirs, and is to be dropped here.
+    pub fn leave_in(&self, mailbox: &Mailbox, listener: u64) -> io::Result<()> {
+        mailbox.send(self.as_fd(), self.peer, listener, self.requests, self.deadline, &self.pending)
+    }
+
+    /// Whether it can be moved on, after a response that is still being sent, without a thread to call the application.
+    pub fn is_only_sending(&self) -> bool {
+        matches!(self.state, State::Reply | State::Linger) && self.pending.is_empty()
+    }
+
     pub fn state(&self) -> State {
         self.state
     }
 
     pub fn deadline(&self) -> Nanos {
         self.deadline
-    }
-
-    /// Whether a drain may forget about this connection once its peer is given a moment.
-    pub fn is_idle(&self) -> bool {
-        self.state == State::Idle
     }
 
     fn go(&mut self, to: State) {
@@ -217,9 +241,14 @@ impl Conn {
     }
 
     fn wait_on(&self) -> Next {
+        Next::Wait(self.interest())
+    }
+
+    /// What a connection in this state waits for.
+    pub fn interest(&self) -> Interest {
         match self.state {
-            State::Reply => Next::Wait(Interest::Write),
-            _ => Next::Wait(Interest::Read),
+            State::Reply => Interest::Write,
+            _ => Interest::Read,
         }
     }
 
@@ -473,7 +502,7 @@ impl Conn {
     fn next_request(&mut self, turn: &mut Turn<'_>) -> Next {
         self.go(State::Idle);
         self.deadline = turn.now + turn.settings.keepalive;
-        if turn.draining {
+        if turn.closing {
             self.hurry(turn);
         }
         if turn.desk.scratch.is_empty() {

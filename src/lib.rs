@@ -32,6 +32,7 @@ pub mod daemon;
 pub mod error;
 pub mod event_loop;
 pub mod exchange;
+pub mod handoff;
 pub mod http;
 pub mod listener;
 pub mod log;

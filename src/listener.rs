@@ -10,6 +10,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -33,7 +34,11 @@ impl fmt::Display for Local {
     }
 }
 
+/// Listeners are made by one process, the arbiter; workers of different generations know each by its number.
+static MADE: AtomicU64 = AtomicU64::new(0);
+
 pub struct Listener {
+    id: u64,
     socket: OwnedFd,
     address: Address,
     local: Local,
@@ -62,7 +67,13 @@ impl Listener {
             Address::Unix(path) => identity(path),
             _ => None,
         };
-        Ok(Listener { socket: socket.into(), address: address.clone(), local, made })
+        let id = MADE.fetch_add(1, Relaxed);
+        Ok(Listener { id, socket: socket.into(), address: address.clone(), local, made })
+    }
+
+    /// The same in every worker that has this listener, and no other listener's.
+    pub fn id(&self) -> u64 {
+        self.id
     }
 
     pub fn address(&self) -> &Address {

@@ -7,7 +7,9 @@ use std::ffi::CString;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
-use std::sync::Arc;
+use std::sync::{mpsc, Arc};
+use std::thread;
+use std::time::Duration;
 
 use pyo3::exceptions::PySystemExit;
 use pyo3::intern;
@@ -17,7 +19,7 @@ use pyo3::types::{PyBool, PyCFunction, PyDict, PyFloat, PyInt, PyList, PyModule,
 use crate::config::Raw;
 use crate::error::Error;
 use crate::log;
-use crate::sys::signal;
+use crate::sys::{process, signal};
 
 /// Which side of a fork this is.
 pub enum Fork {
@@ -45,6 +47,17 @@ pub struct Interrupts {
     mode: Arc<AtomicU8>,
     /// A worker was told to stop while it booted; code that catches everything may have swallowed the exception.
     stopped: Arc<AtomicBool>,
+    overrun: Arc<Overrun>,
+}
+
+/// The main thread's request has run too long and is to be broken off.
+#[derive(Default)]
+struct Overrun {
+    /// Until that request ends.
+    wanted: AtomicBool,
+    /// A signal is on its way for it, which must not hit the next request.
+    sent: AtomicBool,
+    ever: AtomicBool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -60,10 +73,13 @@ pub enum Mode {
 impl Interrupts {
     /// Makes Python call the handler for these signals.
     pub fn install(&self, py: Python<'_>, signals: &[i32]) -> PyResult<()> {
-        let Interrupts { mode, stopped } = self.clone();
+        let Interrupts { mode, stopped, overrun } = self.clone();
         let handler =
             PyCFunction::new_closure(py, Some(c"interrupt"), None, move |arguments, _| -> PyResult<()> {
                 let number: i32 = arguments.get_item(0)?.extract()?;
+                if number == signal::SIGABRT && overrun.came_late() {
+                    return Ok(());
+                }
                 match exit_code(mode.load(Relaxed), number) {
                     Some(code) => {
                         stopped.store(true, Relaxed);
@@ -73,6 +89,26 @@ impl Interrupts {
                 }
             })?;
         set_handler(py, signals, handler.as_any())
+    }
+
+    /// Breaks off the request that the main thread is running. By another thread, with or without the interpreter.
+    pub fn break_off(&self) {
+        self.overrun.ever.store(true, Relaxed);
+        self.overrun.wanted.store(true, Relaxed);
+        self.overrun.sent.store(true, Relaxed);
+        process::send_signal(process::id(), signal::SIGABRT);
+    }
+
+    /// By the main thread: its request has ended.
+    pub fn request_ended(&self) {
+        if self.overrun.wanted.load(Relaxed) {
+            self.overrun.wanted.store(false, Relaxed);
+        }
+    }
+
+    /// Whether an ABRT may be our own, for a request only.
+    pub fn has_broken_off(&self) -> bool {
+        self.overrun.ever.load(Relaxed)
     }
 
     pub fn set(&self, mode: Mode) {
@@ -94,6 +130,12 @@ impl Interrupts {
         let result = body();
         self.mode.store(before, Relaxed);
         result
+    }
+}
+
+impl Overrun {
+    fn came_late(&self) -> bool {
+        self.sent.swap(false, Relaxed) && !self.wanted.load(Relaxed)
     }
 }
 
@@ -208,6 +250,27 @@ pub fn freeze_heap(py: Python<'_>) -> PyResult<()> {
     Ok(())
 }
 
+/// Whether Python threads run side by side: a free-threaded build whose lock nothing has turned on again.
+pub fn is_parallel(py: Python<'_>) -> bool {
+    let enabled =
+        || py.import(intern!(py, "sys"))?.call_method0(intern!(py, "_is_gil_enabled"))?.extract::<bool>();
+    // Before 3.13 there is no such function, and always a lock.
+    enabled().is_ok_and(|enabled| !enabled)
+}
+
+/// Whether another thread can have the interpreter in that time. The caller must not have it.
+pub fn is_free_within(patience: Duration) -> bool {
+    let (done, waits) = mpsc::channel();
+    let probe = move || {
+        Python::attach(|_| ());
+        // Nobody listens any more when it took too long.
+        let _ = done.send(());
+    };
+    // A thread of its own, as it may never come back.
+    let started = thread::Builder::new().name("probe".into()).spawn(probe);
+    started.is_ok() && waits.recv_timeout(patience).is_ok()
+}
+
 /// How many threads Python knows of.
 pub fn thread_names(py: Python<'_>) -> PyResult<Vec<String>> {
     py.import(intern!(py, "threading"))?
@@ -315,7 +378,10 @@ pub fn activate(py: Python<'_>, virtual_env: Option<&str>) -> PyResult<()> {
     let (major, minor) = (py.version_info().major, py.version_info().minor);
     let path = sys.getattr("path")?.cast_into::<PyList>()?;
     let before = path.len();
-    let packages = format!("{folder}/lib/python{major}.{minor}/site-packages");
+    // Free-threaded builds have folders of their own (`python3.14t`).
+    let abi = sys.getattr("abiflags")?.to_string();
+    let thread = if abi.contains('t') { "t" } else { "" };
+    let packages = format!("{folder}/lib/python{major}.{minor}{thread}/site-packages");
     py.import("site")?.call_method1("addsitedir", (packages,))?;
     // What the environment has goes before what the interpreter has.
     let added = path.get_slice(before, path.len());

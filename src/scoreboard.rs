@@ -45,6 +45,8 @@ const TARGET_WORDS: usize = RECORD - 2 - METHOD_WORDS;
 // Header words. Writer: the worker, but for the reset.
 const PHASE: usize = 0;
 const REQUESTS: usize = 1;
+const CONNECTIONS: usize = 2;
+const IDLE: usize = 3;
 
 // Record words. Writer: the thread that owns the record.
 const SINCE: usize = 0;
@@ -84,6 +86,42 @@ impl Scoreboard {
     pub fn slot(self: &Arc<Self>, index: usize) -> Slot {
         assert!(index < self.slots, "slot {index} of {}", self.slots);
         Slot { board: self.clone(), index }
+    }
+
+    fn header(&self, index: usize) -> &[AtomicU64] {
+        &self.words[index * (LINE + self.threads * RECORD)..][..LINE]
+    }
+}
+
+/// What the arbiter tells every worker of every generation: the one writer of it.
+pub struct Notice {
+    words: SharedWords,
+}
+
+const READY: usize = 0;
+const STOPPING: usize = 1;
+
+impl Notice {
+    pub fn new() -> io::Result<Arc<Notice>> {
+        Ok(Arc::new(Notice { words: SharedWords::new(LINE)? }))
+    }
+
+    /// How many workers serve and have not been told to go.
+    pub fn ready(&self) -> u64 {
+        self.words[READY].load(Acquire)
+    }
+
+    pub fn set_ready(&self, workers: usize) {
+        self.words[READY].store(workers as u64, Release);
+    }
+
+    /// The whole server comes to its end: there is nobody to leave a connection to.
+    pub fn is_stopping(&self) -> bool {
+        self.words[STOPPING].load(Acquire) != 0
+    }
+
+    pub fn set_stopping(&self) {
+        self.words[STOPPING].store(1, Release);
     }
 }
 
@@ -132,6 +170,31 @@ impl Slot {
         self.words()[REQUESTS].load(Relaxed)
     }
 
+    /// How many connections are open.
+    pub fn connections(&self) -> u64 {
+        self.words()[CONNECTIONS].load(Relaxed)
+    }
+
+    pub fn set_connections(&self, count: usize) {
+        self.words()[CONNECTIONS].store(count as u64, Relaxed);
+    }
+
+    /// By the leading thread, around its wait: it would serve a request at once.
+    pub fn set_idle(&self, idle: bool) {
+        self.words()[IDLE].store(u64::from(idle), Relaxed);
+    }
+
+    /// Whether another worker on this board waits for something to do.
+    pub fn has_idle_sibling(&self) -> bool {
+        let serves = |words: &[AtomicU64]| {
+            matches!(Phase::from_word(words[PHASE].load(Acquire)), Phase::Ready | Phase::Retiring)
+        };
+        (0..self.board.slots).filter(|index| *index != self.index).any(|index| {
+            let words = self.board.header(index);
+            words[IDLE].load(Relaxed) != 0 && serves(words)
+        })
+    }
+
     /// By a thread of the worker: it calls the application now.
     pub fn begin(&self, thread: usize, now: Nanos, method: &[u8], target: &[u8]) {
         let record = self.record(thread);
@@ -146,17 +209,26 @@ impl Slot {
         self.record(thread)[SINCE].store(0, Release);
     }
 
+    /// The request that a thread is running.
+    pub fn request(&self, thread: usize) -> Option<InFlight> {
+        read_record(self.record(thread))
+    }
+
+    /// Since when a thread runs its request, if it does.
+    pub fn since(&self, thread: usize) -> Option<Nanos> {
+        Some(self.record(thread)[SINCE].load(Acquire)).filter(|since| *since != 0)
+    }
+
     /// Every request that the worker is running, oldest first.
     pub fn in_flight(&self) -> Vec<InFlight> {
-        let mut list: Vec<_> =
-            (0..self.board.threads).filter_map(|thread| read_record(self.record(thread))).collect();
+        let mut list: Vec<_> = (0..self.board.threads).filter_map(|thread| self.request(thread)).collect();
         list.sort_by_key(|request| request.since);
         list
     }
 
     /// Since when the oldest request runs, if any does.
     pub fn busy_since(&self) -> Option<Nanos> {
-        (0..self.board.threads).map(|t| self.record(t)[SINCE].load(Acquire)).filter(|since| *since != 0).min()
+        (0..self.board.threads).filter_map(|thread| self.since(thread)).min()
     }
 }
 
@@ -204,6 +276,20 @@ mod tests {
         assert_eq!((slot.count_request(), slot.count_request()), (1, 2));
         slot.reset();
         assert_eq!((slot.phase(), slot.requests()), (Phase::Booting, 0));
+    }
+
+    #[test]
+    fn an_idle_sibling_is_one_that_serves_and_waits() {
+        let board = Scoreboard::new(3, 1).unwrap();
+        let (own, other) = (board.slot(0), board.slot(2));
+        own.set_phase(Phase::Ready);
+        own.set_idle(true);
+        other.set_idle(true);
+        assert!(!own.has_idle_sibling());
+        other.set_phase(Phase::Ready);
+        assert!(own.has_idle_sibling());
+        other.set_idle(false);
+        assert!(!own.has_idle_sibling());
     }
 
     #[test]

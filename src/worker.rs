@@ -13,12 +13,13 @@ use crate::access_sink::AccessLog;
 use crate::app::App;
 use crate::config::Config;
 use crate::conn::Settings;
-use crate::event_loop::{Directive, EventLoop, Plan};
+use crate::event_loop::{Directive, EventLoop, OnOverrun, Plan};
+use crate::handoff::Mailbox;
 use crate::listener::Listener;
 use crate::log::take_up;
 use crate::proxy::Trust;
 use crate::python::{self, traceback, Interrupts, Mode};
-use crate::scoreboard::{Phase, Slot};
+use crate::scoreboard::{Notice, Phase, Slot};
 use crate::sys::clock::{Nanos, SECOND};
 use crate::sys::poll::Waker;
 use crate::sys::process;
@@ -29,6 +30,9 @@ use crate::wsgi::{Circumstances, WsgiApp};
 pub const BOOT_FAILED: i32 = 3;
 pub const APP_NOT_FOUND: i32 = 4;
 
+/// How long the interpreter may be had by one thread before it counts as stuck: many of Python's switch intervals.
+const PROBE: Duration = Duration::from_millis(200);
+
 /// The other end of it is held by the arbiter alone: when it reads as ended, the arbiter is gone.
 pub type Lifeline = OwnedFd;
 
@@ -37,6 +41,8 @@ pub type Lifeline = OwnedFd;
 pub struct Heritage {
     pub config: Arc<Config>,
     pub listeners: Vec<Arc<Listener>>,
+    pub mailbox: Arc<Mailbox>,
+    pub notice: Arc<Notice>,
     pub lifeline: Arc<Lifeline>,
     pub arbiter: Arc<Waker>,
     pub interrupts: Interrupts,
@@ -68,7 +74,7 @@ pub fn run(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>) -> i32 {
 
 fn serve(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>) -> Result<(), i32> {
     let Seed { heritage, slot, most_requests, blocked } = seed;
-    let Heritage { config, listeners, lifeline, arbiter, interrupts } = heritage;
+    let Heritage { config, listeners, mailbox, notice, lifeline, arbiter, interrupts } = heritage;
     boot_signals(py, &interrupts).map_err(|e| boot_failed(py, &e))?;
     drop(blocked);
     let app = match app {
@@ -94,15 +100,21 @@ fn serve(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>) -> Result<(), i32> 
         trust,
         access: access.clone(),
         listeners,
+        mailbox,
+        notice,
         slot: slot.clone(),
         threads: config.threads,
+        parallel: python::is_parallel(py),
         workers: config.workers,
         most_connections: config.worker_connections,
         most_requests,
+        timeout: limit(config.timeout),
         graceful_timeout: nanos(config.graceful_timeout),
+        on_overrun: on_overrun(interrupts.clone()),
     };
-    let event_loop = start_loop(plan, arbiter.clone(), signals, lifeline, &config, access)
-        .map_err(|e| boot_failed(py, &PyErr::from(e)))?;
+    let heard = Heard { signals, lifeline, config, access, interrupts };
+    let event_loop =
+        start_loop(plan, arbiter.clone(), heard).map_err(|e| boot_failed(py, &PyErr::from(e)))?;
     slot.set_phase(Phase::Ready);
     arbiter.wake();
     lead_threads(py, event_loop, app)
@@ -187,38 +199,63 @@ fn settings(config: &Config) -> Settings {
     }
 }
 
-fn start_loop(
-    plan: Plan,
-    arbiter: Arc<Waker>,
-    mut signals: Signals,
-    lifeline: Arc<Lifeline>,
-    config: &Arc<Config>,
-    access: Option<Arc<AccessLog>>,
-) -> std::io::Result<EventLoop> {
-    let heard = signals.as_fd().try_clone_to_owned()?;
-    let alive = lifeline.as_fd().try_clone_to_owned()?;
-    let config = config.clone();
-    let control = move |index: usize| match index {
-        0 => signals.pending().into_iter().map(|signal| obey(signal, &config, access.as_deref())).max(),
-        _ => {
-            log::info!("Parent changed, shutting down");
-            Some(Directive::Orphaned)
+/// What the worker does about a request that ran too long, once its client has been answered: it shows what every
+/// thread is doing, and breaks the request off where Python can: in the main thread.
+fn on_overrun(interrupts: Interrupts) -> OnOverrun {
+    Box::new(move |thread| {
+        // Handled in the thread that raises it, so that no system call of the application is interrupted.
+        if let Err(e) = signal::raise(signal::stack_dump()) {
+            log::error!("Cannot show the stacks: {e}");
         }
-    };
-    let mut control = control;
-    let control = Box::new(move |index| control(index).unwrap_or(Directive::Continue));
-    EventLoop::new(plan, arbiter, vec![heard, alive], control)
+        if thread == 0 {
+            interrupts.break_off();
+        }
+        let free = python::is_free_within(PROBE);
+        if !free {
+            log::error!("The request keeps the interpreter to itself; this worker takes no more of them");
+        }
+        free
+    })
 }
 
-fn obey(signal: i32, config: &Config, access: Option<&AccessLog>) -> Directive {
-    match signal {
-        signal::SIGTERM | signal::SIGABRT => Directive::Drain,
-        signal::SIGINT | signal::SIGQUIT => Directive::Stop,
-        _ => {
-            reopen_logs(config, access);
-            Directive::Continue
+/// What tells a worker to do something.
+struct Heard {
+    signals: Signals,
+    lifeline: Arc<Lifeline>,
+    config: Arc<Config>,
+    access: Option<Arc<AccessLog>>,
+    interrupts: Interrupts,
+}
+
+impl Heard {
+    fn directive(&mut self, index: usize) -> Directive {
+        if index > 0 {
+            log::info!("Parent changed, shutting down");
+            return Directive::Orphaned;
+        }
+        let told = self.signals.pending().into_iter().map(|signal| self.obey(signal)).max();
+        told.unwrap_or(Directive::Continue)
+    }
+
+    fn obey(&self, signal: i32) -> Directive {
+        match signal {
+            // Ours, for a request and not for the worker.
+            signal::SIGABRT if self.interrupts.has_broken_off() => Directive::Continue,
+            signal::SIGTERM | signal::SIGABRT => Directive::Drain,
+            signal::SIGINT | signal::SIGQUIT => Directive::Stop,
+            _ => {
+                reopen_logs(&self.config, self.access.as_deref());
+                Directive::Continue
+            }
         }
     }
+}
+
+fn start_loop(plan: Plan, arbiter: Arc<Waker>, mut heard: Heard) -> std::io::Result<EventLoop> {
+    let signals = heard.signals.as_fd().try_clone_to_owned()?;
+    let lifeline = heard.lifeline.as_fd().try_clone_to_owned()?;
+    let control = Box::new(move |index| heard.directive(index));
+    EventLoop::new(plan, arbiter, vec![signals, lifeline], control)
 }
 
 fn reopen_logs(config: &Config, access: Option<&AccessLog>) {
@@ -231,6 +268,7 @@ fn reopen_logs(config: &Config, access: Option<&AccessLog>) {
 /// Runs the loop in every thread of the worker; returns when it has stopped in this one.
 fn lead_threads(py: Python<'_>, event_loop: EventLoop, app: Arc<WsgiApp>) -> Result<(), i32> {
     let event_loop = Arc::new(event_loop);
+    start_helper(&event_loop).map_err(|e| boot_failed(py, &PyErr::from(e)))?;
     if event_loop.threads() == 1 {
         let mut caller = app.caller(0);
         event_loop.run(0, &mut *caller);
@@ -245,5 +283,11 @@ fn lead_threads(py: Python<'_>, event_loop: EventLoop, app: Arc<WsgiApp>) -> Res
         .map_err(|e| boot_failed(py, &e))?;
     }
     py.detach(|| event_loop.run(0, &mut *app.caller(0)));
+    Ok(())
+}
+
+fn start_helper(event_loop: &Arc<EventLoop>) -> std::io::Result<()> {
+    let event_loop = event_loop.clone();
+    std::thread::Builder::new().name("helper".into()).spawn(move || event_loop.help())?;
     Ok(())
 }

@@ -907,7 +907,9 @@ def test_timeout_spares_the_other_workers(server):
     with running.connect() as stuck:
         stuck.send_request("GET", "/stuck")
         stuck.expect_closed()
-    wait_until(lambda: len(running.workers()) == 2 and set(running.workers()) != set(workers))
+    # One more at first: the replacement is ready before the stuck one goes.
+    wait_until(lambda: len(running.workers()) == 3, what=running.log)
+    wait_until(lambda: len(running.workers()) == 2, what=running.log)
     assert len(set(workers) & set(running.workers())) == 1
 
 

@@ -11,8 +11,8 @@ const STABLE_REQUESTS: u64 = 100;
 /// Pauses before the next fork after so many unstable deaths in a row.
 const PAUSES: [Nanos; 8] =
     [0, SECOND / 5, SECOND / 2, SECOND, 2 * SECOND, 5 * SECOND, 10 * SECOND, 30 * SECOND];
-/// How long a worker that was told to abort its request has to get out of it.
-pub const ABORT_GRACE: Nanos = SECOND;
+/// Workers end what runs too long themselves; one that has not so much later is frozen, and is killed.
+pub const BACKSTOP: Nanos = 2 * SECOND;
 
 /// What the arbiter has made of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,10 +23,6 @@ pub enum Stage {
     Retiring,
     /// Told to finish and go.
     Draining {
-        since: Nanos,
-    },
-    /// Told to break off a request that ran too long.
-    Aborted {
         since: Nanos,
     },
     Killed,
@@ -144,6 +140,11 @@ impl Children {
         self.of(generation).filter(|child| child.stage == Stage::Ready).count()
     }
 
+    /// How many of a generation serve and will not be told to go before others are there: connections can be left to them.
+    pub fn staying(&self, generation: u64, wanted: usize) -> usize {
+        self.ready(generation).min(wanted)
+    }
+
     /// How many to fork so that `wanted` serve or will.
     pub fn missing(&self, generation: u64, wanted: usize) -> usize {
         wanted.saturating_sub(self.of(generation).filter(|child| child.is_active()).count())
@@ -172,24 +173,18 @@ impl Children {
         self.list.iter().filter(serves).map(|child| child.pid).collect()
     }
 
-    /// Workers with a request that runs for `timeout` or longer and that have not been told to break it off.
+    /// Workers with a request that runs for longer than `timeout` and that have done nothing about it. One that has asks
+    /// for its replacement.
     pub fn overdue(&self, timeout: Nanos, now: Nanos) -> Vec<i32> {
-        let tellable = |stage| !matches!(stage, Stage::Aborted { .. } | Stage::Killed);
-        self.list.iter().filter(|c| tellable(c.stage) && runs_over(c, timeout, now)).map(|c| c.pid).collect()
-    }
-
-    /// Aborted workers whose grace is over: those that are still in the request, and those that got out of it.
-    pub fn after_abort(&self, timeout: Nanos, now: Nanos) -> (Vec<i32>, Vec<i32>) {
-        let due = |c: &&Child| matches!(c.stage, Stage::Aborted { since } if since + ABORT_GRACE <= now);
-        let (stuck, out): (Vec<_>, Vec<_>) =
-            self.list.iter().filter(due).partition(|child| runs_over(child, timeout, now));
-        let pids = |list: Vec<&Child>| list.iter().map(|child| child.pid).collect();
-        (pids(stuck), pids(out))
+        let serves = |c: &&Child| matches!(c.stage, Stage::Booting | Stage::Ready);
+        let over = |c: &&Child| runs_over(c, timeout + BACKSTOP, now);
+        self.list.iter().filter(serves).filter(over).map(|c| c.pid).collect()
     }
 
     /// Draining workers that did not finish in time.
     pub fn undrained(&self, graceful: Nanos, now: Nanos) -> Vec<i32> {
-        let late = |c: &&Child| matches!(c.stage, Stage::Draining { since } if since + graceful <= now);
+        let late =
+            |c: &&Child| matches!(c.stage, Stage::Draining { since } if since + graceful + BACKSTOP <= now);
         self.list.iter().filter(late).map(|child| child.pid).collect()
     }
 
@@ -215,12 +210,12 @@ fn runs_over(child: &Child, timeout: Nanos, now: Nanos) -> bool {
 /// A request that starts after `now` cannot be overdue before `now + timeout`: so often, and no oftener, an idle worker
 /// has to be looked at.
 fn child_deadline(child: &Child, timeout: Option<Nanos>, graceful: Nanos, now: Nanos) -> Option<Nanos> {
-    let request = timeout.map(|timeout| child.slot.busy_since().unwrap_or(now).max(1) + timeout);
     match child.stage {
-        Stage::Booting | Stage::Ready | Stage::Retiring => request,
-        Stage::Draining { since } => Some(request.unwrap_or(Nanos::MAX).min(since + graceful)),
-        Stage::Aborted { since } => Some(since + ABORT_GRACE),
-        Stage::Killed => None,
+        Stage::Booting | Stage::Ready => {
+            timeout.map(|timeout| child.slot.busy_since().unwrap_or(now).max(1) + timeout + BACKSTOP)
+        }
+        Stage::Draining { since } => Some(since + graceful + BACKSTOP),
+        Stage::Retiring | Stage::Killed => None,
     }
 }
 
@@ -291,20 +286,23 @@ mod tests {
     fn a_request_is_overdue_by_its_own_start() {
         let mut children = table(&[Stage::Ready, Stage::Ready]);
         children.list[1].slot.begin(0, 10 * SECOND, b"GET", b"/slow");
-        assert!(children.overdue(T, 39 * SECOND).is_empty());
-        assert_eq!(children.next_deadline(Some(T), T, 20 * SECOND), Some(40 * SECOND));
-        assert_eq!(children.overdue(T, 40 * SECOND), [101]);
-        children.set_stage(101, Stage::Aborted { since: 40 * SECOND });
-        assert!(children.overdue(T, 41 * SECOND).is_empty());
-        assert_eq!(children.after_abort(T, 41 * SECOND), (vec![101], vec![]));
-        children.list[1].slot.end(0);
-        assert_eq!(children.after_abort(T, 41 * SECOND), (vec![], vec![101]));
+        assert!(children.overdue(T, 39 * SECOND + BACKSTOP).is_empty());
+        assert_eq!(children.next_deadline(Some(T), T, 20 * SECOND), Some(40 * SECOND + BACKSTOP));
+        assert_eq!(children.overdue(T, 40 * SECOND + BACKSTOP), [101]);
+        children.set_stage(101, Stage::Retiring);
+        assert!(children.overdue(T, 90 * SECOND).is_empty(), "it has noticed, and waits for its replacement");
+    }
+
+    #[test]
+    fn connections_are_left_to_those_who_stay() {
+        let children = table(&[Stage::Ready, Stage::Ready, Stage::Retiring, Stage::Booting]);
+        assert_eq!((children.staying(1, 4), children.staying(1, 1), children.staying(2, 4)), (2, 1, 0));
     }
 
     #[test]
     fn idle_workers_are_looked_at_once_a_timeout_and_without_one_never() {
         let children = table(&[Stage::Ready, Stage::Ready]);
-        assert_eq!(children.next_deadline(Some(T), T, 5 * SECOND), Some(5 * SECOND + T));
+        assert_eq!(children.next_deadline(Some(T), T, 5 * SECOND), Some(5 * SECOND + T + BACKSTOP));
         assert_eq!(children.next_deadline(None, T, 5 * SECOND), None);
     }
 
@@ -335,7 +333,7 @@ mod tests {
     #[test]
     fn a_drain_has_an_end() {
         let children = table(&[Stage::Draining { since: 5 }]);
-        assert!(children.undrained(T, 4 + T).is_empty());
-        assert_eq!(children.undrained(T, 5 + T), [100]);
+        assert!(children.undrained(T, 4 + T + BACKSTOP).is_empty());
+        assert_eq!(children.undrained(T, 5 + T + BACKSTOP), [100]);
     }
 }

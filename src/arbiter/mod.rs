@@ -22,9 +22,10 @@ use self::reload::Reload;
 use crate::config::{self, Config};
 use crate::daemon::{self, PidFile};
 use crate::error::Error;
+use crate::handoff::Mailbox;
 use crate::mold::MoldSeed;
 use crate::python::{self, Interrupts};
-use crate::scoreboard::Phase;
+use crate::scoreboard::{Notice, Phase};
 use crate::sys::clock::{self, Nanos};
 use crate::sys::poll::{wait_few, Interest, Waker};
 use crate::sys::process::{self, Ending};
@@ -60,6 +61,9 @@ pub struct Arbiter {
     signals: Signals,
     interrupts: Interrupts,
     waker: Arc<Waker>,
+    /// Where workers of all generations leave connections for one another.
+    mailbox: Arc<Mailbox>,
+    notice: Arc<Notice>,
     /// Workers hold the first, the arbiter alone the second.
     lifeline: Arc<Lifeline>,
     _alive: std::os::fd::OwnedFd,
@@ -159,6 +163,8 @@ impl Arbiter {
         }
         let (lifeline, alive) = process::pipe().map_err(system("lifeline pipe"))?;
         let waker = Arc::new(Waker::new().map_err(system("eventfd"))?);
+        let mailbox = Arc::new(Mailbox::new().map_err(system("mailbox"))?);
+        let notice = Notice::new().map_err(system("shared memory"))?;
         let daemonized = config.daemon;
         let current = match Generation::new(1, config, None, Tries::Several) {
             Ok(current) => current,
@@ -173,6 +179,8 @@ impl Arbiter {
             signals,
             interrupts,
             waker,
+            mailbox,
+            notice,
             lifeline: Arc::new(lifeline),
             _alive: alive,
             children: Children::default(),
@@ -209,6 +217,7 @@ impl Arbiter {
         self.ever_ready |= self.children.iter().any(|child| child.stage == Stage::Ready);
         self.hear_molds();
         self.judge_reload();
+        self.notice.set_ready(self.children.staying(self.current.number, self.wanted));
         self.dismiss();
         self.kill_stuck(now);
         self.spawn_missing(py, now)
@@ -356,35 +365,13 @@ impl Arbiter {
         let graceful = self.graceful_timeout();
         if let Some(timeout) = self.timeout() {
             for pid in self.children.overdue(timeout, now) {
-                self.abort(pid, timeout, now);
-            }
-            let (stuck, out) = self.children.after_abort(timeout, now);
-            stuck.into_iter().for_each(|pid| self.kill(pid, "is still in the request"));
-            for pid in out {
-                self.children.set_stage(pid, Stage::Draining { since: now });
+                crate::log::critical(format_args!("WORKER TIMEOUT (pid:{pid})"));
+                self.kill(pid, "does not end a request that runs too long (--timeout)");
             }
         }
         for pid in self.children.undrained(graceful, now) {
             self.kill(pid, "did not finish in time (--graceful-timeout)");
         }
-    }
-
-    /// Names the requests that ran too long, has the worker write its stacks, and has it break them off.
-    fn abort(&mut self, pid: i32, timeout: Nanos, now: Nanos) {
-        crate::log::critical(format_args!("WORKER TIMEOUT (pid:{pid})"));
-        let child = self.children.iter().find(|child| child.pid == pid);
-        for request in child.map(|child| child.slot.in_flight()).unwrap_or_default() {
-            if request.since + timeout <= now {
-                let seconds = (now - request.since) / clock::SECOND;
-                let (method, target) = (request.method, request.target);
-                crate::log::critical(format_args!(
-                    "{method} {target} has been running for {seconds} s (--timeout)"
-                ));
-            }
-        }
-        process::send_signal(pid, signal::stack_dump());
-        process::send_signal(pid, signal::SIGABRT);
-        self.children.set_stage(pid, Stage::Aborted { since: now });
     }
 
     fn kill(&mut self, pid: i32, why: &str) {

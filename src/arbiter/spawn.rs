@@ -94,10 +94,11 @@ impl Arbiter {
     /// For a process of the generation.
     fn heritage(&mut self, which: Which) -> Heritage {
         let (lifeline, arbiter) = (self.lifeline.clone(), self.waker.clone());
+        let (mailbox, notice) = (self.mailbox.clone(), self.notice.clone());
         let interrupts = self.interrupts.clone();
         let generation = self.generation(which);
         let (config, listeners) = (generation.config.clone(), generation.listeners.clone());
-        Heritage { config, listeners, lifeline, arbiter, interrupts }
+        Heritage { config, listeners, mailbox, notice, lifeline, arbiter, interrupts }
     }
 
     fn fork_mold(&mut self, py: Python<'_>, which: Which) -> io::Result<Option<Outcome>> {

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 
 use pyo3::prelude::*;
 
+use super::children::BACKSTOP;
 use super::{Arbiter, Outcome};
 use crate::daemon::PidFile;
 use crate::sys::clock::{self, Nanos, SECOND};
@@ -25,7 +26,7 @@ pub enum Manner {
 
 impl Arbiter {
     pub(super) fn stop(&mut self, py: Python<'_>, manner: Manner) -> Outcome {
-        let deadline = clock::monotonic().saturating_add(self.graceful_timeout());
+        let deadline = clock::monotonic().saturating_add(self.graceful_timeout() + BACKSTOP);
         self.end(Some(py), manner, deadline);
         log::info!("Shutting down: Master");
         Outcome::Exit(0)
@@ -41,6 +42,7 @@ impl Arbiter {
     fn end(&mut self, py: Option<Python<'_>>, manner: Manner, deadline: Nanos) {
         let told = if manner == Manner::Graceful { signal::SIGTERM } else { signal::SIGQUIT };
         self.dismiss_molds();
+        self.notice.set_stopping();
         self.signal_all(told);
         self.await_children(py, manner, deadline);
         let left: Vec<i32> = self.children.iter().map(|child| child.pid).collect();

@@ -1,15 +1,15 @@
-//! Owns: taking connections from the listeners: when, how many, in which worker.
-//! Rule: a worker accepts when it could serve; the kernel's backlog is the one common queue of all workers.
+//! Owns: taking connections from the listeners, and from other workers: when, how many, in which worker.
+//! Rule: a worker takes when it could serve; the kernel's backlog and the mailbox are the common queues of all workers.
 //! Never: decides what becomes of a connection.
 
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::table::{Entry, Job, Table};
-use super::{lock, EventLoop, Lead, LISTENER};
-use crate::conn::{Conn, Desk, Event, Next};
+use super::{lock, EventLoop, Lead, LISTENER, MAILBOX};
+use crate::conn::{Conn, Desk, Event};
+use crate::handoff::Handed;
 use crate::sys::clock::{self, Nanos, SECOND};
 use crate::sys::poll::Interest;
 use crate::sys::socket;
@@ -20,19 +20,53 @@ const ACCEPT_TURN: usize = 16;
 /// How long nothing is accepted after the process ran out of descriptors.
 const ACCEPT_PAUSE: Nanos = SECOND / 10;
 
+/// Where connections come from; the number is the listener's in the plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    Listener(usize),
+    Mailbox,
+}
+
+/// A connection that has just been taken.
+pub(super) enum Arrival {
+    /// With the number of its listener.
+    New(OwnedFd, Peer, usize),
+    Handed(Handed),
+}
+
 impl EventLoop {
     pub(super) fn listen(&self, table: &mut Table) -> io::Result<()> {
-        for (index, listener) in self.plan.listeners.iter().enumerate() {
-            self.poller.add(&**listener, LISTENER | index as u64, Interest::Accept)?;
+        for source in self.sources() {
+            self.watch_source(source)?;
         }
         table.listening = true;
         Ok(())
     }
 
+    pub(super) fn sources(&self) -> impl Iterator<Item = Source> {
+        (0..self.plan.listeners.len()).map(Source::Listener).chain([Source::Mailbox])
+    }
+
+    fn source_fd(&self, source: Source) -> BorrowedFd<'_> {
+        match source {
+            Source::Listener(index) => self.plan.listeners[index].as_fd(),
+            Source::Mailbox => self.plan.mailbox.as_fd(),
+        }
+    }
+
+    fn watch_source(&self, source: Source) -> io::Result<()> {
+        let token = match source {
+            Source::Listener(index) => LISTENER | index as u64,
+            Source::Mailbox => MAILBOX,
+        };
+        self.poller.add(self.source_fd(source), token, Interest::Accept)
+    }
+
     /// Listens, or stops, as the number of connections, the drain and a pause want it.
     pub(super) fn adjust_listening(&self, table: &mut Table) {
         let room = table.entries.len() < self.plan.most_connections;
-        let wanted = room && table.pause.is_none() && !self.draining.load(Relaxed);
+        let free = !table.rescued && !table.frozen;
+        let wanted = room && free && table.pause.is_none() && !self.draining.load(Relaxed);
         if wanted == table.listening {
             return;
         }
@@ -43,17 +77,26 @@ impl EventLoop {
             return;
         }
         table.listening = false;
-        for listener in &self.plan.listeners {
+        for source in self.sources() {
             // It was added by `listen`; an error could only mean that it is out already.
-            let _ = self.poller.remove(&**listener);
+            let _ = self.poller.remove(self.source_fd(source));
         }
     }
 
-    /// Accepts one connection and reads it at once: its request is usually there already, and a connection that closes
+    /// By a thread that has got the lead. It is free: what the helper has stopped for want of such a thread goes on.
+    pub(super) fn come_back(&self, lead: &mut Lead) {
+        if std::mem::take(&mut lead.rescued) {
+            let mut table = lock(&self.table);
+            table.rescued = false;
+            self.adjust_listening(&mut table);
+        }
+    }
+
+    /// Takes one connection and reads it at once: its request is usually there already, and a connection that closes
     /// after its response never enters the poller.
     pub(super) fn accept_turn(
         &self,
-        listener: usize,
+        source: Source,
         left: usize,
         lead: &mut Lead,
         desk: &mut Desk,
@@ -61,17 +104,32 @@ impl EventLoop {
         if !self.may_accept() {
             return None;
         }
-        match socket::accept(self.plan.listeners[listener].as_fd()) {
-            Ok((fd, address)) => {
-                if left > 1 {
-                    lead.accepts.push((listener, left - 1));
-                }
-                self.accepted(fd, address, listener, desk)
-            }
+        let arrival = match self.arrival(source, &mut lead.letter) {
+            Ok(arrival) => arrival?,
             Err(e) => {
-                self.accept_failed(&e, listener);
-                None
+                self.accept_failed(&e, source);
+                return None;
             }
+        };
+        if left > 1 {
+            lead.accepts.push((source, left - 1));
+        }
+        let job = self.arrived(arrival, desk);
+        self.requeue(source);
+        job
+    }
+
+    /// What a source has, if anything.
+    pub(super) fn arrival(&self, source: Source, letter: &mut Vec<u8>) -> io::Result<Option<Arrival>> {
+        let Source::Listener(index) = source else {
+            return Ok(self.plan.mailbox.receive(letter)?.map(Arrival::Handed));
+        };
+        match socket::accept(self.plan.listeners[index].as_fd()) {
+            Ok((fd, address)) => Ok(Some(Arrival::New(fd, address.map_or(Peer::Unix, Peer::Tcp), index))),
+            Err(e) => match e.raw_os_error() {
+                Some(libc::EAGAIN | libc::EINTR | libc::ECONNABORTED | libc::EPROTO) => Ok(None),
+                _ => Err(e),
+            },
         }
     }
 
@@ -83,18 +141,21 @@ impl EventLoop {
         }
     }
 
-    /// The kernel wakes the worker that was first to wait; whoever has accepted goes to the end of that queue.
-    fn requeue(&self, listener: usize) {
+    /// The kernel wakes the worker that was first to wait; whoever has taken something goes to the end of that queue.
+    fn requeue(&self, source: Source) {
         if self.plan.workers == 1 || !lock(&self.table).listening {
             return;
         }
-        let socket = &*self.plan.listeners[listener];
-        let requeued = self.poller.remove(socket).and_then(|()| {
-            let token = LISTENER | listener as u64;
-            self.poller.add(socket, token, Interest::Accept)
-        });
+        let requeued = self.poller.remove(self.source_fd(source)).and_then(|()| self.watch_source(source));
         if let Err(e) = requeued {
-            log::error!("Cannot watch {}: {e}", socket.local());
+            log::error!("Cannot watch {}: {e}", self.source_name(source));
+        }
+    }
+
+    fn source_name(&self, source: Source) -> String {
+        match source {
+            Source::Listener(index) => self.plan.listeners[index].local().to_string(),
+            Source::Mailbox => "the mailbox".into(),
         }
     }
 
@@ -103,46 +164,53 @@ impl EventLoop {
         table.listening || self.draining.load(Relaxed)
     }
 
-    fn accept_failed(&self, e: &io::Error, listener: usize) {
-        match e.raw_os_error() {
-            Some(libc::EAGAIN | libc::EINTR | libc::ECONNABORTED | libc::EPROTO) => {}
-            _ => {
-                let local = self.plan.listeners[listener].local();
-                log::error!("Cannot accept on {local}: {e}");
-                let mut table = lock(&self.table);
-                table.pause = Some(clock::monotonic() + ACCEPT_PAUSE);
-                self.adjust_listening(&mut table);
-            }
-        }
+    pub(super) fn accept_failed(&self, e: &io::Error, source: Source) {
+        log::error!("Cannot accept on {}: {e}", self.source_name(source));
+        let mut table = lock(&self.table);
+        table.pause = Some(clock::monotonic() + ACCEPT_PAUSE);
+        self.adjust_listening(&mut table);
     }
 
-    fn accepted(
-        &self,
-        fd: OwnedFd,
-        address: Option<SocketAddr>,
-        listener: usize,
-        desk: &mut Desk,
-    ) -> Option<Job> {
-        let peer = address.map_or(Peer::Unix, Peer::Tcp);
-        let trusted = self.plan.trust.trusts(address.map(|address| address.ip()));
-        let now = clock::monotonic();
-        let number = fd.as_raw_fd();
-        let mut turn = self.turn(desk, now);
-        let mut conn = Box::new(Conn::new(Transport::Plain(fd), peer, listener, trusted, &mut turn));
-        let next = conn.advance(Event::Readable, &mut turn);
-        self.requeue(listener);
-        if next == Next::Close {
+    fn arrived(&self, arrival: Arrival, desk: &mut Desk) -> Option<Job> {
+        let mut job = self.admit(arrival, desk)?;
+        if self.draining.load(Relaxed) && !self.closing.load(Relaxed) {
+            // The kernel has told no other worker of it.
+            self.move_or_keep(job, &mut 1);
             return None;
         }
-        let key = self.enter(number);
-        self.settle(Job { key, conn }, next)
+        let next = job.conn.advance(Event::Readable, &mut self.turn(desk, clock::monotonic()));
+        self.settle(job, next)
     }
 
-    fn enter(&self, fd: RawFd) -> usize {
+    /// Gives a connection its place in the table.
+    pub(super) fn admit(&self, arrival: Arrival, desk: &mut Desk) -> Option<Job> {
+        let mut turn = self.turn(desk, clock::monotonic());
+        let conn = Box::new(match arrival {
+            Arrival::New(fd, peer, listener) => {
+                let trusted = self.plan.trust.trusts(peer.ip());
+                Conn::new(Transport::Plain(fd), peer, listener, trusted, &mut turn)
+            }
+            Arrival::Handed(handed) => {
+                let listener = self.plan.listeners.iter().position(|known| known.id() == handed.listener);
+                let Some(listener) = listener else {
+                    log::debug!("A connection from {} came by an address no longer served", handed.peer);
+                    return None;
+                };
+                let trusted = self.plan.trust.trusts(handed.peer.ip());
+                Conn::adopt(handed, listener, trusted, &mut turn)
+            }
+        });
+        let key = self.enter(conn.as_fd().as_raw_fd(), conn.peer);
+        Some(Job { key, conn })
+    }
+
+    fn enter(&self, fd: RawFd, peer: Peer) -> usize {
         let mut table = lock(&self.table);
         table.generation = table.generation.wrapping_add(1);
-        let entry = Entry { conn: None, fd, generation: table.generation, watched: None, queued: Nanos::MAX };
+        let entry =
+            Entry { conn: None, fd, peer, generation: table.generation, watched: None, queued: Nanos::MAX };
         let key = table.entries.insert(entry);
+        self.plan.slot.set_connections(table.entries.len());
         if table.entries.len() >= self.plan.most_connections {
             self.adjust_listening(&mut table);
         }

@@ -1,29 +1,35 @@
-//! Owns: a worker's loop: who waits, which connection is next, what happens when its deadline passes.
-//! Rule: one thread leads (it holds `leader` and waits); a complete request is served by the thread that read it, inline.
-//! With one thread nobody else ever wants the lead. With more, the leader gives it up before it calls the application,
-//! so a parked thread goes on with the loop. The table's lock is held for a few instructions, never over a wait or a call.
+//! Owns: a worker's loop: who leads it, which connection is next, what happens when its deadline passes.
+//! Rule: one thread leads (it holds the baton and waits); a complete request is served by the thread that read it, inline,
+//! with the baton lent meanwhile. When that takes long the helper takes the baton over: it promotes a parked thread, or
+//! leaves ready connections to other workers. The table's lock is held for a few instructions, never over a wait or a call.
 //! Never: parses or frames, names Python. What a signal means is told to it by the worker (`Directive`).
 
 mod accept;
+mod call;
+mod deadline;
+mod drain;
+mod helper;
+mod rescue;
 mod table;
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use slab::Slab;
 
-use self::table::{is_idle, Job, Table};
+use self::accept::Source;
+use self::table::{Job, Table};
 use crate::access_sink::AccessLog;
-use crate::app::{Caller, Verdict};
-use crate::conn::{Conn, Desk, Event, Settings};
-use crate::exchange::{Exchange, Site};
-use crate::http::Reject;
+use crate::app::Caller;
+use crate::conn::{Desk, Event, Settings};
+use crate::exchange::claim::Claim;
+use crate::handoff::Mailbox;
 use crate::listener::Listener;
 use crate::proxy::Trust;
-use crate::scoreboard::{Phase, Slot};
+use crate::scoreboard::{Notice, Slot};
+use crate::sys::baton::{Baton, Held};
 use crate::sys::clock::{self, Nanos};
 use crate::sys::poll::{Events, Interest, Poller, Waker};
 use crate::timers::Timers;
@@ -33,6 +39,7 @@ const SPECIAL: u64 = 1 << 63;
 const WAKE: u64 = SPECIAL;
 const CONTROL: u64 = SPECIAL | 1 << 32;
 const LISTENER: u64 = SPECIAL | 2 << 32;
+const MAILBOX: u64 = SPECIAL | 3 << 32;
 
 /// What the worker wants after it looked at one of its control descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,23 +53,35 @@ pub enum Directive {
     Stop,
 }
 
-/// Called by the leading thread with the index of a control descriptor that became readable.
+/// Called by whoever leads with the index of a control descriptor that became readable.
 pub type Control = Box<dyn FnMut(usize) -> Directive + Send>;
+
+/// Called by the helper when thread number so many has run a request for too long, after the client was answered. False
+/// when no other thread can call the application any more.
+pub type OnOverrun = Box<dyn Fn(usize) -> bool + Send + Sync>;
 
 pub struct Plan {
     pub settings: Settings,
     pub trust: Trust,
     pub access: Option<Arc<AccessLog>>,
     pub listeners: Vec<Arc<Listener>>,
+    /// Where workers leave connections for one another.
+    pub mailbox: Arc<Mailbox>,
+    pub notice: Arc<Notice>,
     pub slot: Slot,
     pub threads: usize,
+    /// The application's threads run side by side: no interpreter lock makes them take turns.
+    pub parallel: bool,
     /// How many workers share the listeners.
     pub workers: usize,
     /// Connections open at once; at so many the worker stops accepting.
     pub most_connections: usize,
     /// Requests after which the worker asks to be replaced; 0 is never.
     pub most_requests: u64,
+    /// How long a request may run.
+    pub timeout: Nanos,
     pub graceful_timeout: Nanos,
+    pub on_overrun: OnOverrun,
 }
 
 pub struct EventLoop {
@@ -72,19 +91,31 @@ pub struct EventLoop {
     arbiter: Arc<Waker>,
     controls: Vec<OwnedFd>,
     table: Mutex<Table>,
-    leader: Mutex<Lead>,
+    lead: Baton<Lead>,
+    /// One for each thread.
+    calls: Vec<Claim>,
+    /// How long calls have been lately (`call`).
+    habit: AtomicU32,
     draining: AtomicBool,
+    /// It drains, and no other worker goes on with its connections: each ends with its response.
+    closing: AtomicBool,
     stopped: AtomicBool,
 }
 
-/// What only the leading thread uses.
+/// What only the leader uses.
 struct Lead {
     events: Events,
-    /// Listeners with connections to accept, and how many may be taken in this turn.
-    accepts: Vec<(usize, usize)>,
+    /// Where connections wait to be taken, and how many may be taken in this turn.
+    accepts: Vec<(Source, usize)>,
     control: Control,
     /// Several events came at once: more may be there already.
     eager: bool,
+    /// Counts the waits.
+    turn: u64,
+    /// The helper has stopped the accepting, for want of a free thread.
+    rescued: bool,
+    /// For what comes out of the mailbox.
+    letter: Vec<u8>,
 }
 
 /// A poisoned lock means that a thread panicked inside a few plain assignments; the data is whole.
@@ -112,11 +143,23 @@ impl EventLoop {
             generation: 0,
             timers: Timers::default(),
             listening: false,
+            rescued: false,
+            frozen: false,
+            retry: None,
             pause: None,
             drain_until: None,
             waits_until: Nanos::MAX,
         };
-        let lead = Lead { events: Events::default(), accepts: Vec::new(), control, eager: false };
+        let lead = Lead {
+            events: Events::default(),
+            accepts: Vec::new(),
+            control,
+            eager: false,
+            turn: 0,
+            rescued: false,
+            letter: Vec::new(),
+        };
+        let calls = (0..plan.threads).map(|_| Claim::default()).collect();
         let looped = EventLoop {
             plan,
             poller,
@@ -124,8 +167,11 @@ impl EventLoop {
             arbiter,
             controls,
             table: Mutex::new(table),
-            leader: Mutex::new(lead),
+            lead: Baton::new(lead),
+            calls,
+            habit: AtomicU32::new(0),
             draining: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
         };
         looped.listen(&mut lock(&looped.table))?;
@@ -139,25 +185,58 @@ impl EventLoop {
     /// One thread's life: leads, serves, leads again, until the loop stops. Every thread of the worker runs it.
     pub fn run(&self, thread: usize, caller: &mut dyn Caller) {
         let mut desk = Desk::new(&self.plan.settings);
-        let mut lead = lock(&self.leader);
+        let mut lead = self.follow(caller);
         while let Some(job) = self.next_job(&mut lead, &mut desk, caller) {
-            if self.plan.threads == 1 {
-                self.serve(job, thread, &mut desk, caller);
-            } else {
+            if self.hands_lead_on(&lead) {
                 drop(lead);
                 self.serve(job, thread, &mut desk, caller);
-                // Whoever leads may wait for long.
-                self.write_access_log();
-                lead = lock(&self.leader);
+                lead = self.follow(caller);
+            } else {
+                let turn = lead.turn;
+                let lent = lead.lend(turn);
+                self.serve(job, thread, &mut desk, caller);
+                lead = match lent.recall() {
+                    Ok(lead) => lead,
+                    Err(lent) => self.parked(caller, || lent.wait()),
+                };
             }
+            self.come_back(&mut lead);
         }
+    }
+
+    /// Waits until the lead is free.
+    fn follow(&self, caller: &mut dyn Caller) -> Held<'_, Lead> {
+        match self.lead.try_take() {
+            Some(lead) => self.take_up(lead),
+            None => self.parked(caller, || self.lead.take()),
+        }
+    }
+
+    /// By the thread that leads from now on. A turn is lent by one thread only.
+    fn take_up<'a>(&self, mut lead: Held<'a, Lead>) -> Held<'a, Lead> {
+        lead.turn += 1;
+        self.come_back(&mut lead);
+        lead
+    }
+
+    /// Waits for the lead without the interpreter. Whoever leads may wait for long before it writes the access log.
+    fn parked<'a>(
+        &self,
+        caller: &mut dyn Caller,
+        wait: impl FnOnce() -> Held<'a, Lead> + Send,
+    ) -> Held<'a, Lead> {
+        self.write_access_log();
+        let (mut wait, mut lead) = (Some(wait), None);
+        caller.unlocked(&mut || lead = wait.take().map(|wait| wait()));
+        // `unlocked` runs what it is given, once.
+        self.take_up(lead.unwrap_or_else(|| unreachable!()))
     }
 
     /// Leads until a request is complete; None when the loop has stopped.
     fn next_job(&self, lead: &mut Lead, desk: &mut Desk, caller: &mut dyn Caller) -> Option<Job> {
         while !self.stopped.load(Relaxed) {
-            while let Some((listener, left)) = lead.accepts.pop() {
-                if let Some(job) = self.accept_turn(listener, left, lead, desk) {
+            while let Some((source, left)) = lead.accepts.pop() {
+                if let Some(job) = self.accept_turn(source, left, lead, desk) {
                     return Some(job);
                 }
             }
@@ -186,7 +265,8 @@ impl EventLoop {
             }
         }
         self.write_access_log();
-        let until = self.next_deadline(now)?;
+        lead.turn += 1;
+        let until = self.next_deadline(now, desk)?;
         // Under load there is always something ready: look before the interpreter is given up.
         if std::mem::take(&mut lead.eager) && !matches!(self.poller.wait(&mut lead.events, Some(0)), Ok(0)) {
             lead.eager = true;
@@ -195,7 +275,11 @@ impl EventLoop {
         let patience = (until != Nanos::MAX).then(|| until.saturating_sub(now));
         let events = &mut lead.events;
         let mut result = Ok(0);
-        caller.unlocked(&mut || result = self.poller.wait(events, patience));
+        self.plan.slot.set_idle(true);
+        caller.unlocked(&mut || {
+            result = self.poller.wait(events, patience);
+            self.plan.slot.set_idle(false);
+        });
         match result {
             Ok(found) => lead.eager = found > 1 && self.plan.threads == 1,
             Err(e) => {
@@ -213,19 +297,20 @@ impl EventLoop {
     }
 
     /// Until when the leader may wait, `Nanos::MAX` for ever; None when the loop has ended instead.
-    fn next_deadline(&self, now: Nanos) -> Option<Nanos> {
+    fn next_deadline(&self, now: Nanos, desk: &mut Desk) -> Option<Nanos> {
+        self.retry_to_part(now, desk);
         let mut table = lock(&self.table);
         if table.pause.is_some_and(|until| until <= now) {
             table.pause = None;
             self.adjust_listening(&mut table);
         }
-        let drained = self.draining.load(Relaxed) && table.entries.is_empty();
-        if drained || table.drain_until.is_some_and(|until| until <= now) {
+        if self.is_drained(&table) || table.drain_until.is_some_and(|until| until <= now) {
             drop(table);
             self.stop();
             return None;
         }
-        let until = [table.timers.next(), table.pause, table.drain_until].into_iter().flatten().min();
+        let moments = [table.timers.next(), table.pause, table.retry, table.drain_until];
+        let until = moments.into_iter().flatten().min();
         table.waits_until = until.unwrap_or(Nanos::MAX);
         Some(table.waits_until)
     }
@@ -242,7 +327,8 @@ impl EventLoop {
         }
         let index = (token & 0xffff_ffff) as usize;
         match token & !0xffff_ffff {
-            LISTENER => lead.accepts.push((index, self.accept_turns())),
+            LISTENER => lead.accepts.push((Source::Listener(index), self.accept_turns())),
+            MAILBOX => lead.accepts.push((Source::Mailbox, self.accept_turns())),
             CONTROL => self.obey((lead.control)(index), index, lead, desk),
             _ => self.waker.clear(),
         }
@@ -259,75 +345,6 @@ impl EventLoop {
                 self.drain(lead, desk);
             }
             Directive::Stop => self.stop(),
-        }
-    }
-
-    /// Takes what the kernel has queued already, then no more; idle connections are given a moment.
-    fn drain(&self, lead: &mut Lead, desk: &mut Desk) {
-        if self.draining.swap(true, Relaxed) {
-            return;
-        }
-        self.plan.slot.set_phase(Phase::Draining);
-        self.arbiter.wake();
-        let now = clock::monotonic();
-        let mut table = lock(&self.table);
-        table.drain_until = Some(now.saturating_add(self.plan.graceful_timeout));
-        self.adjust_listening(&mut table);
-        lead.accepts = (0..self.plan.listeners.len()).map(|listener| (listener, usize::MAX)).collect();
-        let idle: Vec<usize> = table.entries.iter().filter(|(_, e)| is_idle(e)).map(|(key, _)| key).collect();
-        drop(table);
-        for key in idle {
-            self.advance_waiting(key, Event::Drain, now, desk);
-        }
-    }
-
-    /// Serves a request and those that were sent right behind it, then gives the connection back to the loop.
-    fn serve(&self, mut job: Job, thread: usize, desk: &mut Desk, caller: &mut dyn Caller) {
-        loop {
-            self.call(&mut job.conn, thread, desk, caller);
-            let next = job.conn.advance(Event::Answered, &mut self.turn(desk, clock::monotonic()));
-            match self.settle(job, next) {
-                Some(again) if !self.stopped.load(Relaxed) => job = again,
-                _ => return,
-            }
-        }
-    }
-
-    fn call(&self, conn: &mut Conn, thread: usize, desk: &mut Desk, caller: &mut dyn Caller) {
-        let started = clock::monotonic();
-        let octets = desk.scratch.unread();
-        let start = &conn.head.start;
-        self.plan.slot.begin(thread, started, start.method.of(octets), start.target.of(octets));
-        self.count();
-        let site = Site {
-            settings: &self.plan.settings,
-            access: self.plan.access.as_deref(),
-            draining: &self.draining,
-        };
-        let mut exchange = Exchange::new(conn, desk, site, started);
-        // A defect of ours must not end the worker, nor reach Python as anything but an exception.
-        let called = catch_unwind(AssertUnwindSafe(|| caller.call(&mut exchange)));
-        match called {
-            Ok(Verdict::GoOn) => {}
-            Ok(Verdict::Stop) => self.stop(),
-            Err(_) => {
-                log::error!("Panic while serving {}", exchange.request_line());
-                exchange.fail_with(Reject::InternalError);
-            }
-        }
-        exchange.settle();
-        self.plan.slot.end(thread);
-    }
-
-    /// At `most_requests` the worker asks for a replacement, and serves on until it has one.
-    fn count(&self) {
-        let served = self.plan.slot.count_request();
-        if served == self.plan.most_requests {
-            log::info!("Autorestarting worker after {served} requests (--max-requests)");
-            if self.plan.slot.phase() == Phase::Ready {
-                self.plan.slot.set_phase(Phase::Retiring);
-                self.arbiter.wake();
-            }
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::conn::{Conn, Desk, Event, Next, State, Turn};
 use crate::sys::clock::{self, Nanos};
 use crate::sys::poll::Interest;
 use crate::timers::Timers;
+use crate::transport::Peer;
 
 /// What every thread of the worker uses.
 pub(super) struct Table {
@@ -21,6 +22,12 @@ pub(super) struct Table {
     pub(super) generation: u32,
     pub(super) timers: Timers,
     pub(super) listening: bool,
+    /// No thread is free to serve a new connection.
+    pub(super) rescued: bool,
+    /// No thread may be able to serve one: a request that ran too long keeps them from it.
+    pub(super) frozen: bool,
+    /// When connections that the mailbox had no room for are tried again.
+    pub(super) retry: Option<Nanos>,
     /// Until when nothing is accepted, for want of descriptors.
     pub(super) pause: Option<Nanos>,
     pub(super) drain_until: Option<Nanos>,
@@ -32,6 +39,7 @@ pub(super) struct Entry {
     /// None while a thread serves it.
     pub(super) conn: Option<Box<Conn>>,
     pub(super) fd: RawFd,
+    pub(super) peer: Peer,
     pub(super) generation: u32,
     /// What the poller watches it for; None when it is not in the poller.
     pub(super) watched: Option<Interest>,
@@ -51,8 +59,8 @@ pub(super) fn token(key: usize, generation: u32) -> u64 {
 
 impl EventLoop {
     pub(super) fn turn<'a>(&'a self, desk: &'a mut Desk, now: Nanos) -> Turn<'a> {
-        let draining = self.draining.load(Relaxed);
-        Turn { desk, settings: &self.plan.settings, access: self.plan.access.as_deref(), now, draining }
+        let closing = self.closing.load(Relaxed);
+        Turn { desk, settings: &self.plan.settings, access: self.plan.access.as_deref(), now, closing }
     }
 
     pub(super) fn connection_ready(&self, token: u64, desk: &mut Desk) -> Option<Job> {
@@ -62,7 +70,7 @@ impl EventLoop {
     }
 
     /// Takes a connection out of the table; an event for one that a thread serves is put off until it is back.
-    fn take(&self, key: usize, wanted: u64) -> Option<Box<Conn>> {
+    pub(super) fn take(&self, key: usize, wanted: u64) -> Option<Box<Conn>> {
         let mut table = lock(&self.table);
         let entry = table.entries.get_mut(key).filter(|entry| token(key, entry.generation) == wanted)?;
         let conn = entry.conn.take();
@@ -107,20 +115,41 @@ impl EventLoop {
 
     fn leave(&self, job: Job) {
         let mut table = lock(&self.table);
-        table.entries.remove(job.key);
+        self.forget(&mut table, job.key);
         // Closed under the lock: see `take`.
         drop(job.conn);
+    }
+
+    /// Takes out what is closed or left to another worker.
+    pub(super) fn forget(&self, table: &mut Table, key: usize) {
+        table.entries.remove(key);
+        self.plan.slot.set_connections(table.entries.len());
         if !table.listening {
-            self.adjust_listening(&mut table);
+            self.adjust_listening(table);
         }
-        if table.entries.is_empty() && self.draining.load(Relaxed) {
+        if self.is_drained(table) {
             self.waker.wake();
         }
     }
 
     fn park(&self, Job { key, conn }: Job, interest: Interest) {
         let mut table = lock(&self.table);
-        let table = &mut *table;
+        if self.draining.load(Relaxed) && !self.closing.load(Relaxed) && conn.may_move() {
+            if self.post(&mut table, key, &conn) {
+                return self.forget(&mut table, key);
+            }
+            table.retry = Some(clock::monotonic());
+        }
+        self.watch(&mut table, Job { key, conn }, interest);
+    }
+
+    /// Puts a connection back that waits for what it waited for before.
+    pub(super) fn put_back(&self, table: &mut Table, key: usize, conn: Box<Conn>) {
+        let interest = conn.interest();
+        self.watch(table, Job { key, conn }, interest);
+    }
+
+    fn watch(&self, table: &mut Table, Job { key, conn }: Job, interest: Interest) {
         let deadline = conn.deadline();
         let entry = &mut table.entries[key];
         let token = token(key, entry.generation);
@@ -131,8 +160,7 @@ impl EventLoop {
         };
         if let Err(e) = watched {
             log::error!("Cannot watch a connection: {e}");
-            table.entries.remove(key);
-            return;
+            return self.forget(table, key);
         }
         entry.watched = Some(interest);
         entry.conn = Some(conn);
@@ -167,8 +195,4 @@ impl EventLoop {
         }
         None
     }
-}
-
-pub(super) fn is_idle(entry: &Entry) -> bool {
-    entry.conn.as_ref().is_some_and(|conn| conn.is_idle())
 }

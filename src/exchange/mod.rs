@@ -4,15 +4,17 @@
 //! Never: parses heads, waits with the interpreter locked (every wait goes through `Release`), knows Python.
 
 mod body;
+pub mod claim;
 mod reply;
 
 use std::io;
 use std::sync::atomic::AtomicBool;
 
 pub use self::body::BodyFault;
-pub use self::reply::Gone;
+pub use self::reply::{without_body, Gone};
 
 use self::body::Body;
+use self::claim::Claim;
 use self::reply::Reply;
 use crate::access_sink::{AccessLog, Line};
 use crate::conn::{Conn, Desk, Fate, Settings};
@@ -30,7 +32,9 @@ pub type Release<'r> = &'r dyn Fn(&mut (dyn FnMut() + Send)) -> io::Result<()>;
 pub struct Site<'a> {
     pub settings: &'a Settings,
     pub access: Option<&'a AccessLog>,
-    pub draining: &'a AtomicBool,
+    /// Every connection is to end with its response.
+    pub closing: &'a AtomicBool,
+    pub claim: &'a Claim,
 }
 
 pub struct Exchange<'a> {
@@ -104,8 +108,9 @@ impl<'a> Exchange<'a> {
     }
 
     /// Writes the access log line, once the response is made. `environ` looks up what only the application's side knows.
+    /// A request that was answered because it ran too long has its line already.
     pub fn log_access(&self, environ: &dyn Fn(&str) -> Option<String>) {
-        let Some(access) = self.site.access else {
+        let Some(access) = self.site.access.filter(|_| !self.reply.overtaken) else {
             return;
         };
         access.record(&Line {
@@ -123,7 +128,12 @@ impl<'a> Exchange<'a> {
     /// Leaves the connection with what becomes of it and the scratch at the next request's first octet.
     pub fn settle(mut self) {
         let read = self.skip_body();
-        self.conn.fate = self.fate(read);
+        // The helper's answer is on its way: a plain close could make the kernel take it back.
+        let expired = self.site.claim.close();
+        self.conn.fate = if expired { Fate::Linger } else { self.fate(read) };
+        if expired {
+            self.conn.out.clear();
+        }
         let scratch = &mut self.desk.scratch;
         scratch.start = if read { self.body.raw } else { scratch.end };
     }

@@ -33,6 +33,10 @@ pub(super) struct Reply {
     pub(super) overlong: bool,
     pub(super) ended: bool,
     pub(super) gone: bool,
+    /// This thread is the one to answer.
+    pub(super) claimed: bool,
+    /// Somebody else has answered: the request ran too long.
+    pub(super) overtaken: bool,
     pub(super) fields: Vec<u8>,
 }
 
@@ -54,7 +58,7 @@ impl Exchange<'_> {
             && self.site.settings.keepalive > 0
             && delivery != Delivery::UntilClose
             && body_read
-            && !self.site.draining.load(Relaxed);
+            && !self.site.closing.load(Relaxed);
         if self.site.access.is_some_and(|access| access.wants_response_fields()) {
             self.reply.fields.clone_from(&self.desk.out);
         }
@@ -107,8 +111,19 @@ impl Exchange<'_> {
         (&[], &[])
     }
 
+    /// Before the first octet: makes sure that nobody else answers.
+    fn claim(&mut self) -> Result<(), Gone> {
+        if self.reply.claimed || self.site.claim.begin_reply() {
+            self.reply.claimed = true;
+            return Ok(());
+        }
+        self.reply.overtaken = true;
+        self.lost()
+    }
+
     /// One try to send `out`, `data` and `tail`, of which `at` octets have left; true when all have.
     fn send(&mut self, data: &[u8], tail: &[u8], at: &mut usize) -> Result<bool, Gone> {
+        self.claim()?;
         let mut parcel = Parcel { parts: [&self.desk.out, data, tail], at: *at };
         let sent = parcel.send(&self.conn.transport);
         *at = parcel.at;
@@ -210,6 +225,7 @@ impl Exchange<'_> {
         };
         self.reply.owed = self.reply.owed.saturating_sub(length);
         self.reply.sent += length;
+        self.claim()?;
         let head = std::mem::take(&mut self.desk.out);
         let sent = match self.conn.transport.send(&head, length > 0) {
             Ok(sent) => sent,
@@ -239,7 +255,7 @@ impl Exchange<'_> {
         self.reply.delivery = Some(Delivery::UntilClose);
         self.reply.persistent = false;
         if self.is_head_request() {
-            cut_body(&mut self.desk.out);
+            without_body(&mut self.desk.out);
         }
         // A page that cannot be delivered has nobody to be told.
         let _ = self.finish();
@@ -254,7 +270,7 @@ fn queue_copy(queue: &mut OutQueue, octets: &[u8]) {
 }
 
 /// RFC 9110 §9.3.2: the answer to HEAD ends with its head.
-fn cut_body(response: &mut Vec<u8>) {
+pub fn without_body(response: &mut Vec<u8>) {
     if let Some(end) = memchr::memmem::find(response, b"\r\n\r\n") {
         response.truncate(end + 4);
     }

@@ -4,6 +4,8 @@
 //! Never: knows "worker", logs, retries, imports the rest of the crate.
 #![allow(unsafe_code)]
 
+pub mod atomics;
+pub mod baton;
 pub mod clock;
 pub mod file;
 pub mod poll;

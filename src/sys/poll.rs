@@ -52,6 +52,12 @@ impl Default for Events {
     }
 }
 
+impl Events {
+    pub fn is_empty(&self) -> bool {
+        self.next == self.count
+    }
+}
+
 impl Iterator for Events {
     type Item = u64;
 
@@ -101,6 +107,13 @@ impl Poller {
             Err(Errno::EINTR) => Ok(0),
             Err(errno) => Err(errno.into()),
         }
+    }
+}
+
+impl AsFd for Poller {
+    /// Readable while anything it watches is ready; whoever waits for that takes no event from anybody.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0 .0.as_fd()
     }
 }
 

@@ -14,6 +14,8 @@ pub use signal_hook::consts::{
     SIGABRT, SIGCHLD, SIGHUP, SIGINT, SIGKILL, SIGPIPE, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2,
     SIGWINCH,
 };
+/// raise(3): sends a signal to the calling thread, which has handled it when this returns.
+pub use signal_hook::low_level::raise;
 
 /// Signals delivered as bytes. Dropping it takes our handlers out of the chain and closes the pipe.
 pub struct Signals(SignalDelivery<UnixStream, SignalOnly>);

@@ -2,11 +2,13 @@
 //! Rule: nothing here blocks; every descriptor is CLOEXEC and, when accepted, non-blocking.
 //! Never: buffers, retries EAGAIN, knows what the octets mean.
 
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use nix::sys::socket::{recv, send, shutdown, MsgFlags, Shutdown};
+use nix::sys::socket::{
+    recv, recvmsg, send, sendmsg, shutdown, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown,
+};
 use socket2::{SockAddr, SockRef};
 
 /// accept4(2): the connection, and the peer's address unless the listener is a unix socket.
@@ -38,6 +40,39 @@ pub fn transmit(fd: BorrowedFd<'_>, bytes: &[u8], more: bool) -> io::Result<usiz
 
 pub fn transmit_vectored(fd: BorrowedFd<'_>, parts: &[IoSlice<'_>]) -> io::Result<usize> {
     SockRef::from(&fd).send_vectored_with_flags(parts, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT)
+}
+
+/// A message with a descriptor (unix(7), SCM_RIGHTS); the receiver gets a duplicate of it.
+pub fn send_descriptor(by: BorrowedFd<'_>, message: &[u8], passed: BorrowedFd<'_>) -> io::Result<()> {
+    let passed = [passed.as_raw_fd()];
+    let control = [ControlMessage::ScmRights(&passed)];
+    let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+    sendmsg::<()>(by.as_raw_fd(), &[IoSlice::new(message)], &control, flags, None)?;
+    Ok(())
+}
+
+/// A message into `into`, and its descriptor, CLOEXEC; None when the process has no room for another descriptor.
+pub fn receive_descriptor(by: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
+    let mut space = nix::cmsg_space!([RawFd; 1]);
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+    let mut parts = [IoSliceMut::new(into)];
+    let message = recvmsg::<()>(by.as_raw_fd(), &mut parts, Some(&mut space), flags)?;
+    let passed = message.cmsgs()?.find_map(|control| match control {
+        ControlMessageOwned::ScmRights(passed) => passed.first().copied(),
+        _ => None,
+    });
+    // SAFETY: the kernel has just made this descriptor for us.
+    let passed = passed.map(|number| unsafe { OwnedFd::from_raw_fd(number) });
+    Ok((message.bytes, passed))
+}
+
+/// Octets and the end of the stream, on a connection by its number: for one whose owner is busy and keeps it open.
+/// Octets that do not fit in the socket's buffer are lost.
+pub fn last_words(number: RawFd, bytes: &[u8]) -> io::Result<()> {
+    // SAFETY: the caller knows that the owner keeps the descriptor open meanwhile.
+    let fd = unsafe { BorrowedFd::borrow_raw(number) };
+    transmit(fd, bytes, false)?;
+    shutdown_write(fd)
 }
 
 /// The first half of a staged close (RFC 9112 §9.6).

@@ -51,8 +51,15 @@ pub fn bytes_with<'py, E: From<PyErr>>(
 
 /// Whether anybody but the holder of this reference has one too.
 pub fn is_shared<T>(object: &Py<T>, _py: Python<'_>) -> bool {
+    // Without a GIL the count is two fields that other threads change while they are read.
+    // SAFETY: the object is alive, as we hold a reference.
+    #[cfg(all(Py_GIL_DISABLED, Py_3_14))]
+    return unsafe { ffi::PyUnstable_Object_IsUniquelyReferenced(object.as_ptr()) == 0 };
     // SAFETY: the object is alive, as we hold a reference, and the interpreter is ours while the count is read.
-    unsafe { ffi::Py_REFCNT(object.as_ptr()) > 1 }
+    #[cfg(not(all(Py_GIL_DISABLED, Py_3_14)))]
+    unsafe {
+        ffi::Py_REFCNT(object.as_ptr()) > 1
+    }
 }
 
 /// How Python objects of a request reach its exchange: lent for the time of a call into the application, gone after it.

@@ -146,6 +146,9 @@ impl WsgiCaller {
                 exchange.log_access(&|_| None);
             }
         }
+        if let Some(interrupts) = &self.interrupts {
+            interrupts.request_ended();
+        }
         self.renew(py);
         verdict
     }
@@ -283,7 +286,8 @@ fn fail(py: Python<'_>, exchange: &mut Exchange<'_>, broken: Broken) -> Verdict 
 fn lookup(environ: &Bound<'_, PyDict>, name: &str) -> Option<String> {
     let value = match environ.get_item(name) {
         Ok(Some(value)) => value,
-        _ => environ.iter().find(|(key, _)| key.to_string().eq_ignore_ascii_case(name))?.1,
+        // A copy: a thread that the application left behind may be changing it.
+        _ => environ.copy().ok()?.iter().find(|(key, _)| key.to_string().eq_ignore_ascii_case(name))?.1,
     };
     Some(value.to_string())
 }

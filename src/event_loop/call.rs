@@ -1,0 +1,131 @@
+//! Owns: serving a complete request: the call, what it does to the scoreboard, who leads the loop meanwhile.
+//! Rule: the thread that read a request serves it. The lead is lent for the time of a call, as most calls are over before
+//! anybody could take it; where calls have been long lately, or run side by side, it is handed on at once.
+//! Never: waits.
+
+use std::os::fd::{AsFd, AsRawFd};
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::table::Job;
+use super::{EventLoop, Lead};
+use crate::app::{Caller, Verdict};
+use crate::conn::{Conn, Desk, Event};
+use crate::exchange::{Exchange, Site};
+use crate::http::Reject;
+use crate::scoreboard::Phase;
+use crate::sys::clock::{self, Nanos, SECOND};
+
+/// A call that takes so long is one that another thread should not wait for.
+const LONG_CALL: Nanos = SECOND / 1000;
+/// A long call counts as so many short ones: more than one in `LONG_WEIGHT` and the lead is handed on before each.
+const LONG_WEIGHT: u32 = 4;
+const BLOCKING: u32 = 8;
+const MOST_HABIT: u32 = 32;
+
+/// What a call of `elapsed` makes of the habit.
+fn learnt(habit: u32, elapsed: Nanos) -> u32 {
+    match elapsed >= LONG_CALL {
+        true => (habit + LONG_WEIGHT).min(MOST_HABIT),
+        false => habit.saturating_sub(1),
+    }
+}
+
+impl EventLoop {
+    /// Whether a parked thread is to lead during the coming call, rather than the helper's finding out about it.
+    pub(super) fn hands_lead_on(&self, lead: &Lead) -> bool {
+        match self.plan.threads {
+            1 => false,
+            _ if self.plan.parallel => !lead.events.is_empty() || !lead.accepts.is_empty(),
+            _ => self.habit.load(Relaxed) >= BLOCKING,
+        }
+    }
+
+    /// Serves a request and those that were sent right behind it, then gives the connection back to the loop.
+    pub(super) fn serve(&self, mut job: Job, thread: usize, desk: &mut Desk, caller: &mut dyn Caller) {
+        loop {
+            let started = clock::monotonic();
+            self.call(&mut job.conn, thread, started, desk, caller);
+            let now = clock::monotonic();
+            self.learn(now - started);
+            let next = job.conn.advance(Event::Answered, &mut self.turn(desk, now));
+            match self.settle(job, next) {
+                Some(again) if !self.stopped.load(Relaxed) => job = again,
+                _ => return,
+            }
+        }
+    }
+
+    fn learn(&self, elapsed: Nanos) {
+        let habit = self.habit.load(Relaxed);
+        if elapsed >= LONG_CALL || habit > 0 {
+            self.habit.store(learnt(habit, elapsed), Relaxed);
+        }
+    }
+
+    fn call(&self, conn: &mut Conn, thread: usize, started: Nanos, desk: &mut Desk, caller: &mut dyn Caller) {
+        let octets = desk.scratch.unread();
+        let start = &conn.head.start;
+        self.plan.slot.begin(thread, started, start.method.of(octets), start.target.of(octets));
+        self.count();
+        let claim = &self.calls[thread];
+        claim.open(conn.as_fd().as_raw_fd());
+        let site = Site {
+            settings: &self.plan.settings,
+            access: self.plan.access.as_deref(),
+            closing: &self.closing,
+            claim,
+        };
+        let mut exchange = Exchange::new(conn, desk, site, started);
+        // A defect of ours must not end the worker, nor reach Python as anything but an exception.
+        let called = catch_unwind(AssertUnwindSafe(|| caller.call(&mut exchange)));
+        match called {
+            Ok(Verdict::GoOn) => {}
+            Ok(Verdict::Stop) => self.stop(),
+            Err(_) => {
+                log::error!("Panic while serving {}", exchange.request_line());
+                exchange.fail_with(Reject::InternalError);
+            }
+        }
+        exchange.settle();
+        self.plan.slot.end(thread);
+    }
+
+    /// At `most_requests` the worker asks for a replacement, and serves on until it has one.
+    fn count(&self) {
+        let served = self.plan.slot.count_request();
+        if served == self.plan.most_requests {
+            log::info!("Autorestarting worker after {served} requests (--max-requests)");
+            self.retire();
+        }
+    }
+
+    /// Asks the arbiter for a replacement.
+    pub(super) fn retire(&self) {
+        if self.plan.slot.phase() == Phase::Ready {
+            self.plan.slot.set_phase(Phase::Retiring);
+            self.arbiter.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(calls: impl Iterator<Item = bool>) -> u32 {
+        calls.fold(0, |habit, long| learnt(habit, if long { LONG_CALL } else { 1000 }))
+    }
+
+    #[test]
+    fn the_lead_is_handed_on_where_calls_are_long() {
+        assert!(after((0..3).map(|_| true)) >= BLOCKING);
+        assert!(after((0..100).map(|i| i % 2 == 0)) >= BLOCKING);
+    }
+
+    #[test]
+    fn a_rare_long_call_changes_nothing_and_an_old_one_is_forgotten() {
+        assert!(after((0..1000).map(|i| i % 20 == 0)) < BLOCKING);
+        assert_eq!(after((0..2000).map(|i| i < 1000)), 0);
+    }
+}

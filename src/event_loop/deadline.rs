@@ -1,0 +1,136 @@
+//! Owns: the time a request may take: noticing that it is over, from outside the thread that runs it.
+//! Rule: whoever can get an answer gets one: 504 when nothing has been sent. The log names the request, its connection and
+//! its age, and shows what every thread is doing; the worker is replaced, as nobody knows what state it is in.
+//! Never: takes the interpreter: a thread that is stuck may have it.
+
+use super::{lock, EventLoop};
+use crate::access_sink::Known;
+use crate::conn::Desk;
+use crate::exchange::claim::{Overrun, Ticket};
+use crate::exchange::without_body;
+use crate::http::Reject;
+use crate::log::critical;
+use crate::scoreboard::InFlight;
+use crate::sys::clock::{self, Nanos, SECOND};
+use crate::sys::{process, socket};
+use crate::transport::Peer;
+
+/// Whose patience has ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Limit {
+    Timeout,
+    /// The worker drains, and no request may run on.
+    Graceful,
+}
+
+impl Limit {
+    fn option(self) -> &'static str {
+        match self {
+            Limit::Timeout => "--timeout",
+            Limit::Graceful => "--graceful-timeout",
+        }
+    }
+}
+
+impl EventLoop {
+    /// Ends the requests that have run longer than they may; returns when the next of them will have.
+    pub(super) fn enforce_timeout(&self, now: Nanos, desk: &mut Desk) -> Nanos {
+        let mut next = now.saturating_add(self.plan.timeout);
+        for thread in 0..self.calls.len() {
+            let seen = self.calls[thread].look();
+            // Read after the claim: it is of the call that was seen, or of a later one.
+            let Some(since) = self.plan.slot.since(thread).filter(|_| seen.is_running()) else {
+                continue;
+            };
+            let due = since.saturating_add(self.plan.timeout);
+            if due <= now {
+                self.expire(thread, seen, Limit::Timeout, now, desk);
+            } else {
+                next = next.min(due);
+            }
+        }
+        next
+    }
+
+    /// Ends every request.
+    pub(super) fn expire_all(&self, now: Nanos, desk: &mut Desk) {
+        for thread in 0..self.calls.len() {
+            let seen = self.calls[thread].look();
+            if seen.is_running() {
+                self.expire(thread, seen, Limit::Graceful, now, desk);
+            }
+        }
+    }
+
+    fn expire(&self, thread: usize, seen: Ticket, limit: Limit, now: Nanos, desk: &mut Desk) {
+        let request = self.plan.slot.request(thread);
+        let claim = &self.calls[thread];
+        self.freeze(true);
+        let (fd, outcome) = match claim.overrun(seen) {
+            Overrun::Gone => return self.freeze(false),
+            Overrun::TooLate(fd) => (fd, "its response had begun"),
+            Overrun::Answer(fd) => {
+                let outcome = answer(fd, request.as_ref(), desk);
+                claim.answered();
+                (fd, outcome)
+            }
+        };
+        if let Some(request) = request {
+            self.report(thread, fd, &request, (limit, outcome), now);
+        }
+        let free = (self.plan.on_overrun)(thread);
+        self.freeze(!free);
+        self.retire();
+    }
+
+    /// New connections are for other workers until it is known that some thread here can still serve them.
+    fn freeze(&self, frozen: bool) {
+        let mut table = lock(&self.table);
+        table.frozen = frozen;
+        self.adjust_listening(&mut table);
+    }
+
+    fn report(
+        &self,
+        thread: usize,
+        fd: i32,
+        request: &InFlight,
+        (limit, outcome): (Limit, &'static str),
+        now: Nanos,
+    ) {
+        let peer = self.peer_of(fd);
+        let seconds = now.saturating_sub(request.since) / SECOND;
+        let InFlight { method, target, .. } = request;
+        critical(format_args!("WORKER TIMEOUT (pid:{})", process::id()));
+        critical(format_args!(
+            "{method} {target} from ip={peer} has been running for {seconds} s in thread {thread}; {outcome} ({})",
+            limit.option()
+        ));
+        if let Some(access) = self.plan.access.as_deref().filter(|_| outcome == ANSWERED) {
+            let (method, target) = (method.as_bytes(), target.as_bytes());
+            let elapsed = now.saturating_sub(request.since);
+            access.answered(Reject::AppTimeout, peer, 0, &Known { method, target, elapsed });
+            access.flush();
+        }
+    }
+
+    fn peer_of(&self, fd: i32) -> Peer {
+        let table = lock(&self.table);
+        let served = table.entries.iter().find(|(_, entry)| entry.fd == fd && entry.conn.is_none());
+        served.map_or(Peer::Unix, |(_, entry)| entry.peer)
+    }
+}
+
+const ANSWERED: &str = "answered 504";
+
+fn answer(fd: i32, request: Option<&InFlight>, desk: &mut Desk) -> &'static str {
+    let mut page = Vec::new();
+    Reject::AppTimeout.page(desk.date.at(clock::unix_seconds()), &mut page);
+    if request.is_some_and(|request| request.method == "HEAD") {
+        without_body(&mut page);
+    }
+    match socket::last_words(fd, &page) {
+        Ok(()) => ANSWERED,
+        Err(_) => "its client was gone",
+    }
+}

@@ -1,0 +1,115 @@
+//! Owns: the end of a worker's loop: no new connections, idle ones left to the other workers, the rest finished.
+//! Rule: a connection between requests is closed only when no worker is left that could go on with it.
+//! Never: breaks off a request; that is done where its time is measured (`deadline`).
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::accept::Source;
+use super::table::Table;
+use super::{lock, EventLoop, Lead};
+use crate::conn::{Conn, Desk, Event};
+use crate::exchange::claim::Stage;
+use crate::scoreboard::Phase;
+use crate::sys::clock::{self, Nanos, SECOND};
+
+/// When a full mailbox is tried again.
+const RETRY: Nanos = SECOND / 200;
+
+impl EventLoop {
+    /// Takes what the kernel has queued already, for whoever goes on; then no more. Told again, it looks again who that is.
+    pub(super) fn drain(&self, lead: &mut Lead, desk: &mut Desk) {
+        let now = clock::monotonic();
+        if !self.draining.swap(true, Relaxed) {
+            self.plan.slot.set_phase(Phase::Draining);
+            self.arbiter.wake();
+            let mut table = lock(&self.table);
+            table.drain_until = Some(now.saturating_add(self.plan.graceful_timeout));
+            self.adjust_listening(&mut table);
+            let listeners = 0..self.plan.listeners.len();
+            lead.accepts = listeners.map(|listener| (Source::Listener(listener), usize::MAX)).collect();
+        }
+        if !self.has_successor() {
+            lead.accepts.push((Source::Mailbox, usize::MAX));
+        }
+        self.part_with_idle(now, desk);
+    }
+
+    /// Whether there is a worker that connections can be left to.
+    pub(super) fn has_successor(&self) -> bool {
+        !self.plan.notice.is_stopping() && self.plan.notice.ready() > 0
+    }
+
+    /// Leaves idle connections to the other workers; with none, they are given a moment.
+    fn part_with_idle(&self, now: Nanos, desk: &mut Desk) {
+        let closing = !self.has_successor();
+        self.closing.store(closing, Relaxed);
+        let mut table = lock(&self.table);
+        table.retry = None;
+        let idle: Vec<usize> = table
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.conn.as_ref().is_some_and(|conn| conn.may_move()))
+            .map(|(key, _)| key)
+            .collect();
+        if !closing {
+            for key in idle {
+                if !self.give_away(&mut table, key) {
+                    table.retry = Some(now + RETRY);
+                    break;
+                }
+            }
+            return;
+        }
+        drop(table);
+        for key in idle {
+            self.advance_waiting(key, Event::Drain, now, desk);
+        }
+    }
+
+    pub(super) fn retry_to_part(&self, now: Nanos, desk: &mut Desk) {
+        if lock(&self.table).retry.is_some_and(|at| at <= now) {
+            self.part_with_idle(now, desk);
+        }
+    }
+
+    /// Leaves a connection that waits in the table to the other workers; false when the mailbox is full.
+    pub(super) fn give_away(&self, table: &mut Table, key: usize) -> bool {
+        let Some(conn) = table.entries.get_mut(key).and_then(|entry| entry.conn.take()) else {
+            return true;
+        };
+        if self.post(table, key, &conn) {
+            self.forget(table, key);
+            return true;
+        }
+        self.put_back(table, key, conn);
+        false
+    }
+
+    /// Puts a connection in the mailbox. Afterwards its entry is to be forgotten; false when it has to stay.
+    pub(super) fn post(&self, table: &mut Table, key: usize, conn: &Conn) -> bool {
+        if table.entries[key].watched.take().is_some() {
+            // Before it is sent: the duplicate in the mailbox would keep the registration alive.
+            if let Err(e) = self.poller.remove(conn) {
+                log::error!("Cannot stop watching a connection: {e}");
+            }
+        }
+        let listener = self.plan.listeners[conn.listener].id();
+        match conn.leave_in(&self.plan.mailbox, listener) {
+            Ok(()) => true,
+            Err(e) => {
+                log::debug!("A connection from {} cannot be left to other workers: {e}", conn.peer);
+                false
+            }
+        }
+    }
+
+    /// What is left when draining: nothing, or only what ran too long.
+    pub(super) fn is_drained(&self, table: &Table) -> bool {
+        self.draining.load(Relaxed) && table.entries.len() <= self.overdue_calls()
+    }
+
+    fn overdue_calls(&self) -> usize {
+        let overdue = |stage| matches!(stage, Stage::Answering | Stage::Expired | Stage::Late);
+        self.calls.iter().filter(|claim| overdue(claim.look().stage())).count()
+    }
+}

@@ -1,0 +1,191 @@
+//! Owns: the helper: a thread beside those that call the application, which sees from outside what they cannot see
+//! themselves: that a call takes long, or too long.
+//! Rule: it never takes the interpreter, and costs a fast request nothing: it looks at words that are written anyway, once
+//! a millisecond while the worker is active. While the worker is idle it sleeps on the poller, which wakes it with the
+//! first thing that happens.
+//! Never: calls the application.
+//!
+//! ```text
+//!             something is ready                 a call lasts
+//!   Asleep ──────────────────────▶ Ticking ──────────────────────▶ Rescuing
+//!          ◀──────────────────────         ◀──────────────────────
+//!             nothing happens                   it is over, or a parked thread leads
+//! ```
+
+use std::os::fd::AsFd;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use super::rescue::Look;
+use super::{lock, EventLoop};
+use crate::conn::Desk;
+use crate::exchange::claim::Stage;
+use crate::sys::baton::Standing;
+use crate::sys::clock::{self, Nanos, SECOND};
+use crate::sys::poll::{wait_one, Events, Interest};
+use crate::sys::process;
+
+/// How often the words are looked at. A call that is seen in the same turn twice has lasted one to two of these.
+const TICK: Nanos = SECOND / 1000;
+/// Ticks without a request after which the helper sleeps.
+const QUIET: u32 = 50;
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Asleep,
+    Ticking,
+    /// The lead is looked after between the looks of its owner, who is in the application.
+    Rescuing(Standing),
+}
+
+/// What the helper remembers from one look to the next.
+struct Watch {
+    mode: Mode,
+    seen: Seen,
+    /// For how many ticks it has been so.
+    ticks: u32,
+    events: Events,
+    desk: Desk,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Seen {
+    standing: Standing,
+    requests: u64,
+}
+
+impl EventLoop {
+    /// The helper's life; ends with the loop.
+    pub fn help(&self) {
+        let mut watch = Watch {
+            mode: Mode::Ticking,
+            seen: self.see(),
+            ticks: 0,
+            events: Events::default(),
+            desk: Desk::new(&self.plan.settings),
+        };
+        while !self.stopped.load(Relaxed) {
+            let now = clock::monotonic();
+            let due = self.enforce_timeout(now, &mut watch.desk).min(self.end_drain(now, &mut watch.desk));
+            let patience = due.saturating_sub(now);
+            watch.mode = match watch.mode {
+                Mode::Asleep => self.sleep(&mut watch, patience),
+                Mode::Ticking => self.tick(&mut watch, patience),
+                Mode::Rescuing(standing) => self.rescue(standing, &mut watch, patience),
+            };
+        }
+        self.leave_stuck();
+    }
+
+    /// Until something becomes ready, for whomever.
+    fn sleep(&self, watch: &mut Watch, patience: Nanos) -> Mode {
+        match wait_one(self.poller.as_fd(), Interest::Read, Some(patience)) {
+            Ok(false) => Mode::Asleep,
+            Ok(true) => {
+                watch.ticks = 0;
+                Mode::Ticking
+            }
+            Err(e) => {
+                log::error!("Cannot watch the worker: {e}");
+                std::thread::sleep(Duration::from_nanos(TICK));
+                Mode::Asleep
+            }
+        }
+    }
+
+    fn see(&self) -> Seen {
+        Seen { standing: self.lead.standing(), requests: self.plan.slot.requests() }
+    }
+
+    fn tick(&self, watch: &mut Watch, patience: Nanos) -> Mode {
+        pause(patience);
+        let before = std::mem::replace(&mut watch.seen, self.see());
+        let Seen { standing, requests } = watch.seen;
+        let same_call = requests == before.requests;
+        match standing {
+            _ if standing != before.standing => watch.ticks = 0,
+            Standing::Held if !same_call => watch.ticks = 0,
+            Standing::Held if watch.ticks >= QUIET => return Mode::Asleep,
+            Standing::Held => watch.ticks += 1,
+            _ if self.promotes(standing) => {}
+            // A turn of many short calls is only worth a look when somebody waits for work.
+            _ if same_call || self.has_taker() => return Mode::Rescuing(standing),
+            _ => {}
+        }
+        Mode::Ticking
+    }
+
+    /// Gives the lead to a parked thread, if there is one.
+    fn promotes(&self, standing: Standing) -> bool {
+        if self.lead.parked() == 0 {
+            return false;
+        }
+        if let Standing::Lent(turn) = standing {
+            // Dropped, it is free, and one of the parked is woken.
+            drop(self.lead.seize(turn));
+        }
+        true
+    }
+
+    fn rescue(&self, standing: Standing, watch: &mut Watch, patience: Nanos) -> Mode {
+        if self.lead.standing() != standing || self.promotes(standing) {
+            watch.ticks = 0;
+            return Mode::Ticking;
+        }
+        let look = match standing {
+            Standing::Lent(turn) => self.lead.seize(turn).map(|mut lead| {
+                let look = self.look(&mut lead, &mut watch.events, &mut watch.desk);
+                lead.restore(turn);
+                look
+            }),
+            _ => {
+                self.lead.try_take().map(|mut lead| self.look(&mut lead, &mut watch.events, &mut watch.desk))
+            }
+        };
+        match look {
+            // Woken by the next thing that becomes ready.
+            Some(Look::Clean) => {
+                if let Err(e) = wait_one(self.poller.as_fd(), Interest::Read, Some(patience)) {
+                    log::error!("Cannot watch the worker: {e}");
+                }
+            }
+            Some(Look::Stuck) => pause(patience),
+            None => {}
+        }
+        Mode::Rescuing(standing)
+    }
+
+    /// The end of the time that a drain has, and the end of a worker in which only what ran too long is left; returns when
+    /// to look again.
+    fn end_drain(&self, now: Nanos, desk: &mut Desk) -> Nanos {
+        if !self.draining.load(Relaxed) {
+            return Nanos::MAX;
+        }
+        let table = lock(&self.table);
+        let until = table.drain_until.unwrap_or(Nanos::MAX);
+        let drained = self.is_drained(&table);
+        drop(table);
+        if until <= now {
+            self.expire_all(now, desk);
+        }
+        if drained || until <= now {
+            self.stop();
+        }
+        until
+    }
+
+    /// The loop has ended, and the main thread ends the process; unless it is stuck in a request that ran too long, or
+    /// cannot have the interpreter because of one.
+    fn leave_stuck(&self) {
+        let main_is_stuck = matches!(self.calls[0].look().stage(), Stage::Expired | Stage::Late);
+        if !main_is_stuck && !lock(&self.table).frozen {
+            return;
+        }
+        self.write_access_log();
+        log::info!("Worker exiting (pid: {})", process::id());
+        process::exit_now(0);
+    }
+}
+
+fn pause(patience: Nanos) {
+    std::thread::sleep(Duration::from_nanos(TICK.min(patience)));
+}

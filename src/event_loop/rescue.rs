@@ -1,0 +1,137 @@
+//! Owns: what becomes of ready connections while every thread of the worker is in the application.
+//! Rule: the helper holds the lead for one look at a time and gives it back between two, so a thread that returns from
+//! the application waits for that much at most. What cannot be moved is left as it was found.
+//! Never: calls the application, waits.
+
+use super::table::Job;
+use super::{lock, EventLoop, Lead, CONTROL, SPECIAL, WAKE};
+use crate::conn::{Desk, Event, State};
+use crate::scoreboard::Phase;
+use crate::sys::clock;
+use crate::sys::poll::Events;
+
+/// Connections moved in one look.
+const MOST_MOVES: usize = 64;
+
+/// How a look ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// Nothing is left that is ready.
+    Clean,
+    /// Something is ready that has to wait.
+    Stuck,
+}
+
+impl EventLoop {
+    /// Looks once at what is ready: moves connections to an idle worker, sends what is only to be sent, hears controls.
+    pub(super) fn look(&self, lead: &mut Lead, events: &mut Events, desk: &mut Desk) -> Look {
+        self.stop_accepting(lead);
+        if let Err(e) = self.poller.wait(events, Some(0)) {
+            log::error!("Cannot look for connections: {e}");
+            return Look::Stuck;
+        }
+        let mut room = if self.has_taker() { MOST_MOVES } else { 0 };
+        let mut look = Look::Clean;
+        for token in events {
+            let done = match token & SPECIAL {
+                0 => self.move_on(token, &mut room, desk),
+                _ => self.special(token, lead, desk),
+            };
+            if !done {
+                look = Look::Stuck;
+            }
+        }
+        if self.pass_arrivals(lead, &mut room, desk) == Look::Stuck {
+            look = Look::Stuck;
+        }
+        look
+    }
+
+    /// Whether a connection left in the mailbox would be served at once; one that drains leaves it to whoever is there.
+    pub(super) fn has_taker(&self) -> bool {
+        match self.plan.slot.phase() {
+            Phase::Draining => self.has_successor(),
+            _ => !self.plan.notice.is_stopping() && self.plan.slot.has_idle_sibling(),
+        }
+    }
+
+    /// The kernel has given us some connections already; those that come from now on are for the others.
+    fn stop_accepting(&self, lead: &mut Lead) {
+        if self.plan.notice.ready() < 2 || std::mem::replace(&mut lead.rescued, true) {
+            return;
+        }
+        let mut table = lock(&self.table);
+        table.rescued = true;
+        if table.listening {
+            self.adjust_listening(&mut table);
+            lead.accepts = self.sources().map(|source| (source, 1)).collect();
+        }
+    }
+
+    /// True when nothing more is to be done about it.
+    fn special(&self, token: u64, lead: &mut Lead, desk: &mut Desk) -> bool {
+        let index = (token & 0xffff_ffff) as usize;
+        match token & !0xffff_ffff {
+            CONTROL => {
+                let directive = (lead.control)(index);
+                self.obey(directive, index, lead, desk);
+            }
+            WAKE => self.waker.clear(),
+            // A listener or the mailbox; without other workers, those who come wait here.
+            _ => return false,
+        }
+        true
+    }
+
+    /// True when nothing more is to be done about a connection that is ready.
+    fn move_on(&self, token: u64, room: &mut usize, desk: &mut Desk) -> bool {
+        let key = (token & 0xffff_ffff) as usize;
+        let Some(mut conn) = self.take(key, token) else {
+            return true;
+        };
+        if conn.is_only_sending() {
+            let event = if conn.state() == State::Reply { Event::Writable } else { Event::Readable };
+            let next = conn.advance(event, &mut self.turn(desk, clock::monotonic()));
+            // With no input left there is nothing to call the application for.
+            let call = self.settle(Job { key, conn }, next);
+            debug_assert!(call.is_none());
+            return true;
+        }
+        self.move_or_keep(Job { key, conn }, room)
+    }
+
+    /// Leaves a connection to the other workers; false when it stays.
+    pub(super) fn move_or_keep(&self, Job { key, conn }: Job, room: &mut usize) -> bool {
+        let mut table = lock(&self.table);
+        if *room > 0 && conn.may_move() && self.post(&mut table, key, &conn) {
+            *room -= 1;
+            self.forget(&mut table, key);
+            return true;
+        }
+        self.put_back(&mut table, key, conn);
+        false
+    }
+
+    /// Connections that came to this worker, and that it has not taken: the others have not been told of them.
+    fn pass_arrivals(&self, lead: &mut Lead, room: &mut usize, desk: &mut Desk) -> Look {
+        while let Some((source, _)) = lead.accepts.last().copied() {
+            if *room == 0 {
+                return Look::Stuck;
+            }
+            match self.arrival(source, &mut lead.letter) {
+                Ok(Some(arrival)) => {
+                    let job = self.admit(arrival, desk);
+                    if !job.is_none_or(|job| self.move_or_keep(job, room)) {
+                        return Look::Stuck;
+                    }
+                }
+                Ok(None) => drop(lead.accepts.pop()),
+                Err(e) => {
+                    self.accept_failed(&e, source);
+                    lead.accepts.pop();
+                }
+            }
+        }
+        Look::Clean
+    }
+}

@@ -1,0 +1,129 @@
+//! Owns: who may answer a call of the application: the thread that makes it, or the helper once it has run too long.
+//! Rule: the first octet of a response is sent by whoever wins the one compare-and-swap; nobody answers twice. While the
+//! helper answers, the thread does not let go of the connection, so the descriptor's number stays the connection's.
+//! Never: sends anything itself.
+//!
+//! ```text
+//!   Idle ─open─▶ Open ─begin_reply─▶ Sent ─overrun─▶ Late
+//!                  └────overrun────▶ Answering ─answered─▶ Expired      every state but Answering ─close─▶ Idle
+//! ```
+
+use crate::sys::atomics::{
+    yield_now, AtomicI32, AtomicU64,
+    Ordering::{AcqRel, Acquire, Relaxed, Release},
+};
+
+/// Where a call is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// There is none.
+    Idle,
+    /// It runs, and nothing of its response has been sent.
+    Open,
+    /// The thread has begun the response.
+    Sent,
+    /// It ran too long, and the helper is answering in its place.
+    Answering,
+    /// It ran too long and was answered.
+    Expired,
+    /// It ran too long after the response had begun.
+    Late,
+}
+
+const STAGES: [Stage; 6] =
+    [Stage::Idle, Stage::Open, Stage::Sent, Stage::Answering, Stage::Expired, Stage::Late];
+const BITS: u32 = 3;
+
+/// One thread's word: a serial number of the call, and its stage.
+#[repr(align(64))]
+pub struct Claim {
+    word: AtomicU64,
+    fd: AtomicI32,
+}
+
+/// One moment of a claim: tells this call from the next in the same stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket(u64);
+
+impl Ticket {
+    pub fn stage(self) -> Stage {
+        STAGES[(self.0 & ((1 << BITS) - 1)) as usize]
+    }
+
+    /// The application has it, and its time has not been noticed to be over.
+    pub fn is_running(self) -> bool {
+        matches!(self.stage(), Stage::Open | Stage::Sent)
+    }
+
+    fn at(self, stage: Stage) -> u64 {
+        self.0 >> BITS << BITS | stage as u64
+    }
+}
+
+/// What the helper is to do about a call that ran too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overrun {
+    /// Answer on this descriptor, then call `answered`.
+    Answer(i32),
+    /// The response on this descriptor has begun; nothing can be said to the client.
+    TooLate(i32),
+    /// The call is over.
+    Gone,
+}
+
+impl Default for Claim {
+    fn default() -> Self {
+        Claim { word: AtomicU64::new(Stage::Idle as u64), fd: AtomicI32::new(-1) }
+    }
+}
+
+impl Claim {
+    pub fn look(&self) -> Ticket {
+        Ticket(self.word.load(Acquire))
+    }
+
+    /// By the thread: the application is called for the connection `fd`.
+    pub fn open(&self, fd: i32) {
+        self.fd.store(fd, Relaxed);
+        let last = self.word.load(Relaxed) >> BITS;
+        self.word.store((last + 1) << BITS | Stage::Open as u64, Release);
+    }
+
+    /// By the thread, before the first octet of the response: false when the helper has answered.
+    pub fn begin_reply(&self) -> bool {
+        let seen = self.look();
+        seen.stage() == Stage::Open && self.swap(seen, Stage::Sent)
+    }
+
+    /// By the thread: the call is over. True when it ran too long and the helper answered it.
+    pub fn close(&self) -> bool {
+        loop {
+            let seen = self.look();
+            if seen.stage() == Stage::Answering {
+                // One send and one shutdown away, neither of which blocks.
+                yield_now();
+            } else if self.swap(seen, Stage::Idle) {
+                return seen.stage() == Stage::Expired;
+            }
+        }
+    }
+
+    /// By the helper: the call seen in `seen` has run too long.
+    pub fn overrun(&self, seen: Ticket) -> Overrun {
+        match seen.stage() {
+            Stage::Open if self.swap(seen, Stage::Answering) => Overrun::Answer(self.fd.load(Relaxed)),
+            Stage::Sent if self.swap(seen, Stage::Late) => Overrun::TooLate(self.fd.load(Relaxed)),
+            _ => Overrun::Gone,
+        }
+    }
+
+    /// By the helper, after `Overrun::Answer`.
+    pub fn answered(&self) {
+        let seen = self.look();
+        self.word.store(seen.at(Stage::Expired), Release);
+    }
+
+    fn swap(&self, seen: Ticket, to: Stage) -> bool {
+        self.word.compare_exchange(seen.0, seen.at(to), AcqRel, Relaxed).is_ok()
+    }
+}

@@ -1,0 +1,191 @@
+//! Owns: the mailbox, in which workers leave connections for one another.
+//! Rule: one queue for all workers of a server, made by the arbiter before the first fork and kept by it: a message is in
+//! the kernel's hands until exactly one worker has taken it, so no worker's death loses what is queued, and whoever is
+//! free takes next. A connection travels whole (descriptor, octets already read, deadline) or stays where it is.
+//! Never: decides which connection moves, or when.
+//!
+//! It is a socket pair (SOCK_SEQPACKET) of which every worker has both ends. The receiving end is watched like a
+//! listener (EPOLLEXCLUSIVE): the kernel wakes one worker that waits, and passes over those that are busy.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use crate::sys::clock::Nanos;
+use crate::sys::{process, socket};
+use crate::transport::Peer;
+
+/// The most octets that travel with a connection.
+pub const MOST_OCTETS: usize = 32 * 1024;
+/// Room for the numbers in front of them.
+const MOST_PREFACE: usize = 160;
+
+/// A connection between two workers.
+#[derive(Debug)]
+pub struct Handed {
+    pub fd: OwnedFd,
+    pub peer: Peer,
+    /// `Listener::id`.
+    pub listener: u64,
+    /// How many requests it has made.
+    pub requests: u64,
+    /// When it is to be closed for want of a request.
+    pub deadline: Nanos,
+    /// The beginning of a request.
+    pub octets: Vec<u8>,
+}
+
+pub struct Mailbox {
+    receiver: OwnedFd,
+    sender: OwnedFd,
+}
+
+impl Mailbox {
+    pub fn new() -> io::Result<Mailbox> {
+        let (receiver, sender) = process::message_pair()?;
+        Ok(Mailbox { receiver, sender })
+    }
+
+    /// Errors: `WouldBlock` when the queue is full; the connection is still the caller's then, who closes its descriptor
+    /// only after an `Ok`.
+    pub fn send(
+        &self,
+        fd: BorrowedFd<'_>,
+        peer: Peer,
+        listener: u64,
+        requests: u64,
+        deadline: Nanos,
+        octets: &[u8],
+    ) -> io::Result<()> {
+        let from = match peer {
+            Peer::Tcp(address) => address.to_string(),
+            Peer::Unix => "-".into(),
+        };
+        let mut message = format!("{listener} {requests} {deadline} {from}\n").into_bytes();
+        message.extend_from_slice(octets);
+        socket::send_descriptor(self.sender.as_fd(), &message, fd)
+    }
+
+    /// The next connection, if there is one. `buffer` is memory to be used again.
+    ///
+    /// Errors: the kernel's; a message that came without its descriptor, for which this process had no room left.
+    pub fn receive(&self, buffer: &mut Vec<u8>) -> io::Result<Option<Handed>> {
+        buffer.resize(MOST_PREFACE + MOST_OCTETS, 0);
+        let (length, fd) = match socket::receive_descriptor(self.receiver.as_fd(), buffer) {
+            Ok(received) => received,
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                return Ok(None)
+            }
+            Err(e) => return Err(e),
+        };
+        let fd = fd.ok_or_else(|| io::Error::from_raw_os_error(libc::EMFILE))?;
+        Ok(Some(read(&buffer[..length], fd).ok_or(io::ErrorKind::InvalidData)?))
+    }
+}
+
+impl AsFd for Mailbox {
+    /// Readable while a connection is queued.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.receiver.as_fd()
+    }
+}
+
+fn read(message: &[u8], fd: OwnedFd) -> Option<Handed> {
+    let end = memchr::memchr(b'\n', message)?;
+    let mut words = std::str::from_utf8(&message[..end]).ok()?.split(' ');
+    let mut number = || words.next()?.parse::<u64>().ok();
+    let (listener, requests, deadline) = (number()?, number()?, number()?);
+    let peer = match words.next()? {
+        "-" => Peer::Unix,
+        address => Peer::Tcp(address.parse::<SocketAddr>().ok()?),
+    };
+    Some(Handed { fd, peer, listener, requests, deadline, octets: message[end + 1..].to_vec() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    const PEER: &str = "[2001:db8:1234:5678:9abc:def0:1234:5678%4294967295]:65535";
+
+    fn send(mailbox: &Mailbox, fd: impl AsFd, octets: &[u8]) -> io::Result<()> {
+        mailbox.send(fd.as_fd(), Peer::Tcp(PEER.parse().unwrap()), u64::MAX, u64::MAX, Nanos::MAX, octets)
+    }
+
+    #[test]
+    fn a_connection_arrives_whole_and_alive() {
+        let mailbox = Mailbox::new().unwrap();
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let octets = vec![b'x'; MOST_OCTETS];
+        send(&mailbox, &near, &octets).unwrap();
+        drop(near);
+        let handed = mailbox.receive(&mut Vec::new()).unwrap().unwrap();
+        assert_eq!(handed.peer, Peer::Tcp(PEER.parse().unwrap()));
+        assert_eq!((handed.listener, handed.requests, handed.deadline), (u64::MAX, u64::MAX, Nanos::MAX));
+        assert_eq!(handed.octets, octets);
+        UnixStream::from(handed.fd).write_all(b"hello").unwrap();
+        let mut text = String::new();
+        far.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "hello");
+        assert!(mailbox.receive(&mut Vec::new()).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_unix_peer_has_no_address() {
+        let mailbox = Mailbox::new().unwrap();
+        let (near, _far) = UnixStream::pair().unwrap();
+        mailbox.send(near.as_fd(), Peer::Unix, 1, 2, 3, b"").unwrap();
+        let handed = mailbox.receive(&mut Vec::new()).unwrap().unwrap();
+        assert_eq!((handed.peer, handed.octets.len()), (Peer::Unix, 0));
+    }
+
+    #[test]
+    fn a_full_mailbox_refuses_and_loses_nothing() {
+        let mailbox = Mailbox::new().unwrap();
+        let (near, _far) = UnixStream::pair().unwrap();
+        let mut sent = 0;
+        let refusal = loop {
+            match send(&mailbox, &near, &[b'x'; 1000]) {
+                Ok(()) => sent += 1,
+                Err(e) => break e,
+            }
+        };
+        assert_eq!(refusal.kind(), io::ErrorKind::WouldBlock);
+        let mut buffer = Vec::new();
+        for _ in 0..sent {
+            assert!(mailbox.receive(&mut buffer).unwrap().is_some());
+        }
+        assert!(mailbox.receive(&mut buffer).unwrap().is_none());
+        assert!(sent > 50, "only {sent} connections fit");
+    }
+
+    /// A process that dies has its descriptors closed and nothing else; so has each side here, after each step.
+    #[test]
+    fn whoever_dies_at_whatever_step_the_connection_is_served_once_or_closed_unanswered() {
+        let answer = |handed: Handed| UnixStream::from(handed.fd).write_all(b"once").unwrap();
+        let deaths = ["before sending", "after sending", "receiver", "never"];
+        for death in deaths {
+            let mailbox = Mailbox::new().unwrap();
+            let (near, mut far) = UnixStream::pair().unwrap();
+            if death != "before sending" {
+                send(&mailbox, &near, b"GET").unwrap();
+            }
+            // The sender dies, or closes its copy.
+            drop(near);
+            let taken = mailbox.receive(&mut Vec::new()).unwrap();
+            assert_eq!(taken.is_some(), death != "before sending");
+            match taken {
+                Some(handed) if death != "receiver" => answer(handed),
+                // The receiver dies with it in its hands.
+                taken => drop(taken),
+            }
+            assert!(mailbox.receive(&mut Vec::new()).unwrap().is_none(), "{death}: it is queued twice");
+            let mut text = String::new();
+            far.read_to_string(&mut text).unwrap();
+            let served = matches!(death, "after sending" | "never");
+            assert_eq!(text, if served { "once" } else { "" }, "{death}");
+        }
+    }
+}

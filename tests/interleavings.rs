@@ -1,0 +1,207 @@
+//! Every order in which the steps of two or three threads can fall, for the words that decide who leads a worker's loop
+//! and who answers a request. The files under test are compiled here with loom's primitives in place of std's.
+
+#![allow(dead_code)]
+
+pub mod atomics {
+    pub use loom::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
+    pub use loom::sync::{Condvar, Mutex, MutexGuard};
+    pub use loom::thread::yield_now;
+
+    /// Loom's cell reports two threads that use it without an order between them.
+    pub struct Cell<T>(loom::cell::UnsafeCell<T>);
+
+    impl<T> Cell<T> {
+        pub fn new(value: T) -> Cell<T> {
+            Cell(loom::cell::UnsafeCell::new(value))
+        }
+
+        pub fn pointer(&self) -> *mut T {
+            self.0.with_mut(|pointer| pointer)
+        }
+    }
+}
+
+pub mod sys {
+    pub use crate::atomics;
+}
+
+#[path = "../src/sys/baton.rs"]
+mod baton;
+#[path = "../src/exchange/claim.rs"]
+mod claim;
+
+use loom::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use loom::sync::Arc;
+use loom::thread;
+
+use baton::{Baton, Standing};
+use claim::{Claim, Overrun, Stage};
+
+/// What the helper does when it finds the baton lent: takes it over, uses the value, gives it back.
+fn rescue(baton: &Baton<u32>, turn: u64) -> bool {
+    match baton.seize(turn) {
+        Some(mut held) => {
+            *held += 100;
+            held.restore(turn);
+            true
+        }
+        None => false,
+    }
+}
+
+fn lend_and_recall(baton: &Baton<u32>, turn: u64) {
+    let mut held = baton.take();
+    *held += 1;
+    let lent = held.lend(turn);
+    // Here the application runs.
+    let mut held = lent.recall().unwrap_or_else(|lent| lent.wait());
+    *held += 1;
+}
+
+#[test]
+fn the_lender_gets_its_baton_back_from_the_helper() {
+    loom::model(|| {
+        let baton = Arc::new(Baton::new(0));
+        let helper = {
+            let baton = baton.clone();
+            thread::spawn(move || rescue(&baton, 1))
+        };
+        lend_and_recall(&baton, 1);
+        let rescued = helper.join().unwrap();
+        assert_eq!(*baton.take(), if rescued { 102 } else { 2 });
+    });
+}
+
+#[test]
+fn a_helper_that_comes_twice_never_holds_it_beside_the_lender() {
+    loom::model(|| {
+        let baton = Arc::new(Baton::new(0));
+        let helper = {
+            let baton = baton.clone();
+            thread::spawn(move || u32::from(rescue(&baton, 1)) + u32::from(rescue(&baton, 2)))
+        };
+        lend_and_recall(&baton, 1);
+        lend_and_recall(&baton, 2);
+        let rescued = helper.join().unwrap();
+        assert_eq!(*baton.take(), 4 + 100 * rescued);
+    });
+}
+
+#[test]
+fn a_parked_thread_is_promoted_and_the_lender_waits_its_turn() {
+    // Three threads have too many orders for all of them; three forced switches are enough for every known bug.
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(|| {
+        let baton = Arc::new(Baton::new(0));
+        let follower = {
+            let baton = baton.clone();
+            thread::spawn(move || *baton.take() += 10)
+        };
+        let helper = {
+            let baton = baton.clone();
+            // Promotion: what is seized is passed on.
+            thread::spawn(move || drop(baton.seize(1)))
+        };
+        lend_and_recall(&baton, 1);
+        follower.join().unwrap();
+        helper.join().unwrap();
+        assert_eq!(*baton.take(), 12);
+        assert_eq!((baton.standing(), baton.parked()), (Standing::Free, 0));
+    });
+}
+
+#[test]
+fn a_thread_that_returns_while_the_helper_gives_back_is_not_forgotten() {
+    loom::model(|| {
+        let baton = Arc::new(Baton::new(0));
+        let lent = baton.take().lend(1);
+        let returning = {
+            let baton = baton.clone();
+            thread::spawn(move || *baton.take() += 10)
+        };
+        // Without a second look at who is parked, the thread would sleep on while the lender is in the application.
+        let rescued = rescue(&baton, 1);
+        assert!(rescued);
+        drop(lent.recall().unwrap_or_else(|lent| lent.wait()));
+        returning.join().unwrap();
+        assert_eq!(*baton.take(), 110);
+    });
+}
+
+#[test]
+fn a_request_is_answered_once() {
+    loom::model(|| {
+        let claim = Arc::new(Claim::default());
+        let answers = Arc::new(AtomicUsize::new(0));
+        claim.open(7);
+        let helper = {
+            let (claim, answers) = (claim.clone(), answers.clone());
+            thread::spawn(move || {
+                if let Overrun::Answer(fd) = claim.overrun(claim.look()) {
+                    assert_eq!(fd, 7);
+                    answers.fetch_add(1, SeqCst);
+                    claim.answered();
+                }
+            })
+        };
+        if claim.begin_reply() {
+            answers.fetch_add(1, SeqCst);
+        }
+        let expired = claim.close();
+        assert_eq!(answers.load(SeqCst), 1, "after the call {expired}");
+        helper.join().unwrap();
+    });
+}
+
+#[test]
+fn the_next_call_is_not_answered_for_the_last() {
+    loom::model(|| {
+        let claim = Arc::new(Claim::default());
+        let sockets = Arc::new(AtomicUsize::new(7));
+        claim.open(7);
+        let helper = {
+            let (claim, sockets) = (claim.clone(), sockets.clone());
+            let seen = claim.look();
+            thread::spawn(move || {
+                if let Overrun::Answer(fd) = claim.overrun(seen) {
+                    // The thread may not have closed the connection meanwhile.
+                    assert_eq!(fd as usize, sockets.load(SeqCst));
+                    claim.answered();
+                }
+            })
+        };
+        claim.close();
+        sockets.store(8, SeqCst);
+        claim.open(8);
+        assert!(claim.begin_reply());
+        helper.join().unwrap();
+        assert_eq!(claim.look().stage(), Stage::Sent);
+    });
+}
+
+#[test]
+fn a_call_that_ran_too_long_finds_its_request_answered() {
+    loom::model(|| {
+        let claim = Claim::default();
+        claim.open(7);
+        assert_eq!(claim.overrun(claim.look()), Overrun::Answer(7));
+        assert!(!claim.begin_reply());
+        claim.answered();
+        assert!(!claim.begin_reply());
+        assert!(claim.close());
+    });
+}
+
+#[test]
+fn a_response_that_has_begun_is_not_answered_again() {
+    loom::model(|| {
+        let claim = Claim::default();
+        claim.open(7);
+        assert!(claim.begin_reply());
+        assert_eq!(claim.overrun(claim.look()), Overrun::TooLate(7));
+        assert_eq!(claim.overrun(claim.look()), Overrun::Gone);
+        assert!(!claim.close());
+    });
+}
