@@ -34,6 +34,10 @@ class Environment:
         return self.home / "run"
 
     @property
+    def openloop(self):
+        return str(self.home / "cargo" / "release" / "openloop")
+
+    @property
     def download(self):
         return self.home / "100MB"
 
@@ -60,6 +64,7 @@ def prepare(wheel=None, rgunicorn=None, install=True):
     env.versions = installed(env)
     env.rgunicorn = rgunicorn or ([env.bin("rgunicorn")] if "rgunicorn" in env.versions else [])
     env.built = {name for name in ("floor", "bulk") if compile_c(env, name)}
+    env.built |= {"openloop"} if build_openloop(env) else set()
     make_download(env)
     return env
 
@@ -130,6 +135,20 @@ def compile_c(env, name):
         return False
     run(["cc", "-O2", "-o", str(target), str(source)])
     return True
+
+
+def build_openloop(env):
+    """The compiler is the one that has built the server."""
+    if not shutil.which("cargo"):
+        return False
+    manifest = ["--manifest-path", str(BENCHES / "openloop" / "Cargo.toml")]
+    environ = dict(os.environ, CARGO_TARGET_DIR=str(env.home / "cargo"))
+    result = subprocess.run(
+        ["cargo", "build", "--quiet", "--release", "--locked", *manifest], env=environ, text=True, capture_output=True
+    )
+    if result.returncode:
+        note(f"bench: openloop is not built: {result.stderr.strip()[-300:]}")
+    return result.returncode == 0
 
 
 def make_download(env):

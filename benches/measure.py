@@ -58,7 +58,7 @@ def measure_server(env, workload, row, seconds, stack):
     if PEERS[name].keeps and not kept and not workload.close and workload.kind in ("wrk", "pss"):
         raise Failure("the connection was not kept")
     warm = apply_load(env, workload, port, WARM_UP_SECONDS, client_cpus)
-    sample = load_and_measure(env, workload, server, front, port, seconds, client_cpus)
+    sample = sample_of(server, front, lambda: apply_load(env, workload, port, seconds, client_cpus))
     if start.access_log:
         check_log(start.access_log, warm.requests + sample.requests)
     return sample
@@ -96,10 +96,11 @@ def apply_load(env, workload, port, seconds, cpus):
     return wrk(url, seconds, workload.connections, workload.close, cpus)
 
 
-def load_and_measure(env, workload, server, front, port, seconds, cpus):
+def sample_of(server, front, load):
+    """What the server spent while `load` ran, which returns what it got."""
     busy, began, before = busy_seconds(), time.monotonic(), server.cpu()
     front_before = front.cpu() if front else {}
-    done = apply_load(env, workload, port, seconds, cpus)
+    done = load()
     total, user, system = cpu_between(before, server.cpu())
     front_cpu = cpu_between(front_before, front.cpu())[0] if front else 0.0
     elapsed = time.monotonic() - began
@@ -153,10 +154,13 @@ def measure_alone(env, workload, seconds):
 def split_cpus(workload):
     """One worker: the server (with all its threads) on one core and the client on the others, so that each server has
     exactly one core. More workers, or Nginx in front: the scheduler decides."""
+    return (None, None) if workload.workers > 1 or workload.front else apart()
+
+
+def apart():
+    """(the server's, the client's), or no division on a machine with one core."""
     cpus = sorted(os.sched_getaffinity(0))
-    if workload.workers > 1 or workload.front or len(cpus) < 2:
-        return None, None
-    return {cpus[0]}, set(cpus[1:])
+    return ({cpus[0]}, set(cpus[1:])) if len(cpus) > 1 else (None, None)
 
 
 def free_port():

@@ -23,6 +23,10 @@ class Start:
     workers: int = 1
     access_log: Optional[Path] = None
     close: bool = False
+    threads: Optional[int] = None       # None: as many as the server is usually measured with
+    keepalive: Optional[int] = None     # seconds an idle connection is kept, where that can be set
+    connections: Optional[int] = None   # that one worker must be able to hold
+    background: bool = False            # the application has a thread of its own
 
     @property
     def address(self):
@@ -48,7 +52,7 @@ def floor(env, start):
 
 
 def bjoern(env, start):
-    return [env.python, str(BENCHES / "serve.py"), "bjoern", start.app, str(start.port)]
+    return [env.python, str(BENCHES / "serve.py"), "bjoern", start.app, str(start.port), str(start.workers)]
 
 
 def fastpysgi(env, start):
@@ -57,7 +61,9 @@ def fastpysgi(env, start):
 
 def granian(env, start):
     """One blocking thread, as in granian's own benchmarks: with the GIL, more of them only take turns."""
-    options = "--interface wsgi --http 1 --no-ws --log-level error --blocking-threads 1".split()
+    options = "--interface wsgi --http 1 --no-ws --log-level error --blocking-threads".split()
+    options += [str(start.threads or 1)]
+    options += ["--http1-header-read-timeout", str(min(start.keepalive * 1000, 60_000))] if start.keepalive else []
     address = ["--host", HOST, "--port", str(start.port), "--workers", str(start.workers)]
     return [env.bin("granian"), *options, *address, start.app]
 
@@ -67,21 +73,26 @@ def gunicorn_sync(env, start):
 
 
 def gunicorn_gthread(env, start):
-    return [env.bin("gunicorn"), "-k", "gthread", "--threads", "4", *gunicorn_options(start)]
+    return [env.bin("gunicorn"), "-k", "gthread", "--threads", str(start.threads or 4), *gunicorn_options(start)]
 
 
 def rgunicorn(env, start):
-    return [*env.rgunicorn, *gunicorn_options(start)]
+    threads = ["--threads", str(start.threads)] if start.threads else []
+    return [*env.rgunicorn, *threads, *gunicorn_options(start)]
 
 
 def gunicorn_options(start):
     log = ["--access-logfile", str(start.access_log)] if start.access_log else []
-    return ["-w", str(start.workers), "-b", start.address, *log, start.app]
+    keep = ["--keep-alive", str(start.keepalive)] if start.keepalive else []
+    most = ["--worker-connections", str(start.connections)] if start.connections else []
+    return ["-w", str(start.workers), "-b", start.address, *log, *keep, *most, start.app]
 
 
 def uwsgi(env, start, protocol):
     options = "--master --single-interpreter --need-app --die-on-term --tcp-nodelay".split()
     log = ["--logto2", str(start.access_log)] if start.access_log else ["--disable-logging"]
+    options += ["--threads", str(start.threads)] if (start.threads or 1) > 1 else []
+    options += ["--enable-threads", "--lazy-apps"] if start.background else []
     place = ["--virtualenv", str(env.venv), "--processes", str(start.workers), "--module", start.app]
     return [env.bin("uwsgi"), f"--{protocol}", start.plain_address, *options, *log, *place]
 
@@ -90,6 +101,12 @@ def uwsgi_http(env, start):
     """http-socket closes after each answer without saying so, which every client takes for an error: the header says so.
     (http11-socket keeps a connection, but serves no other one meanwhile: nothing to compare with.)"""
     return uwsgi(env, start, "http-socket") + ["--add-header", "Connection: close"]
+
+
+def uwsgi_router(env, start):
+    """The process in front that keeps connections and asks whichever worker is free: the only keep-alive of uWSGI that does
+    not hold a worker."""
+    return uwsgi(env, start, "http") + [f"--http-keepalive={start.keepalive or 75}"]
 
 
 def uwsgi_native(env, start):
@@ -104,6 +121,7 @@ PEERS = {
     "gunicorn-sync": Peer("gunicorn sync", "gunicorn", gunicorn_sync, keeps=False),
     "gunicorn-gthread": Peer("gunicorn gthread", "gunicorn", gunicorn_gthread),
     "uwsgi": Peer("uWSGI http-socket", "uwsgi", uwsgi_http, keeps=False),
+    "uwsgi-router": Peer("uWSGI http router", "uwsgi", uwsgi_router),
     "uwsgi-native": Peer("uWSGI uwsgi protocol", "uwsgi", uwsgi_native, keeps=False),
     "rgunicorn": Peer("rgunicorn", "rgunicorn", rgunicorn),
 }

@@ -6,10 +6,11 @@ is slower for one round does not enter it.
 
 from statistics import median
 
+import scenario_report
+from cells import duration, noise_remarks, number, table_line
 from peers import PEERS
+from scenario import Scenario
 from workloads import BEST, LOG
-
-NOISE = 0.05
 
 
 def label(row):
@@ -39,6 +40,8 @@ def difference(samples, base, field="cpu"):
 
 
 def workload_table(workload, results, failures):
+    if isinstance(workload, Scenario):
+        return scenario_report.table(workload, results, failures)
     lines = [f"### {workload.title} (`{workload.name}`)", ""]
     lines += memory_rows(workload, results) if workload.kind == "pss" else time_rows(workload, results)
     lines += [""] + [f"- {label(row)}: {why}" for row, why in failures.items()] + remarks(workload, results)
@@ -90,28 +93,12 @@ def remarks(workload, results):
     closing = [label(row) for row in results if row in PEERS and not PEERS[row].keeps]
     if closing and not (workload.close or workload.front or workload.kind == "pss"):
         said.append(f"- A connection per request all the same, as they keep none: {', '.join(closing)}.")
-    noise = [sample.foreign for samples in results.values() for sample in samples.values()]
-    if noise and median(noise) > NOISE:
-        said.append(f"- Others used {median(noise):.0%} of the machine meanwhile (worst round {max(noise):.0%}).")
+    said += noise_remarks([sample.foreign for samples in results.values() for sample in samples.values()])
     for row, samples in results.items():
         errors = sum(sample.errors for sample in samples.values())
         if errors:
             said.append(f"- {label(row)}: the client saw {errors} errors.")
     return said
-
-
-def table_line(cells):
-    return "| " + " | ".join(str(cell) for cell in cells) + " |"
-
-
-def number(value):
-    if value >= 1000:
-        return f"{value:,.0f}".replace(",", " ")
-    return f"{value:.0f}" if value >= 200 else f"{value:.1f}"
-
-
-def duration(microseconds):
-    return f"{microseconds / 1000:.2f} ms" if microseconds >= 1000 else f"{microseconds:.0f} µs"
 
 
 # -- the figures to be reached ------------------------------------------------------------------------------------------
@@ -121,10 +108,17 @@ def targets_table(workloads, results):
     head = ["work", "to reach", "measured", ""]
     lines = [table_line(head), table_line(["---"] * len(head))]
     for workload in workloads:
-        for target in workload.targets:
-            value = reached(workload, target, results.get(workload.name, {}))
-            lines.append(table_line([workload.title, wish(target), shown(target, value), verdict(target, value)]))
+        rows = results.get(workload.name, {})
+        if isinstance(workload, Scenario):
+            lines += scenario_report.goal_lines(workload, rows)
+        else:
+            lines += [target_line(workload, target, rows) for target in workload.targets]
     return "\n".join(lines) + "\n"
+
+
+def target_line(workload, target, rows):
+    value = reached(workload, target, rows)
+    return table_line([workload.title, wish(target), shown(target, value), verdict(target, value)])
 
 
 def reached(workload, target, rows):
@@ -171,7 +165,7 @@ def verdict(target, value):
 
 def document(facts, plan, workloads, results, failures):
     parts = ["## Result\n", "\n".join(f"- {name}: {value}" for name, value in facts) + f"\n- {plan}\n"]
-    if any(workload.targets for workload in workloads):
+    if any(isinstance(workload, Scenario) or workload.targets for workload in workloads):
         parts.append(targets_table(workloads, results))
     for workload in workloads:
         rows, failed = results.get(workload.name, {}), failures.get(workload.name, {})

@@ -15,9 +15,11 @@ import environment
 import nginx
 import peers
 import report
+import scenarios
 import workloads
 from environment import note
 from measure import measure
+from scenario import Pace, Scenario
 from server import Failure
 
 ROUNDS, SECONDS = 5, 4
@@ -31,16 +33,20 @@ def arguments():
     given.add_argument("--rgunicorn", type=shlex.split, metavar="CMD", help="the command that starts rgunicorn")
     parser.add_argument("--only", type=names, metavar="NAME,…", help="only these workloads")
     parser.add_argument("--peers", type=names, metavar="NAME,…", help="only these servers")
-    parser.add_argument("--rounds", type=int, help=f"measurements of each server (default {ROUNDS})")
-    parser.add_argument("--seconds", type=int, help=f"length of one measurement (default {SECONDS})")
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROUNDS} rounds of {QUICK_SECONDS} seconds")
+    parser.add_argument("--rounds", type=int, help=f"measurements of each server (default {ROUNDS}; a scenario has its own)")
+    parser.add_argument("--seconds", type=int, help=f"length of one measurement (default {SECONDS}; a scenario has its own)")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROUNDS} rounds of {QUICK_SECONDS} seconds, scenarios as small as they can be")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the Markdown there too")
     parser.add_argument("--no-install", action="store_true", help="use the tools and the venv as they are")
     parser.add_argument("--list", action="store_true", help="print the workloads and their servers")
-    args = parser.parse_args()
-    args.rounds = args.rounds or (QUICK_ROUNDS if args.quick else ROUNDS)
-    args.seconds = args.seconds or (QUICK_SECONDS if args.quick else SECONDS)
-    return args
+    return parser.parse_args()
+
+
+def extent(workload, args):
+    """(rounds, seconds of one measurement)"""
+    usual, quick = ((ROUNDS, QUICK_ROUNDS), (SECONDS, QUICK_SECONDS)), int(args.quick)
+    rounds, seconds = (workload.rounds, workload.seconds) if isinstance(workload, Scenario) else usual
+    return args.rounds or rounds[quick], args.seconds or seconds[quick]
 
 
 def names(text):
@@ -53,19 +59,28 @@ def main():
     if args.list:
         return list_workloads()
     env = environment.prepare(args.wheel, args.rgunicorn, install=not args.no_install)
-    chosen = choose(workloads.build(env), args.only)
+    chosen = choose(known(env), args.only)
     results, failures = {}, {}
     for workload in chosen:
         results[workload.name], failures[workload.name] = run_workload(env, workload, args)
-    plan = f"{args.rounds} rounds, {args.seconds} s each, all servers in turn in each round"
-    text = report.document(environment.facts(env, command_line()), plan, chosen, results, failures)
+    text = report.document(environment.facts(env, command_line()), plan(chosen, args), chosen, results, failures)
     print(text)
     if args.out:
         args.out.write_text(text)
 
 
+def known(env):
+    return {**workloads.build(env), **scenarios.build()}
+
+
+def plan(chosen, args):
+    extents = {workload.name: extent(workload, args) for workload in chosen}
+    said = [f"{name} {rounds} × {seconds} s" for name, (rounds, seconds) in extents.items()]
+    return f"all servers in turn in each round; {', '.join(said)}"
+
+
 def list_workloads():
-    for workload in workloads.build(environment.Environment(environment.PROJECT / ".bench")).values():
+    for workload in known(environment.Environment(environment.PROJECT / ".bench")).values():
         print(f"{workload.name:20} {workload.title}\n{'':20} {' '.join(workload.rows)}")
 
 
@@ -85,40 +100,58 @@ def run_workload(env, workload, args):
     note(f"bench: {workload.title}")
     rows, failed = runnable(env, workload, args.peers)
     results = {row: {} for row in rows}
-    for number in range(args.rounds):
+    rounds, seconds = extent(workload, args)
+    for number in range(rounds):
         for row in [row for row in rows if row not in failed]:
             try:
-                sample = results[row][number] = measure(env, workload, row, args.seconds)
-                note(f"  {number + 1}/{args.rounds} {row}: {summary(workload, sample)}")
+                sample = results[row][number] = measured(env, workload, row, Pace(number, seconds, args.quick))
+                note(f"  {number + 1}/{rounds} {row}: {summary(workload, sample)}")
             except Failure as failure:
                 failed[row] = str(failure)
-                note(f"  {number + 1}/{args.rounds} {row}: {failure}")
+                note(f"  {number + 1}/{rounds} {row}: {failure}")
     return {row: samples for row, samples in results.items() if samples}, failed
 
 
+def measured(env, workload, row, pace):
+    if isinstance(workload, Scenario):
+        return workload.measure(env, row, pace)
+    return measure(env, workload, row, pace.seconds)
+
+
 def summary(workload, sample):
+    if isinstance(workload, Scenario):
+        return ", ".join(f"{column.head.strip('*')} {column.show({0: sample})}" for column in workload.columns)
     if workload.kind == "pss":
         return f"{sample.pss / 2**20:.1f} MiB"
     return f"{sample.cpu:.2f} µs/req, {sample.rps:.0f} req/s, others {sample.foreign:.0%}"
 
 
 def runnable(env, workload, only):
-    rows = [row for row in workload.rows if not only or row.split(workloads.LOG)[0] in only]
-    why = tool_missing(env, workload) or workloads.prepare(env, workload)
+    rows = [row for row in workload.rows if not only or peer_of(workload, row) in only]
+    why = unable(env, workload)
     if why:
         return [], dict.fromkeys(rows, why)
-    absent = {row: peers.missing(env, row.split(workloads.LOG)[0]) for row in rows if row != "alone"}
+    absent = {row: peers.missing(env, peer_of(workload, row)) for row in rows if row != "alone"}
     absent = {row: reason for row, reason in absent.items() if reason}
-    return [row for row in rows if row not in absent], absent
+    unfit = {row: f"n/a, {why}" for row, why in getattr(workload, "unfit", {}).items() if not only or row in only}
+    return [row for row in rows if row not in absent], {**absent, **unfit}
 
 
-def tool_missing(env, workload):
+def peer_of(workload, row):
+    return workload.rows[row].peer if isinstance(workload, Scenario) else row.split(workloads.LOG)[0]
+
+
+def unable(env, workload):
     """Why no server can be measured on this workload here, or None."""
-    if workload.kind in ("get", "put"):
-        return None if "bulk" in env.built else "the client is not compiled: no cc"
-    if not shutil.which("wrk"):
+    if isinstance(workload, Scenario):
+        return scenarios.missing(env, workload)
+    if workload.kind in ("get", "put") and "bulk" not in env.built:
+        return "the client is not compiled: no cc"
+    if workload.kind not in ("get", "put") and not shutil.which("wrk"):
         return "wrk is not installed"
-    return "nginx is not installed" if workload.front and not nginx.available() else None
+    if workload.front and not nginx.available():
+        return "nginx is not installed"
+    return workloads.prepare(env, workload)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Starts the peers that have no command line of their own, or none for the options a fair run needs.
 
-python serve.py bjoern|fastpysgi MODULE:CALLABLE PORT
+python serve.py bjoern|fastpysgi MODULE:CALLABLE PORT [PROCESSES]
 """
 
 import importlib
 import os
+import signal
 import socket
 import sys
 
@@ -15,16 +16,16 @@ def load(name):
     return getattr(importlib.import_module(module), attribute)
 
 
-def serve_bjoern(app, port):
+def serve_bjoern(app, port, shared):
     import bjoern
 
     # bjoern has no option for it, but an accepted socket inherits it from the listener.
-    listener = bjoern.listen(app, "127.0.0.1", port)
+    listener = bjoern.listen(app, "127.0.0.1", port, reuse_port=shared)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     bjoern.run()
 
 
-def serve_fastpysgi(app, port):
+def serve_fastpysgi(app, port, shared):
     import fastpysgi
 
     fastpysgi.server.tcp_nodelay = 1
@@ -32,6 +33,30 @@ def serve_fastpysgi(app, port):
     fastpysgi.run(app, "127.0.0.1", port)
 
 
+def in_processes(serve, count):
+    """Neither server has a main process: this one starts as many as are wanted, each with a socket of its own on the port,
+    and ends them when it is told to end."""
+    ends, children = {signal.SIGTERM, signal.SIGINT}, []
+    signal.pthread_sigmask(signal.SIG_BLOCK, ends)
+    for _ in range(count):
+        child = os.fork()
+        if child == 0:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ends)
+            return serve()
+        children.append(child)
+    signal.sigwait(ends)
+    for child in children:
+        os.kill(child, signal.SIGTERM)
+    for child in children:
+        os.waitpid(child, 0)
+
+
+def main(kind, name, port, processes="1"):
+    serve = {"bjoern": serve_bjoern, "fastpysgi": serve_fastpysgi}[kind]
+    if processes == "1":
+        return serve(load(name), int(port), False)
+    in_processes(lambda: serve(load(name), int(port), True), int(processes))
+
+
 if __name__ == "__main__":
-    kind, name, port = sys.argv[1:]
-    {"bjoern": serve_bjoern, "fastpysgi": serve_fastpysgi}[kind](load(name), int(port))
+    main(*sys.argv[1:])

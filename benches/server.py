@@ -4,6 +4,7 @@ A server gets a session of its own; its processes are those of that session and 
 """
 
 import os
+import resource
 import signal
 import subprocess
 import time
@@ -19,7 +20,9 @@ class Failure(Exception):
 
 
 class Server:
-    def __init__(self, command, cwd, log, extra_env=None, cpus=None):
+    """`cpus`: the only ones its processes may use; `files`: whether they may open as many as the system allows."""
+
+    def __init__(self, command, cwd, log, extra_env=None, cpus=None, files=False):
         environ = {k: v for k, v in os.environ.items() if k not in HIDDEN}
         environ.update(extra_env or {})
         self.log = Path(log)
@@ -32,7 +35,7 @@ class Server:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=(lambda: os.sched_setaffinity(0, cpus)) if cpus else None,
+                preexec_fn=(lambda: allow(cpus, files)) if cpus or files else None,
             )
         self.pid = self.process.pid
 
@@ -76,6 +79,14 @@ class Server:
             if member(pid, self.pid):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait()
+
+
+def allow(cpus, files):
+    if cpus:
+        os.sched_setaffinity(0, cpus)
+    if files:
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def stat_fields(pid):

@@ -907,10 +907,12 @@ def test_timeout_spares_the_other_workers(server):
     with running.connect() as stuck:
         stuck.send_request("GET", "/stuck")
         stuck.expect_closed()
-    # One more at first: the replacement is ready before the stuck one goes.
-    wait_until(lambda: len(running.workers()) == 3, what=running.log)
-    wait_until(lambda: len(running.workers()) == 2, what=running.log)
-    assert len(set(workers) & set(running.workers())) == 1
+
+    def replaced():
+        # Three at first: the replacement is ready before the stuck one goes.
+        now = running.workers()
+        return now if len(now) == 2 and set(now) != set(workers) else None
+    assert len(set(workers) & set(wait_until(replaced, what=running.log))) == 1
 
 
 # --- max_requests ---
