@@ -38,6 +38,8 @@ impl Phase {
 }
 
 const LINE: usize = 8;
+/// So many connections more or less are no imbalance.
+const FEW: u64 = 2;
 const RECORD: usize = 4 * LINE;
 const METHOD_WORDS: usize = 2;
 const TARGET_WORDS: usize = RECORD - 2 - METHOD_WORDS;
@@ -184,15 +186,40 @@ impl Slot {
         self.words()[IDLE].store(u64::from(idle), Relaxed);
     }
 
-    /// Whether another worker on this board waits for something to do.
-    pub fn has_idle_sibling(&self) -> bool {
+    /// The header lines of the workers on this board that serve.
+    fn serving(&self) -> impl Iterator<Item = (usize, &[AtomicU64])> {
         let serves = |words: &[AtomicU64]| {
             matches!(Phase::from_word(words[PHASE].load(Acquire)), Phase::Ready | Phase::Retiring)
         };
-        (0..self.board.slots).filter(|index| *index != self.index).any(|index| {
-            let words = self.board.header(index);
-            words[IDLE].load(Relaxed) != 0 && serves(words)
-        })
+        let lines = (0..self.board.slots).map(|index| (index, self.board.header(index)));
+        lines.filter(move |(_, words)| serves(words))
+    }
+
+    /// Whether another worker on this board waits for something to do.
+    pub fn has_idle_sibling(&self) -> bool {
+        self.serving().any(|(index, words)| index != self.index && words[IDLE].load(Relaxed) != 0)
+    }
+
+    /// How many connections this worker has above the one with the fewest.
+    pub fn lead_in_connections(&self) -> u64 {
+        let counts = self.serving().map(|(_, words)| words[CONNECTIONS].load(Relaxed));
+        self.connections().saturating_sub(counts.min().unwrap_or(u64::MAX))
+    }
+
+    /// How many connections this worker has above the mean, if it has many more than the worker with the fewest.
+    pub fn surplus(&self) -> u64 {
+        let own = self.connections();
+        if own <= FEW {
+            return 0;
+        }
+        let counts = self.serving().map(|(_, words)| words[CONNECTIONS].load(Relaxed));
+        let (workers, sum, least) =
+            counts.fold((0, 0, own), |(n, sum, least), count| (n + 1, sum + count, least.min(count)));
+        let mean = sum.div_ceil(u64::max(workers, 1));
+        match own > FEW + least + least / 2 {
+            true => own.saturating_sub(mean),
+            false => 0,
+        }
     }
 
     /// By a thread of the worker: it calls the application now.
@@ -290,6 +317,24 @@ mod tests {
         assert!(own.has_idle_sibling());
         other.set_idle(false);
         assert!(!own.has_idle_sibling());
+    }
+
+    #[test]
+    fn a_worker_with_many_more_connections_than_another_has_a_surplus() {
+        let board = Scoreboard::new(4, 1).unwrap();
+        let slots: Vec<Slot> = (0..3).map(|index| board.slot(index)).collect();
+        let surplus = |counts: [usize; 3]| {
+            for (slot, count) in slots.iter().zip(counts) {
+                slot.set_phase(Phase::Ready);
+                slot.set_connections(count);
+            }
+            [slots[0].surplus(), slots[1].surplus(), slots[2].surplus()]
+        };
+        assert_eq!(surplus([20, 20, 20]), [0, 0, 0]);
+        assert_eq!(surplus([60, 0, 0]), [40, 0, 0]);
+        assert_eq!(surplus([30, 25, 5]), [10, 5, 0]);
+        assert_eq!(surplus([24, 20, 16]), [0, 0, 0]);
+        assert_eq!(surplus([2, 0, 0]), [0, 0, 0]);
     }
 
     #[test]

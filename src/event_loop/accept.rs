@@ -172,9 +172,11 @@ impl EventLoop {
     }
 
     fn arrived(&self, arrival: Arrival, desk: &mut Desk) -> Option<Job> {
+        let is_new = matches!(arrival, Arrival::New(..));
         let mut job = self.admit(arrival, desk)?;
-        if self.draining.load(Relaxed) && !self.closing.load(Relaxed) {
-            // The kernel has told no other worker of it.
+        // Of a connection that came here the kernel has told no other worker.
+        let leaves = self.draining.load(Relaxed) && !self.closing.load(Relaxed);
+        if leaves || is_new && self.is_crowded() {
             self.move_or_keep(job, &mut 1);
             return None;
         }

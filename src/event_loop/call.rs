@@ -16,7 +16,8 @@ use crate::http::Reject;
 use crate::scoreboard::Phase;
 use crate::sys::clock::{self, Nanos, SECOND};
 
-/// A call that takes so long is one that another thread should not wait for.
+/// A call that takes so long, from when it has the interpreter (threads that wait for each other's are no reason to have
+/// more of them), is one that another thread should not wait for.
 const LONG_CALL: Nanos = SECOND / 1000;
 /// A long call counts as so many short ones: more than one in `LONG_WEIGHT` and the lead is handed on before each.
 const LONG_WEIGHT: u32 = 4;
@@ -44,10 +45,9 @@ impl EventLoop {
     /// Serves a request and those that were sent right behind it, then gives the connection back to the loop.
     pub(super) fn serve(&self, mut job: Job, thread: usize, desk: &mut Desk, caller: &mut dyn Caller) {
         loop {
-            let started = clock::monotonic();
-            self.call(&mut job.conn, thread, started, desk, caller);
+            let entered = self.call(&mut job.conn, thread, desk, caller);
             let now = clock::monotonic();
-            self.learn(now - started);
+            self.learn(now - entered);
             let next = job.conn.advance(Event::Answered, &mut self.turn(desk, now));
             match self.settle(job, next) {
                 Some(again) if !self.stopped.load(Relaxed) => job = again,
@@ -63,7 +63,9 @@ impl EventLoop {
         }
     }
 
-    fn call(&self, conn: &mut Conn, thread: usize, started: Nanos, desk: &mut Desk, caller: &mut dyn Caller) {
+    /// Returns when the application was entered.
+    fn call(&self, conn: &mut Conn, thread: usize, desk: &mut Desk, caller: &mut dyn Caller) -> Nanos {
+        let started = clock::monotonic();
         let octets = desk.scratch.unread();
         let start = &conn.head.start;
         self.plan.slot.begin(thread, started, start.method.of(octets), start.target.of(octets));
@@ -87,8 +89,10 @@ impl EventLoop {
                 exchange.fail_with(Reject::InternalError);
             }
         }
+        let entered = exchange.entered();
         exchange.settle();
         self.plan.slot.end(thread);
+        entered
     }
 
     /// At `most_requests` the worker asks for a replacement, and serves on until it has one.

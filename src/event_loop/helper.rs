@@ -16,7 +16,7 @@ use std::os::fd::AsFd;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use super::rescue::Look;
+use super::rescue::{Look, MOST_MOVES};
 use super::{lock, EventLoop};
 use crate::conn::Desk;
 use crate::exchange::claim::Stage;
@@ -29,6 +29,10 @@ use crate::sys::process;
 const TICK: Nanos = SECOND / 1000;
 /// Ticks without a request after which the helper sleeps.
 const QUIET: u32 = 50;
+/// Ticks that a turn of many short calls may last before another worker takes some of them.
+const LONG_TURN: u32 = 4;
+/// Ticks between two comparisons with the other workers.
+const COMPARE: u32 = 32;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
     Asleep,
@@ -43,6 +47,8 @@ struct Watch {
     seen: Seen,
     /// For how many ticks it has been so.
     ticks: u32,
+    /// Ticks until the workers are compared.
+    compare: u32,
     events: Events,
     desk: Desk,
 }
@@ -60,6 +66,7 @@ impl EventLoop {
             mode: Mode::Ticking,
             seen: self.see(),
             ticks: 0,
+            compare: COMPARE,
             events: Events::default(),
             desk: Desk::new(&self.plan.settings),
         };
@@ -98,6 +105,11 @@ impl EventLoop {
 
     fn tick(&self, watch: &mut Watch, patience: Nanos) -> Mode {
         pause(patience);
+        watch.compare -= 1;
+        if watch.compare == 0 {
+            watch.compare = COMPARE;
+            self.compare();
+        }
         let before = std::mem::replace(&mut watch.seen, self.see());
         let Seen { standing, requests } = watch.seen;
         let same_call = requests == before.requests;
@@ -107,9 +119,19 @@ impl EventLoop {
             Standing::Held if watch.ticks >= QUIET => return Mode::Asleep,
             Standing::Held => watch.ticks += 1,
             _ if self.promotes(standing) => {}
-            // A turn of many short calls is only worth a look when somebody waits for work.
-            _ if same_call || self.has_taker() => return Mode::Rescuing(standing),
-            _ => {}
+            _ if same_call => {
+                watch.ticks = 0;
+                return Mode::Rescuing(standing);
+            }
+            _ => {
+                watch.ticks += 1;
+                if watch.ticks >= LONG_TURN && self.has_taker() {
+                    watch.ticks = 0;
+                    // This worker goes on with its share.
+                    let most = self.plan.slot.lead_in_connections().div_ceil(2);
+                    self.look_in(standing, most as usize, watch);
+                }
+            }
         }
         Mode::Ticking
     }
@@ -131,16 +153,13 @@ impl EventLoop {
             watch.ticks = 0;
             return Mode::Ticking;
         }
-        let look = match standing {
-            Standing::Lent(turn) => self.lead.seize(turn).map(|mut lead| {
-                let look = self.look(&mut lead, &mut watch.events, &mut watch.desk);
-                lead.restore(turn);
-                look
-            }),
-            _ => {
-                self.lead.try_take().map(|mut lead| self.look(&mut lead, &mut watch.events, &mut watch.desk))
-            }
+        // At first only half of them: the thread may just have had to wait for a processor.
+        let most = match watch.ticks {
+            0 => self.plan.slot.connections().div_ceil(2) as usize,
+            _ => MOST_MOVES,
         };
+        watch.ticks += 1;
+        let look = self.look_in(standing, most, watch);
         match look {
             // Woken by the next thing that becomes ready.
             Some(Look::Clean) => {
@@ -152,6 +171,21 @@ impl EventLoop {
             None => {}
         }
         Mode::Rescuing(standing)
+    }
+
+    /// Holds the lead for one look.
+    fn look_in(&self, standing: Standing, most: usize, watch: &mut Watch) -> Option<Look> {
+        match standing {
+            Standing::Lent(turn) => self.lead.seize(turn).map(|mut lead| {
+                let look = self.look(&mut lead, most, &mut watch.events, &mut watch.desk);
+                lead.restore(turn);
+                look
+            }),
+            _ => self
+                .lead
+                .try_take()
+                .map(|mut lead| self.look(&mut lead, most, &mut watch.events, &mut watch.desk)),
+        }
     }
 
     /// The end of the time that a drain has, and the end of a worker in which only what ran too long is left; returns when

@@ -5,6 +5,7 @@
 //! Never: parses or frames, names Python. What a signal means is told to it by the worker (`Directive`).
 
 mod accept;
+mod balance;
 mod call;
 mod deadline;
 mod drain;
@@ -14,7 +15,7 @@ mod table;
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use slab::Slab;
@@ -96,6 +97,8 @@ pub struct EventLoop {
     calls: Vec<Claim>,
     /// How long calls have been lately (`call`).
     habit: AtomicU32,
+    /// How many connections other workers should have instead of this one; by the helper.
+    surplus: AtomicUsize,
     draining: AtomicBool,
     /// It drains, and no other worker goes on with its connections: each ends with its response.
     closing: AtomicBool,
@@ -170,6 +173,7 @@ impl EventLoop {
             lead: Baton::new(lead),
             calls,
             habit: AtomicU32::new(0),
+            surplus: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
@@ -266,6 +270,7 @@ impl EventLoop {
         }
         self.write_access_log();
         lead.turn += 1;
+        self.share();
         let until = self.next_deadline(now, desk)?;
         // Under load there is always something ready: look before the interpreter is given up.
         if std::mem::take(&mut lead.eager) && !matches!(self.poller.wait(&mut lead.events, Some(0)), Ok(0)) {

@@ -11,7 +11,7 @@ use crate::sys::clock;
 use crate::sys::poll::Events;
 
 /// Connections moved in one look.
-const MOST_MOVES: usize = 64;
+pub(super) const MOST_MOVES: usize = 64;
 
 /// How a look ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -23,14 +23,15 @@ pub(super) enum Look {
 }
 
 impl EventLoop {
-    /// Looks once at what is ready: moves connections to an idle worker, sends what is only to be sent, hears controls.
-    pub(super) fn look(&self, lead: &mut Lead, events: &mut Events, desk: &mut Desk) -> Look {
+    /// Looks once at what is ready: moves at most so many connections to an idle worker, sends what is only to be sent,
+    /// hears controls.
+    pub(super) fn look(&self, lead: &mut Lead, most: usize, events: &mut Events, desk: &mut Desk) -> Look {
         self.stop_accepting(lead);
         if let Err(e) = self.poller.wait(events, Some(0)) {
             log::error!("Cannot look for connections: {e}");
             return Look::Stuck;
         }
-        let mut room = if self.has_taker() { MOST_MOVES } else { 0 };
+        let mut room = if self.has_taker() { most } else { 0 };
         let mut look = Look::Clean;
         for token in events {
             let done = match token & SPECIAL {

@@ -42,6 +42,8 @@ pub struct Exchange<'a> {
     desk: &'a mut Desk,
     site: Site<'a>,
     started: Nanos,
+    /// When the application was entered: `started`, or later if its lock had to be waited for.
+    entered: Nanos,
     body: Body,
     reply: Reply,
 }
@@ -63,7 +65,16 @@ impl<'a> Exchange<'a> {
             fault: None,
             pace: None,
         };
-        Exchange { conn, desk, site, started, body, reply: Reply::default() }
+        Exchange { conn, desk, site, started, entered: started, body, reply: Reply::default() }
+    }
+
+    /// By a caller that had to wait for the application's lock, and has it now.
+    pub fn enter(&mut self) {
+        self.entered = clock::monotonic();
+    }
+
+    pub fn entered(&self) -> Nanos {
+        self.entered
     }
 
     pub fn head(&self) -> &Head {

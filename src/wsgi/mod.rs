@@ -216,7 +216,12 @@ fn objects(py: Python<'_>) -> PyResult<Objects> {
 
 impl Caller for WsgiCaller {
     fn call(&mut self, exchange: &mut Exchange<'_>) -> Verdict {
-        Python::attach(|py| self.handle(py, exchange))
+        Python::attach(|py| {
+            if !self.attached {
+                exchange.enter();
+            }
+            self.handle(py, exchange)
+        })
     }
 
     fn unlocked(&mut self, wait: &mut (dyn FnMut() + Send)) {
