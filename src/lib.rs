@@ -7,7 +7,8 @@
 //! 1. `lib`: `run` reads the command line and starts the arbiter.
 //! 2. `arbiter`: binds, forks workers, watches them. `Arbiter::turn` is its whole policy.
 //! 3. `worker`: loads the application, reports ready, runs the loop in its threads.
-//! 4. `event_loop`: waits, accepts, and serves each complete request in the thread that read it.
+//! 4. `event_loop`: waits, accepts, and serves each complete request in the thread that read it; `event_loop::helper`
+//!    watches from beside it for those that take long.
 //! 5. `conn`: one connection's states, from the first octet to the close.
 //! 6. `http`: what the octets mean, one function a rule.
 //! 7. `wsgi`: environ, the call, the response; one file a section of PEP 3333.
@@ -16,7 +17,7 @@
 //! # Layers
 //!
 //! A file imports only from lower layers: `sys`, `error`, `config::values` · `config`, `http`, `proxy` · `scoreboard`,
-//! `listener`, `log`, `access_log`, `buffer`, `timers`, `transport` · `conn`, `exchange`, `access_sink`, `app` ·
+//! `listener`, `log`, `access_log`, `buffer`, `timers`, `transport`, `handoff` · `conn`, `exchange`, `access_sink`, `app` ·
 //! `event_loop`, `python`, `wsgi`, `daemon` · `worker`, `mold`, `arbiter` · `cli`, `lib`. `tests/layers.rs` checks it.
 #![deny(unsafe_code, clippy::undocumented_unsafe_blocks)]
 
@@ -86,7 +87,7 @@ fn leave(py: Python<'_>, code: i32) -> ! {
     sys::process::exit_now(code)
 }
 
-#[pymodule]
+#[pymodule(gil_used = false)]
 mod _core {
     use pyo3::prelude::*;
 

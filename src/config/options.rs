@@ -260,8 +260,8 @@ pub const OPTIONS: &[Opt] = &[
         kind: Kind::Seconds,
         default: "30",
         section: TIMEOUTS,
-        help: "How long the application may work on one request. Past it, the request is logged \
-               and its worker replaced. 0 = no limit.",
+        help: "How long the application may work on one request. Past it, the client is answered 504, \
+               the request and every thread's stack are logged, and the worker is replaced. 0 = no limit.",
         ..ROW
     },
     Opt {
@@ -270,7 +270,8 @@ pub const OPTIONS: &[Opt] = &[
         kind: Kind::Seconds,
         default: "30",
         section: TIMEOUTS,
-        help: "On stop or reload, how long requests already begun may take to finish.",
+        help: "On stop or reload, how long requests already begun may take to finish; then they are \
+               answered 504.",
         ..ROW
     },
     Opt {

@@ -275,12 +275,12 @@ impl EventLoop {
         // Under load there is always something ready: look before the interpreter is given up.
         if std::mem::take(&mut lead.eager) && !matches!(self.poller.wait(&mut lead.events, Some(0)), Ok(0)) {
             lead.eager = true;
+            self.plan.slot.set_idle(false);
             return None;
         }
         let patience = (until != Nanos::MAX).then(|| until.saturating_sub(now));
         let events = &mut lead.events;
         let mut result = Ok(0);
-        self.plan.slot.set_idle(true);
         caller.unlocked(&mut || {
             result = self.poller.wait(events, patience);
             self.plan.slot.set_idle(false);
@@ -301,7 +301,8 @@ impl EventLoop {
         }
     }
 
-    /// Until when the leader may wait, `Nanos::MAX` for ever; None when the loop has ended instead.
+    /// Until when the leader may wait, `Nanos::MAX` for ever; None when the loop has ended instead. From here to the end of
+    /// the wait the worker counts as idle.
     fn next_deadline(&self, now: Nanos, desk: &mut Desk) -> Option<Nanos> {
         self.retry_to_part(now, desk);
         let mut table = lock(&self.table);
@@ -317,6 +318,7 @@ impl EventLoop {
         let moments = [table.timers.next(), table.pause, table.retry, table.drain_until];
         let until = moments.into_iter().flatten().min();
         table.waits_until = until.unwrap_or(Nanos::MAX);
+        self.plan.slot.set_idle(table.listening);
         Some(table.waits_until)
     }
 
