@@ -108,7 +108,7 @@ impl EventLoop {
         self.draining.load(Relaxed) && table.entries.len() <= self.overdue_calls()
     }
 
-    fn overdue_calls(&self) -> usize {
+    pub(super) fn overdue_calls(&self) -> usize {
         let overdue = |stage| matches!(stage, Stage::Answering | Stage::Expired | Stage::Late);
         self.calls.iter().filter(|claim| overdue(claim.look().stage())).count()
     }

@@ -31,6 +31,8 @@ const TICK: Nanos = SECOND / 1000;
 const QUIET: u32 = 50;
 /// Ticks that a turn of many short calls may last before another worker takes some of them.
 const LONG_TURN: u32 = 4;
+/// How long the process may take to end beside a thread that is stuck.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Ticks between two comparisons with the other workers.
 const COMPARE: u32 = 32;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -212,7 +214,11 @@ impl EventLoop {
     fn leave_stuck(&self) {
         let main_is_stuck = matches!(self.calls[0].look().stage(), Stage::Expired | Stage::Late);
         if !main_is_stuck && !lock(&self.table).frozen {
-            return;
+            if self.overdue_calls() == 0 {
+                return;
+            }
+            // Exit handlers run beside a thread that is stuck, and may wait for it in vain.
+            std::thread::sleep(LAST_WORDS);
         }
         self.write_access_log();
         log::info!("Worker exiting (pid: {})", process::id());
