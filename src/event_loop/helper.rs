@@ -28,7 +28,7 @@ use crate::sys::process;
 /// How often the words are looked at. A call that is seen in the same turn twice has lasted one to two of these.
 const TICK: Nanos = SECOND / 1000;
 /// Ticks without a request after which the helper sleeps.
-const QUIET: u32 = 50;
+const QUIET: u32 = 1;
 /// Ticks that a turn of many short calls may last before another worker takes some of them.
 const LONG_TURN: u32 = 4;
 /// How long the process may take to end beside a thread that is stuck.
