@@ -23,7 +23,7 @@ use crate::http::date::ServerDate;
 use crate::http::parse::{self, Status};
 use crate::http::{Framing, Head, Policy, Reject};
 use crate::sys::clock::{self, Nanos, SECOND};
-use crate::sys::poll::Interest;
+use crate::sys::poll::{wait_one, Interest};
 use crate::timers::Pace;
 use crate::transport::{Peer, Transport};
 
@@ -200,6 +200,12 @@ impl Conn {
     /// Leaves it to the other workers. After an `Ok` it is theirs, and is to be dropped here.
     pub fn leave_in(&self, mailbox: &Mailbox, listener: u64) -> io::Result<()> {
         mailbox.send(self.as_fd(), self.peer, listener, self.requests, self.deadline, &self.pending)
+    }
+
+    /// Whether something has come that has not been read.
+    pub fn has_input(&self) -> bool {
+        // When that cannot be told, reading it will tell.
+        !matches!(wait_one(self.as_fd(), Interest::Read, Some(0)), Ok(false))
     }
 
     /// Whether it can be moved on, after a response that is still being sent, without a thread to call the application.

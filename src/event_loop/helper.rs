@@ -161,7 +161,13 @@ impl EventLoop {
             _ => MOST_MOVES,
         };
         watch.ticks += 1;
+        let draining = self.draining.load(Relaxed);
         let look = self.look_in(standing, most, watch);
+        if draining != self.draining.load(Relaxed) {
+            // There is a new deadline.
+            return Mode::Rescuing(standing);
+        }
+        let patience = patience.min(self.next_timer());
         match look {
             // Woken by the next thing that becomes ready.
             Some(Look::Clean) => {
@@ -173,6 +179,12 @@ impl EventLoop {
             None => {}
         }
         Mode::Rescuing(standing)
+    }
+
+    /// How long until a connection's deadline has passed.
+    fn next_timer(&self) -> Nanos {
+        let next = lock(&self.table).timers.next();
+        next.map_or(Nanos::MAX, |next| next.saturating_sub(clock::monotonic()).max(TICK))
     }
 
     /// Holds the lead for one look.

@@ -310,12 +310,13 @@ impl EventLoop {
             table.pause = None;
             self.adjust_listening(&mut table);
         }
-        if self.is_drained(&table) || table.drain_until.is_some_and(|until| until <= now) {
+        // That the time for it is over is seen by the helper, which answers what is left.
+        if self.is_drained(&table) {
             drop(table);
             self.stop();
             return None;
         }
-        let moments = [table.timers.next(), table.pause, table.retry, table.drain_until];
+        let moments = [table.timers.next(), table.pause, table.retry];
         let until = moments.into_iter().flatten().min();
         table.waits_until = until.unwrap_or(Nanos::MAX);
         self.plan.slot.set_idle(table.listening);

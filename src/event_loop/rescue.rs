@@ -5,7 +5,7 @@
 
 use super::table::Job;
 use super::{lock, EventLoop, Lead, CONTROL, SPECIAL, WAKE};
-use crate::conn::{Desk, Event, State};
+use crate::conn::{Desk, Event, Next, State};
 use crate::scoreboard::Phase;
 use crate::sys::clock;
 use crate::sys::poll::Events;
@@ -45,7 +45,33 @@ impl EventLoop {
         if self.pass_arrivals(lead, &mut room, desk) == Look::Stuck {
             look = Look::Stuck;
         }
+        self.end_waits(desk);
         look
+    }
+
+    /// Ends what has waited long enough, but for connections whose next request has just come.
+    fn end_waits(&self, desk: &mut Desk) {
+        let now = clock::monotonic();
+        let mut kept = Vec::new();
+        while let Some(key) = self.next_expired(now) {
+            let Some(mut conn) = lock(&self.table).entries.get_mut(key).and_then(|entry| entry.conn.take())
+            else {
+                continue;
+            };
+            if conn.may_move() && conn.has_input() {
+                kept.push(Job { key, conn });
+                continue;
+            }
+            // Not by a last read, which could find a request.
+            let next = match conn.state() {
+                State::Idle => Next::Close,
+                _ => conn.advance(Event::Expired, &mut self.turn(desk, now)),
+            };
+            let call = self.settle(Job { key, conn }, next);
+            debug_assert!(call.is_none());
+        }
+        let mut table = lock(&self.table);
+        kept.into_iter().for_each(|Job { key, conn }| self.put_back(&mut table, key, conn));
     }
 
     /// Whether a connection left in the mailbox would be served at once; one that drains leaves it to whoever is there.
