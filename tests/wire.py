@@ -51,14 +51,16 @@ class Response:
 
 
 class Connection:
-    """One connection; `address` is (host, port) or the path of a unix socket."""
+    """One connection; `address` is (host, port) or the path of a unix socket, `source` the host it comes from."""
 
-    def __init__(self, address, timeout=None, receive_buffer=None):
+    def __init__(self, address, timeout=None, receive_buffer=None, source=None):
         family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self.sock = socket.socket(family, socket.SOCK_STREAM)
         self.sock.settimeout(timeout or TIMEOUT)
         if receive_buffer:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        if source and family != socket.AF_UNIX:
+            self.sock.bind((source, 0))
         self.sock.connect(address)
         if family != socket.AF_UNIX:
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

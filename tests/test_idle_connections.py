@@ -1,0 +1,205 @@
+"""A connection at rest outlives the worker that has it, and workers have equal shares of them."""
+import os
+import threading
+from signal import SIGHUP, SIGTERM, SIGTTIN, SIGTTOU
+
+import pytest
+
+import wire
+from crowd import Crowd, begin, pid_of, wait_ready
+from harness import alive, wait_until
+
+APP = "apps.tail"
+KEEP = ("--keep-alive", "60")
+SETS = pytest.mark.parametrize("options", [
+    ("-w", "1"), ("-w", "2"), ("-w", "2", "--preload"), ("-w", "2", "--threads", "2"),
+], ids=["one", "two", "preload", "threads"])
+
+
+def start(server, options, *more):
+    """The server, and its workers."""
+    running = server(APP, *KEEP, *options, *more)
+    return running, wait_ready(running, int(options[1]))
+
+
+def wait_gone(running, pids):
+    wait_until(lambda: not any(map(alive, pids)), 20, running.log)
+
+
+def check(running, crowd):
+    """Each is answered, twice, by a worker that is there."""
+    for _ in range(2):
+        assert set(map(pid_of, crowd.ask())) <= set(running.workers())
+
+
+@SETS
+def test_reload_closes_none(server, options):
+    running, old = start(server, options)
+    with Crowd(running, 12) as crowd:
+        for _ in range(2):
+            check(running, crowd)
+            running.signal(SIGHUP)
+            wait_gone(running, old)
+            old = wait_ready(running, len(old))
+            assert set(crowd.counts()) <= set(old)
+
+
+@SETS
+def test_reload_closes_none_of_those_in_use(server, options):
+    """Each in the hands of a client that never pauses."""
+    running, old = start(server, options)
+    with Crowd(running, 6) as crowd:
+        for _ in range(2):
+            running.signal(SIGHUP)
+            while any(map(alive, old)):
+                crowd.ask()
+            old = wait_ready(running, len(old))
+            check(running, crowd)
+
+
+@SETS
+def test_max_requests_closes_none(server, options):
+    running, _ = start(server, options, "--max-requests", "10")
+    with Crowd(running, 8) as crowd, running.connect() as busy:
+        crowd.ask()
+        seen = set()
+        while len(seen) < 5:
+            answer = busy.exchange()
+            assert answer.status == 200 and not answer.closing
+            seen.add(pid_of(answer))
+        crowd.ask()
+        crowd.ask()
+
+
+@pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["plain", "preload"])
+def test_fewer_and_more_workers_close_none(server, preload):
+    running, old = start(server, ("-w", "3"), *preload)
+    with Crowd(running, 12).spread(3) as crowd:
+        for number in (2, 1):
+            running.signal(SIGTTOU)
+            running.wait_workers(number)
+            check(running, crowd)
+        for number in (2, 3):
+            running.signal(SIGTTIN)
+            wait_ready(running, number)
+            check(running, crowd)
+
+
+@SETS
+def test_a_worker_told_to_go_closes_none(server, options):
+    """Alone, it waits for nobody to take over: the arbiter has to replace it first."""
+    running, old = start(server, options)
+    with Crowd(running, 12) as crowd:
+        check(running, crowd)
+        if len(old) > 1:
+            os.kill(old[0], SIGTERM)
+            wait_gone(running, old[:1])
+            wait_ready(running, len(old))
+            check(running, crowd)
+
+
+@SETS
+def test_a_worker_that_timed_out_closes_none(server, options):
+    running, old = start(server, options, "--timeout", "1")
+    running.expect_errors(r"TIMEOUT", r"has been running", r"Error handling request", r"was running")
+    with Crowd(running, 12) as crowd, running.connect() as victim:
+        check(running, crowd)
+        stuck = begin(running, victim, "/asleep", "stuck")
+        if len(old) > 1 or "--threads" in options:
+            crowd.ask()
+        assert victim.read_response().status == 504
+        wait_gone(running, [stuck])
+        check(running, crowd)
+
+
+@SETS
+def test_the_end_of_the_server_closes_them_in_order(server, options):
+    running, _ = start(server, options)
+    with Crowd(running, 12) as crowd:
+        crowd.ask()
+        assert running.stop(SIGTERM, timeout=15) == 0
+        for connection in crowd.connections:
+            connection.expect_eof()
+
+
+def test_the_end_of_the_server_finishes_what_has_begun(server):
+    """While one request is under way, those that come on other connections are answered, or their connections closed
+    without an octet; never half."""
+    running, _ = start(server, ("-w", "2"))
+    with Crowd(running, 8).spread(2) as crowd, running.connect() as victim:
+        begin(running, victim, "/wait", "slow")
+        running.signal(SIGTERM)
+        for connection in crowd.connections:
+            connection.expect_eof()
+        running.touch("go")
+        assert victim.read_response().text == "slow"
+        victim.expect_eof()
+        assert running.wait_exit(15) == 0
+
+
+# --- equal shares ---
+
+
+def spread(crowd, workers):
+    """Waits until no worker has more than twice the connections of another; a few looks a second are enough for that."""
+    seen = []
+
+    def looked():
+        seen.append(sorted(crowd.counts().values()))
+        return len(seen[-1]) == workers and seen[-1][-1] <= 2 * seen[-1][0]
+    wait_until(looked, 10, lambda: "an even spread: %s" % seen)
+    return seen
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_connections_that_come_at_once_are_spread_evenly(server, workers):
+    running, _ = start(server, ("-w", workers))
+    with Crowd(running, 64) as crowd:
+        crowd.ask()
+        print(spread(crowd, workers))
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_connections_that_come_under_load_are_spread_evenly(server, workers):
+    running, _ = start(server, ("-w", workers))
+    stop = threading.Event()
+
+    def load():
+        with running.connect() as connection:
+            while not stop.is_set():
+                connection.exchange()
+    clients = [threading.Thread(target=load) for _ in range(3)]
+    for client in clients:
+        client.start()
+    try:
+        with Crowd(running, 0) as crowd:
+            for _ in range(64):
+                crowd.connections.append(wire.Connection(running.address))
+                crowd.connections[-1].exchange()
+            print(spread(crowd, workers))
+    finally:
+        stop.set()
+        for client in clients:
+            client.join()
+
+
+def test_connections_are_spread_over_new_workers(server):
+    running, _ = start(server, ("-w", "2"))
+    with Crowd(running, 48) as crowd:
+        spread(crowd, 2)
+        running.signal(SIGTTIN)
+        wait_ready(running, 3)
+        print(spread(crowd, 3))
+
+
+# --- what becomes of them while their worker is stuck ---
+
+def test_keep_alive_ends_also_at_a_stuck_worker(server):
+    running = server(APP, "-w", "2", "--keep-alive", "1")
+    wait_ready(running, 2)
+    with Crowd(running, 12).spread(2) as crowd, running.connect() as victim:
+        begin(running, victim, "/wait", "slow")
+        for connection in crowd.connections:
+            connection.expect_eof()
+        running.touch("go")
+        assert victim.read_response().text == "slow"
