@@ -149,8 +149,8 @@ fn a_request_is_answered_once() {
         if claim.begin_reply() {
             answers.fetch_add(1, SeqCst);
         }
-        let expired = claim.close();
-        assert_eq!(answers.load(SeqCst), 1, "after the call {expired}");
+        let ended = claim.close();
+        assert_eq!(answers.load(SeqCst), 1, "{ended:?}");
         helper.join().unwrap();
     });
 }
@@ -190,7 +190,7 @@ fn a_call_that_ran_too_long_finds_its_request_answered() {
         assert!(!claim.begin_reply());
         claim.answered();
         assert!(!claim.begin_reply());
-        assert!(claim.close());
+        assert_eq!(claim.close(), Stage::Expired);
     });
 }
 
@@ -202,6 +202,6 @@ fn a_response_that_has_begun_is_not_answered_again() {
         assert!(claim.begin_reply());
         assert_eq!(claim.overrun(claim.look()), Overrun::TooLate(7));
         assert_eq!(claim.overrun(claim.look()), Overrun::Gone);
-        assert!(!claim.close());
+        assert_eq!(claim.close(), Stage::Late);
     });
 }

@@ -71,7 +71,7 @@ class Client:
         if self.connection is None:
             try:
                 self.connection = wire.Connection(self.address)
-            except ConnectionRefusedError:
+            except (ConnectionRefusedError, ConnectionResetError):
                 # The server has come to its end.
                 self.stop.set()
                 return CLOSED

@@ -90,8 +90,12 @@ impl EventLoop {
             }
         }
         let entered = exchange.entered();
-        exchange.settle();
+        let overdue = exchange.settle();
         self.plan.slot.end(thread);
+        if overdue {
+            // If it kept the interpreter to itself, it does so no longer.
+            self.freeze(false);
+        }
         entered
     }
 

@@ -3,6 +3,7 @@
 //! its age, and shows what every thread is doing; the worker is replaced, as nobody knows what state it is in.
 //! Never: takes the interpreter: a thread that is stuck may have it.
 
+use super::table::Entry;
 use super::{lock, EventLoop};
 use crate::access_sink::Known;
 use crate::conn::Desk;
@@ -79,15 +80,33 @@ impl EventLoop {
             self.report(thread, fd, &request, (limit, outcome), now);
         }
         let free = (self.plan.on_overrun)(thread);
-        self.freeze(!free);
+        // A call that is over by now has thawed the worker itself, perhaps too early.
+        if free || !claim.look().is_overdue() {
+            self.freeze(false);
+        }
         self.retire();
     }
 
-    /// New connections are for other workers until it is known that some thread here can still serve them.
-    fn freeze(&self, frozen: bool) {
+    /// No new request is taken until it is known that some thread here can still serve it: those that come wait, and go
+    /// to the worker that replaces this one.
+    pub(super) fn freeze(&self, frozen: bool) {
         let mut table = lock(&self.table);
         table.frozen = frozen;
         self.adjust_listening(&mut table);
+        let waits = |entry: &Entry| entry.conn.as_ref().is_some_and(|conn| conn.may_move());
+        let waiting =
+            table.entries.iter().filter(|(_, entry)| waits(entry) && entry.watched.is_some() == frozen);
+        for key in waiting.map(|(key, _)| key).collect::<Vec<_>>() {
+            let Some(conn) = table.entries[key].conn.take() else {
+                continue;
+            };
+            if frozen {
+                self.unwatch(&mut table, key, &conn);
+                table.entries[key].conn = Some(conn);
+            } else {
+                self.put_back(&mut table, key, conn);
+            }
+        }
     }
 
     fn report(

@@ -8,7 +8,6 @@ use super::accept::Source;
 use super::table::Table;
 use super::{lock, EventLoop, Lead};
 use crate::conn::{Conn, Desk, Event};
-use crate::exchange::claim::Stage;
 use crate::scoreboard::Phase;
 use crate::sys::clock::{self, Nanos, SECOND};
 
@@ -87,12 +86,8 @@ impl EventLoop {
 
     /// Puts a connection in the mailbox. Afterwards its entry is to be forgotten; false when it has to stay.
     pub(super) fn post(&self, table: &mut Table, key: usize, conn: &Conn) -> bool {
-        if table.entries[key].watched.take().is_some() {
-            // Before it is sent: the duplicate in the mailbox would keep the registration alive.
-            if let Err(e) = self.poller.remove(conn) {
-                log::error!("Cannot stop watching a connection: {e}");
-            }
-        }
+        // Before it is sent: the duplicate in the mailbox would keep the registration alive.
+        self.unwatch(table, key, conn);
         let listener = self.plan.listeners[conn.listener].id();
         match conn.leave_in(&self.plan.mailbox, listener) {
             Ok(()) => true,
@@ -109,7 +104,6 @@ impl EventLoop {
     }
 
     pub(super) fn overdue_calls(&self) -> usize {
-        let overdue = |stage| matches!(stage, Stage::Answering | Stage::Expired | Stage::Late);
-        self.calls.iter().filter(|claim| overdue(claim.look().stage())).count()
+        self.calls.iter().filter(|claim| claim.look().is_overdue()).count()
     }
 }

@@ -19,7 +19,6 @@ use std::time::Duration;
 use super::rescue::{Look, MOST_MOVES};
 use super::{lock, EventLoop};
 use crate::conn::Desk;
-use crate::exchange::claim::Stage;
 use crate::sys::baton::Standing;
 use crate::sys::clock::{self, Nanos, SECOND};
 use crate::sys::poll::{wait_one, Events, Interest};
@@ -224,7 +223,7 @@ impl EventLoop {
     /// The loop has ended, and the main thread ends the process; unless it is stuck in a request that ran too long, or
     /// cannot have the interpreter because of one.
     fn leave_stuck(&self) {
-        let main_is_stuck = matches!(self.calls[0].look().stage(), Stage::Expired | Stage::Late);
+        let main_is_stuck = self.calls[0].look().is_overdue();
         if !main_is_stuck && !lock(&self.table).frozen {
             if self.overdue_calls() == 0 {
                 return;

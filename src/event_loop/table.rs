@@ -72,7 +72,11 @@ impl EventLoop {
     /// Takes a connection out of the table; an event for one that a thread serves is put off until it is back.
     pub(super) fn take(&self, key: usize, wanted: u64) -> Option<Box<Conn>> {
         let mut table = lock(&self.table);
+        let frozen = table.frozen;
         let entry = table.entries.get_mut(key).filter(|entry| token(key, entry.generation) == wanted)?;
+        if frozen && entry.conn.as_ref().is_some_and(|conn| conn.may_move()) {
+            return None;
+        }
         let conn = entry.conn.take();
         if conn.is_none() && entry.watched.take().is_some() {
             // Out of the poller, as a hang-up is reported however little is asked for. Serving threads close a
@@ -147,6 +151,15 @@ impl EventLoop {
     pub(super) fn put_back(&self, table: &mut Table, key: usize, conn: Box<Conn>) {
         let interest = conn.interest();
         self.watch(table, Job { key, conn }, interest);
+    }
+
+    pub(super) fn unwatch(&self, table: &mut Table, key: usize, conn: &Conn) {
+        if table.entries[key].watched.take().is_none() {
+            return;
+        }
+        if let Err(e) = self.poller.remove(conn) {
+            log::error!("Cannot stop watching a connection: {e}");
+        }
     }
 
     fn watch(&self, table: &mut Table, Job { key, conn }: Job, interest: Interest) {

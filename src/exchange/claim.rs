@@ -55,6 +55,11 @@ impl Ticket {
         matches!(self.stage(), Stage::Open | Stage::Sent)
     }
 
+    /// Its time is over, and it still runs.
+    pub fn is_overdue(self) -> bool {
+        matches!(self.stage(), Stage::Answering | Stage::Expired | Stage::Late)
+    }
+
     fn at(self, stage: Stage) -> u64 {
         self.0 >> BITS << BITS | stage as u64
     }
@@ -95,15 +100,15 @@ impl Claim {
         seen.stage() == Stage::Open && self.swap(seen, Stage::Sent)
     }
 
-    /// By the thread: the call is over. True when it ran too long and the helper answered it.
-    pub fn close(&self) -> bool {
+    /// By the thread: the call is over. Returns the stage in which it ended, which is not `Answering`.
+    pub fn close(&self) -> Stage {
         loop {
             let seen = self.look();
             if seen.stage() == Stage::Answering {
                 // One send and one shutdown away, neither of which blocks.
                 yield_now();
             } else if self.swap(seen, Stage::Idle) {
-                return seen.stage() == Stage::Expired;
+                return seen.stage();
             }
         }
     }

@@ -14,7 +14,7 @@ pub use self::body::BodyFault;
 pub use self::reply::{without_body, Gone};
 
 use self::body::Body;
-use self::claim::Claim;
+use self::claim::{Claim, Stage};
 use self::reply::Reply;
 use crate::access_sink::{AccessLog, Line};
 use crate::conn::{Conn, Desk, Fate, Settings};
@@ -136,17 +136,20 @@ impl<'a> Exchange<'a> {
         });
     }
 
-    /// Leaves the connection with what becomes of it and the scratch at the next request's first octet.
-    pub fn settle(mut self) {
+    /// Leaves the connection with what becomes of it and the scratch at the next request's first octet. True when the
+    /// request had run too long, and that was noticed.
+    pub fn settle(mut self) -> bool {
         let read = self.skip_body();
         // The helper's answer is on its way: a plain close could make the kernel take it back.
-        let expired = self.site.claim.close();
+        let stage = self.site.claim.close();
+        let expired = stage == Stage::Expired;
         self.conn.fate = if expired { Fate::Linger } else { self.fate(read) };
         if expired {
             self.conn.out.clear();
         }
         let scratch = &mut self.desk.scratch;
         scratch.start = if read { self.body.raw } else { scratch.end };
+        expired || stage == Stage::Late
     }
 
     fn fate(&self, body_read: bool) -> Fate {

@@ -74,6 +74,18 @@ def take_a_nap(seconds):
     time.sleep(float(seconds))
 
 
+def climb(height):
+    return height and 1 + climb(height - 1)
+
+
+def work_for(seconds):
+    """Python code whose stack never stays as it is."""
+    end = time.monotonic() + float(seconds)
+    while time.monotonic() < end:
+        for height in range(0, 500, 25):
+            climb(height)
+
+
 SLOW = {
     "/wait": wait_for_go, "/hold": wait_in_c, "/asleep": stuck_asleep, "/python": stuck_in_python,
     "/libc": stuck_in_libc, "/arithmetic": stuck_in_arithmetic, "/stubborn": stuck_and_stubborn,
@@ -94,6 +106,8 @@ def application(environ, start_response):
         SLOW[path](name)
     elif path == "/nap":
         take_a_nap(name)
+    elif path == "/work":
+        work_for(name)
     elif path == "/facts":
         body = json.dumps(facts(environ)).encode()
     elif path == "/echo":
