@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from load import children_cpu
 from server import Failure
 
-LIMIT_SECONDS = 180
+# Beyond the load itself: warm-up, and the answers that are still out.
+LIMIT_SECONDS = 120
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Generator:
         command = ["taskset", "-c", ",".join(map(str, sorted(cpus)))] if cpus else []
         command += [env.openloop, f"--port={port}", *[kind.option() for kind in classes]]
         command += [option(name, value) for name, value in options.items() if value not in (None, False)]
+        self.limit = options.get("seconds", 0) + LIMIT_SECONDS
         self.words = env.scratch / "openloop.log"
         self.before = children_cpu()
         with open(self.words, "wb") as errors:
@@ -46,25 +48,25 @@ class Generator:
         self.process.communicate()
 
     def wait_for(self, word):
-        line = self.line(LIMIT_SECONDS)
+        line = self.line(self.limit)
         if line != word:
-            raise self.failure(f"{line!r} instead of {word}")
+            raise self.failure(f"{line or 'nothing'} instead of {word}")
 
     def go(self):
         self.process.stdin.write("\n")
         self.process.stdin.flush()
 
     def line(self, seconds):
-        """The next line, or None when there was none in that time."""
+        """The next line, empty at the end, or None when there was none in that time."""
         if not select.select([self.process.stdout], [], [], seconds)[0]:
             return None
         return self.process.stdout.readline().rstrip("\n")
 
-    def result(self, seconds=LIMIT_SECONDS):
+    def result(self):
         """To its end; figures of `openloop`, with the CPU seconds it took as `cpu`."""
-        line = self.line(seconds)
+        line = self.line(self.limit)
         if not line:
-            raise self.failure("no result" if line == "" else f"no result in {seconds} s")
+            raise self.failure("no result" if line == "" else f"no result in {self.limit:.0f} s")
         self.process.wait(LIMIT_SECONDS)
         return dict(json.loads(line), cpu=children_cpu() - self.before)
 

@@ -64,6 +64,8 @@ def granian(env, start):
     options = "--interface wsgi --http 1 --no-ws --log-level error --blocking-threads".split()
     options += [str(start.threads or 1)]
     options += ["--http1-header-read-timeout", str(min(start.keepalive * 1000, 60_000))] if start.keepalive else []
+    # What it calls concurrent requests are connections, idle ones too.
+    options += ["--backpressure", str(start.connections)] if start.connections else []
     address = ["--host", HOST, "--port", str(start.port), "--workers", str(start.workers)]
     return [env.bin("granian"), *options, *address, start.app]
 

@@ -4,7 +4,7 @@ import http.client
 import os
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from load import READY_SECONDS
@@ -80,14 +80,17 @@ def pids(connections):
 def connections_of(pid, port):
     """How many established connections to that port a process holds."""
     inodes = {fields[9] for fields in established(port)}
-    held = 0
-    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-        try:
-            target = os.readlink(descriptor)
-        except OSError:
-            continue
-        held += target.startswith("socket:[") and target[len("socket:[") : -1] in inodes
-    return held
+    return sum(target.startswith("socket:[") and target[len("socket:[") : -1] in inodes for target in descriptors(pid))
+
+
+def descriptors(pid):
+    """What each refers to, as far as it is still there."""
+    targets = []
+    with suppress(OSError):
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):
+                targets.append(os.readlink(descriptor))
+    return targets
 
 
 def established(port):

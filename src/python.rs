@@ -91,19 +91,16 @@ impl Interrupts {
         set_handler(py, signals, handler.as_any())
     }
 
+    /// Whether the main thread's request is to be broken off, should `break_off` come.
+    pub fn want(&self, wanted: bool) {
+        self.overrun.wanted.store(wanted, Relaxed);
+    }
+
     /// Breaks off the request that the main thread is running. By another thread, with or without the interpreter.
     pub fn break_off(&self) {
         self.overrun.ever.store(true, Relaxed);
-        self.overrun.wanted.store(true, Relaxed);
         self.overrun.sent.store(true, Relaxed);
         process::send_signal(process::id(), signal::SIGABRT);
-    }
-
-    /// By the main thread: its request has ended.
-    pub fn request_ended(&self) {
-        if self.overrun.wanted.load(Relaxed) {
-            self.overrun.wanted.store(false, Relaxed);
-        }
     }
 
     /// Whether an ABRT may be our own, for a request only.
@@ -171,7 +168,8 @@ pub fn reset_signals(py: Python<'_>, signals: &[i32]) -> PyResult<()> {
     set_handler(py, signals, &default)
 }
 
-/// On this signal the stacks of all Python threads go to the error log, from C, whatever the interpreter is stuck in.
+/// On this signal the stacks of all Python threads go to the error log, from C: for an interpreter that is stuck, as
+/// frames that run on meanwhile could not be read without harm.
 pub fn dump_stacks_on(py: Python<'_>, signal: i32) -> PyResult<()> {
     use std::os::fd::AsRawFd;
     let Some(fd) = log::descriptor() else {
@@ -258,17 +256,34 @@ pub fn is_parallel(py: Python<'_>) -> bool {
     enabled().is_ok_and(|enabled| !enabled)
 }
 
-/// Whether another thread can have the interpreter in that time. The caller must not have it.
-pub fn is_free_within(patience: Duration) -> bool {
-    let (done, waits) = mpsc::channel();
-    let probe = move || {
-        Python::attach(|_| ());
+/// What every Python thread is doing, as far as a thread of ours can have the interpreter within that time: frames that
+/// run on meanwhile cannot be read. None when the interpreter is stuck in one of them. The caller must not have it.
+pub fn stacks_within(patience: Duration) -> Option<String> {
+    let (told, waits) = mpsc::channel();
+    let ask = move || {
+        let text = Python::attach(|py| stacks(py).unwrap_or_else(|e| traceback(py, &e)));
         // Nobody listens any more when it took too long.
-        let _ = done.send(());
+        let _ = told.send(text);
     };
     // A thread of its own, as it may never come back.
-    let started = thread::Builder::new().name("probe".into()).spawn(probe);
-    started.is_ok() && waits.recv_timeout(patience).is_ok()
+    thread::Builder::new().name("stacks".into()).spawn(ask).ok()?;
+    waits.recv_timeout(patience).ok()
+}
+
+fn stacks(py: Python<'_>) -> PyResult<String> {
+    let frames = py.import(intern!(py, "sys"))?.call_method0(intern!(py, "_current_frames"))?;
+    let format = py.import(intern!(py, "traceback"))?.getattr(intern!(py, "format_stack"))?;
+    let mut text = String::new();
+    for thread in py.import(intern!(py, "threading"))?.call_method0(intern!(py, "enumerate"))?.try_iter()? {
+        let thread = thread?;
+        let Ok(frame) = frames.get_item(thread.getattr(intern!(py, "ident"))?) else {
+            continue;
+        };
+        let name: String = thread.getattr(intern!(py, "name"))?.extract()?;
+        let lines: Vec<String> = format.call1((frame,))?.extract()?;
+        text.push_str(&format!("Thread {name} (most recent call last):\n{}", lines.concat()));
+    }
+    Ok(text.trim_end().to_string())
 }
 
 /// How many threads Python knows of.

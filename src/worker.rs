@@ -13,10 +13,10 @@ use crate::access_sink::AccessLog;
 use crate::app::App;
 use crate::config::Config;
 use crate::conn::Settings;
-use crate::event_loop::{Directive, EventLoop, OnOverrun, Plan};
+use crate::event_loop::{Directive, EventLoop, Overrun, Plan};
 use crate::handoff::Mailbox;
 use crate::listener::Listener;
-use crate::log::take_up;
+use crate::log::{critical, take_up};
 use crate::proxy::Trust;
 use crate::python::{self, traceback, Interrupts, Mode};
 use crate::scoreboard::{Notice, Phase, Slot};
@@ -110,7 +110,7 @@ fn serve(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>) -> Result<(), i32> 
         most_requests,
         timeout: limit(config.timeout),
         graceful_timeout: nanos(config.graceful_timeout),
-        on_overrun: on_overrun(interrupts.clone()),
+        overrun: Box::new(OverrunPolicy(interrupts.clone())),
     };
     let heard = Heard { signals, lifeline, config, access, interrupts };
     let event_loop =
@@ -199,23 +199,39 @@ fn settings(config: &Config) -> Settings {
     }
 }
 
-/// What the worker does about a request that ran too long, once its client has been answered: it shows what every
-/// thread is doing, and breaks the request off where Python can: in the main thread.
-fn on_overrun(interrupts: Interrupts) -> OnOverrun {
-    Box::new(move |thread| {
-        // Handled in the thread that raises it, so that no system call of the application is interrupted.
-        if let Err(e) = signal::raise(signal::stack_dump()) {
-            log::error!("Cannot show the stacks: {e}");
-        }
+/// It is shown what every thread is doing, and a request is broken off where Python can: in the main thread.
+struct OverrunPolicy(Interrupts);
+
+impl Overrun for OverrunPolicy {
+    fn begins(&self, thread: usize) {
         if thread == 0 {
-            interrupts.break_off();
+            self.0.want(true);
         }
-        let free = python::is_free_within(PROBE);
-        if !free {
-            log::error!("The request keeps the interpreter to itself; this worker takes no more of them");
+    }
+
+    fn deal(&self, thread: usize, runs: &dyn Fn() -> bool) -> bool {
+        let stacks = python::stacks_within(PROBE);
+        match &stacks {
+            Some(stacks) => critical(format_args!("Stacks of all threads\n{stacks}")),
+            None => {
+                log::error!("The request keeps the interpreter to itself; this worker takes no more of them");
+                // Handled in the thread that raises it, so that no system call of the application is interrupted.
+                if let Err(e) = signal::raise(signal::stack_dump()) {
+                    log::error!("Cannot show the stacks: {e}");
+                }
+            }
         }
-        free
-    })
+        if thread == 0 && runs() {
+            self.0.break_off();
+        }
+        stacks.is_some()
+    }
+
+    fn ended(&self, thread: usize) {
+        if thread == 0 {
+            self.0.want(false);
+        }
+    }
 }
 
 /// What tells a worker to do something.

@@ -15,7 +15,7 @@ from harness import alive, wait_until
 
 APP = "apps.tail"
 OPTIONS = ("--keep-alive", "60", "--access-logfile", "access.log")
-TROUBLE = (r"TIMEOUT", r"has been running", r"Error handling request", r"was running", r"keeps the interpreter")
+TROUBLE = (r"TIMEOUT", r"Stacks of all threads", r"has been running", r"Error handling request", r"was running", r"keeps the interpreter")
 # How an application can be stuck, and the function that the log shows.
 STUCK = {"/asleep": "stuck_asleep", "/python": "stuck_in_python", "/libc": "stuck_in_libc",
          "/arithmetic": "stuck_in_arithmetic"}
@@ -118,28 +118,35 @@ def test_one_that_catches_everything_is_left_behind(server, threads):
 
 
 @pytest.mark.parametrize("path", ["/asleep", "/python"])
-def test_other_requests_of_the_worker_finish(server, path):
-    """They run before, while and after another thread's runs too long, and each is far from doing so itself."""
-    running = start(server, "--timeout", "1", "--threads", "3")
+@pytest.mark.parametrize("others", ["/nap?0.05", "/work?0.02"], ids=["waiting", "working"])
+def test_other_requests_of_the_worker_finish(server, path, others):
+    """They run before, while and after those of other threads run too long, and each is far from doing so itself."""
+    running = start(server, "--timeout", "1", "--threads", "8")
     [old] = wait_ready(running, 1)
-    statuses = [[], []]
+    answers, faults = [], []
 
-    def work(answers):
-        with running.connect() as connection:
-            while alive(old):
-                answers.append(connection.exchange("GET", "/nap?0.05").status)
+    def work():
+        try:
+            with running.connect() as connection:
+                while alive(old):
+                    answers.append(connection.exchange("GET", others).status)
+        except Exception as error:
+            faults.append(repr(error))
 
-    clients = [threading.Thread(target=work, args=(answers,)) for answers in statuses]
-    with running.connect() as victim:
-        begin(running, victim, path, "victim")
+    clients = [threading.Thread(target=work) for _ in range(4)]
+    with Crowd(running, 4) as victims:
+        for number, connection in enumerate(victims.connections):
+            begin(running, connection, path, str(number))
         for client in clients:
             client.start()
-        assert victim.read_response().status == 504
-    for client in clients:
-        client.join(30)
-        assert not client.is_alive()
-    assert [set(answers) for answers in statuses] == [{200}, {200}]
-    assert running.log().count("WORKER TIMEOUT") == 1
+        for connection in victims.connections:
+            assert connection.read_response().status == 504
+        for client in clients:
+            client.join(30)
+            assert not client.is_alive()
+    assert not faults
+    assert set(answers) == {200}
+    assert running.log().count("WORKER TIMEOUT") == 4
 
 
 def test_all_threads_stuck_at_once(server):

@@ -19,7 +19,13 @@ ROUNDS = 5
 
 def descriptors(pid):
     """What a process has open."""
-    return [os.readlink("/proc/%d/fd/%s" % (pid, fd)) for fd in os.listdir("/proc/%d/fd" % pid)]
+    found = []
+    for fd in os.listdir("/proc/%d/fd" % pid):
+        try:
+            found.append(os.readlink("/proc/%d/fd/%s" % (pid, fd)))
+        except FileNotFoundError:
+            pass  # Closed just now.
+    return found
 
 
 def end(running, path):
@@ -282,6 +288,17 @@ def test_with_all_threads_of_a_worker_blocked_its_connections_move(server):
         assert {pid_of(connection.read_response()) for connection in taken} == {stuck}
         crowd.connections += taken
         crowd.ask()
+
+
+def test_with_the_interpreter_locked_the_connections_of_all_threads_move(server):
+    """However many threads there are, none of them can serve."""
+    running = two_workers(server, "--threads", "3")
+    with Crowd(running, 16).spread(2) as crowd, running.connect() as victim:
+        stuck = begin(running, victim, "/hold", "slow")
+        for _ in range(ROUNDS):
+            assert stuck not in set(map(pid_of, crowd.ask()))
+        open_gate(running)
+        assert victim.read_response().text == "slow"
 
 
 @pytest.mark.parametrize("options", [("--threads", "4"), ("-w", "2", "--threads", "3")], ids=["threads", "both"])

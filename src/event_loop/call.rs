@@ -93,8 +93,7 @@ impl EventLoop {
         let overdue = exchange.settle();
         self.plan.slot.end(thread);
         if overdue {
-            // If it kept the interpreter to itself, it does so no longer.
-            self.freeze(false);
+            self.thaw(thread);
         }
         entered
     }

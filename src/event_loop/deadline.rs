@@ -67,8 +67,9 @@ impl EventLoop {
         let request = self.plan.slot.request(thread);
         let claim = &self.calls[thread];
         self.freeze(true);
+        self.plan.overrun.begins(thread);
         let (fd, outcome) = match claim.overrun(seen) {
-            Overrun::Gone => return self.freeze(false),
+            Overrun::Gone => return self.thaw(thread),
             Overrun::TooLate(fd) => (fd, "its response had begun"),
             Overrun::Answer(fd) => {
                 let outcome = answer(fd, request.as_ref(), desk);
@@ -79,17 +80,24 @@ impl EventLoop {
         if let Some(request) = request {
             self.report(thread, fd, &request, (limit, outcome), now);
         }
-        let free = (self.plan.on_overrun)(thread);
+        let runs = || claim.look().is_overdue();
+        let free = self.plan.overrun.deal(thread, &runs);
         // A call that is over by now has thawed the worker itself, perhaps too early.
-        if free || !claim.look().is_overdue() {
+        if free || !runs() {
             self.freeze(false);
         }
         self.retire();
     }
 
+    /// A request that ran too long, or nearly so, has ended: if it kept the interpreter to itself, it does so no longer.
+    pub(super) fn thaw(&self, thread: usize) {
+        self.plan.overrun.ended(thread);
+        self.freeze(false);
+    }
+
     /// No new request is taken until it is known that some thread here can still serve it: those that come wait, and go
     /// to the worker that replaces this one.
-    pub(super) fn freeze(&self, frozen: bool) {
+    fn freeze(&self, frozen: bool) {
         let mut table = lock(&self.table);
         table.frozen = frozen;
         self.adjust_listening(&mut table);

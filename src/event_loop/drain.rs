@@ -26,6 +26,8 @@ impl EventLoop {
             self.adjust_listening(&mut table);
             let listeners = 0..self.plan.listeners.len();
             lead.accepts = listeners.map(|listener| (Source::Listener(listener), usize::MAX)).collect();
+            // There is a new deadline.
+            self.nudge.wake();
         }
         if !self.has_successor() {
             lead.accepts.push((Source::Mailbox, usize::MAX));

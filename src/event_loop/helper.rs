@@ -21,7 +21,7 @@ use super::{lock, EventLoop};
 use crate::conn::Desk;
 use crate::sys::baton::Standing;
 use crate::sys::clock::{self, Nanos, SECOND};
-use crate::sys::poll::{wait_one, Events, Interest};
+use crate::sys::poll::{wait_few, Events, Interest};
 use crate::sys::process;
 
 /// How often the words are looked at. A call that is seen in the same turn twice has lasted one to two of these.
@@ -86,16 +86,27 @@ impl EventLoop {
 
     /// Until something becomes ready, for whomever.
     fn sleep(&self, watch: &mut Watch, patience: Nanos) -> Mode {
-        match wait_one(self.poller.as_fd(), Interest::Read, Some(patience)) {
-            Ok(false) => Mode::Asleep,
-            Ok(true) => {
-                watch.ticks = 0;
-                Mode::Ticking
+        if !self.nap(patience) {
+            return Mode::Asleep;
+        }
+        watch.ticks = 0;
+        Mode::Ticking
+    }
+
+    /// Sleeps until something becomes ready; false when there is only a deadline to be looked at.
+    fn nap(&self, patience: Nanos) -> bool {
+        let fds = [self.poller.as_fd(), self.nudge.as_fd()];
+        match wait_few(&fds, Interest::Read, Some(patience)) {
+            Ok(ready) => {
+                if ready[1] {
+                    self.nudge.clear();
+                }
+                ready[0]
             }
             Err(e) => {
                 log::error!("Cannot watch the worker: {e}");
-                std::thread::sleep(Duration::from_nanos(TICK));
-                Mode::Asleep
+                pause(patience);
+                false
             }
         }
     }
@@ -160,19 +171,12 @@ impl EventLoop {
             _ => MOST_MOVES,
         };
         watch.ticks += 1;
-        let draining = self.draining.load(Relaxed);
         let look = self.look_in(standing, most, watch);
-        if draining != self.draining.load(Relaxed) {
-            // There is a new deadline.
-            return Mode::Rescuing(standing);
-        }
         let patience = patience.min(self.next_timer());
         match look {
             // Woken by the next thing that becomes ready.
             Some(Look::Clean) => {
-                if let Err(e) = wait_one(self.poller.as_fd(), Interest::Read, Some(patience)) {
-                    log::error!("Cannot watch the worker: {e}");
-                }
+                self.nap(patience);
             }
             Some(Look::Stuck) => pause(patience),
             None => {}

@@ -57,9 +57,18 @@ pub enum Directive {
 /// Called by whoever leads with the index of a control descriptor that became readable.
 pub type Control = Box<dyn FnMut(usize) -> Directive + Send>;
 
-/// Called by the helper when thread number so many has run a request for too long, after the client was answered. False
-/// when no other thread can call the application any more.
-pub type OnOverrun = Box<dyn Fn(usize) -> bool + Send + Sync>;
+/// What is done about a request that runs too long, beside answering its client. Threads are named by number.
+pub trait Overrun: Send + Sync {
+    /// By the helper, before a thread's request counts as one that ran too long.
+    fn begins(&self, thread: usize);
+
+    /// By the helper, once the client has been answered. `runs` tells whether the request still does. False when no other
+    /// thread can call the application any more.
+    fn deal(&self, thread: usize, runs: &dyn Fn() -> bool) -> bool;
+
+    /// By the thread, when such a request has ended after all.
+    fn ended(&self, thread: usize);
+}
 
 pub struct Plan {
     pub settings: Settings,
@@ -82,13 +91,15 @@ pub struct Plan {
     /// How long a request may run.
     pub timeout: Nanos,
     pub graceful_timeout: Nanos,
-    pub on_overrun: OnOverrun,
+    pub overrun: Box<dyn Overrun>,
 }
 
 pub struct EventLoop {
     plan: Plan,
     poller: Poller,
     waker: Waker,
+    /// Wakes the helper, which sleeps on the poller too, but may find that the leader was faster.
+    nudge: Waker,
     arbiter: Arc<Waker>,
     controls: Vec<OwnedFd>,
     table: Mutex<Table>,
@@ -136,7 +147,7 @@ impl EventLoop {
         control: Control,
     ) -> io::Result<EventLoop> {
         let poller = Poller::new()?;
-        let waker = Waker::new()?;
+        let (waker, nudge) = (Waker::new()?, Waker::new()?);
         poller.add(&waker, WAKE, Interest::Read)?;
         for (index, fd) in controls.iter().enumerate() {
             poller.add(fd, CONTROL | index as u64, Interest::Read)?;
@@ -167,6 +178,7 @@ impl EventLoop {
             plan,
             poller,
             waker,
+            nudge,
             arbiter,
             controls,
             table: Mutex::new(table),
@@ -327,6 +339,7 @@ impl EventLoop {
     fn stop(&self) {
         self.stopped.store(true, Relaxed);
         self.waker.wake();
+        self.nudge.wake();
     }
 
     fn dispatch(&self, token: u64, lead: &mut Lead, desk: &mut Desk) -> Option<Job> {

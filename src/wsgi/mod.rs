@@ -146,9 +146,6 @@ impl WsgiCaller {
                 exchange.log_access(&|_| None);
             }
         }
-        if let Some(interrupts) = &self.interrupts {
-            interrupts.request_ended();
-        }
         self.renew(py);
         verdict
     }

@@ -80,12 +80,10 @@ impl<'a> Load<'a> {
         while self.busy > 0 && self.now() < until {
             self.wait(until)?;
         }
-        let answered = self.records.iter().filter(|record| record.outcome == Outcome::Answered).count();
-        if answered < self.connections.len() {
-            let all = self.connections.len();
-            return Err(io::Error::other(format!("warm-up: {answered} of {all} requests were answered")));
+        if self.records.iter().all(|record| record.outcome == Outcome::Answered) {
+            return Ok(());
         }
-        Ok(())
+        Err(io::Error::other(format!("warm-up: {}", self.outcomes())))
     }
 
     pub fn open(&mut self, records: Vec<Record>, pin: bool) -> io::Result<Vec<Record>> {
@@ -148,6 +146,16 @@ impl<'a> Load<'a> {
 
     fn drain_end(&self, last: Nanos) -> Nanos {
         last.saturating_add(self.options.drain.as_nanos() as Nanos)
+    }
+
+    /// How many requests had which outcome, and which statuses the failed ones had.
+    fn outcomes(&self) -> String {
+        let mut counts = BTreeMap::new();
+        for record in &self.records {
+            *counts.entry(record.outcome.name()).or_insert(0) += 1;
+        }
+        let words: Vec<_> = counts.iter().map(|(name, count)| format!("{count} {name}")).collect();
+        format!("{} {:?}", words.join(", "), self.statuses)
     }
 
     fn unfinished(&self) -> bool {
