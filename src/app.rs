@@ -21,6 +21,9 @@ pub trait Caller {
     /// Runs the application for one request and gives the whole response to `exchange`.
     fn call(&mut self, exchange: &mut Exchange<'_>) -> Verdict;
 
+    /// Returns when this thread could call the application at once; the interpreter may be stuck in another one.
+    fn make_sure(&mut self);
+
     /// Lets others have the interpreter while `wait` blocks.
     fn unlocked(&mut self, wait: &mut (dyn FnMut() + Send));
 }

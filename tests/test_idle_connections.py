@@ -101,7 +101,7 @@ def test_a_worker_told_to_go_closes_none(server, options):
 @SETS
 def test_a_worker_that_timed_out_closes_none(server, options):
     running, old = start(server, options, "--timeout", "1")
-    running.expect_errors(r"TIMEOUT", r"has been running", r"Error handling request", r"was running")
+    running.expect_errors(r"TIMEOUT", r"Stacks of all threads", r"has been running", r"Error handling request", r"was running")
     with Crowd(running, 12) as crowd, running.connect() as victim:
         check(running, crowd)
         stuck = begin(running, victim, "/asleep", "stuck")

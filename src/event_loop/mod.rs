@@ -223,21 +223,29 @@ impl EventLoop {
     /// Waits until the lead is free.
     fn follow(&self, caller: &mut dyn Caller) -> Held<'_, Lead> {
         match self.lead.try_take() {
-            Some(lead) => self.take_up(lead),
+            Some(lead) => self.take_up(lead, caller),
             None => self.parked(caller, || self.lead.take()),
         }
     }
 
     /// By the thread that leads from now on. A turn is lent by one thread only.
-    fn take_up<'a>(&self, mut lead: Held<'a, Lead>) -> Held<'a, Lead> {
+    fn take_up<'a>(&'a self, mut lead: Held<'a, Lead>, caller: &mut dyn Caller) -> Held<'a, Lead> {
         lead.turn += 1;
+        if self.plan.threads > 1 && !self.plan.parallel {
+            // Before it takes a request that it might not be able to serve; the helper leads meanwhile.
+            let turn = lead.turn;
+            let lent = lead.lend(turn);
+            caller.make_sure();
+            lead = lent.recall().unwrap_or_else(|lent| lent.wait());
+            lead.turn += 1;
+        }
         self.come_back(&mut lead);
         lead
     }
 
     /// Waits for the lead without the interpreter. Whoever leads may wait for long before it writes the access log.
     fn parked<'a>(
-        &self,
+        &'a self,
         caller: &mut dyn Caller,
         wait: impl FnOnce() -> Held<'a, Lead> + Send,
     ) -> Held<'a, Lead> {
@@ -245,7 +253,7 @@ impl EventLoop {
         let (mut wait, mut lead) = (Some(wait), None);
         caller.unlocked(&mut || lead = wait.take().map(|wait| wait()));
         // `unlocked` runs what it is given, once.
-        self.take_up(lead.unwrap_or_else(|| unreachable!()))
+        self.take_up(lead.unwrap_or_else(|| unreachable!()), caller)
     }
 
     /// Leads until a request is complete; None when the loop has stopped.

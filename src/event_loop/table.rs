@@ -74,10 +74,15 @@ impl EventLoop {
         let mut table = lock(&self.table);
         let frozen = table.frozen;
         let entry = table.entries.get_mut(key).filter(|entry| token(key, entry.generation) == wanted)?;
-        if frozen && entry.conn.as_ref().is_some_and(|conn| conn.may_move()) {
+        let conn = entry.conn.take();
+        if frozen && conn.as_ref().is_some_and(|conn| conn.may_move()) {
+            // It waits until the worker thaws, or is left to another.
+            let conn = conn?;
+            self.unwatch(&mut table, key, &conn);
+            table.entries[key].conn = Some(conn);
             return None;
         }
-        let conn = entry.conn.take();
+        let entry = table.entries.get_mut(key)?;
         if conn.is_none() && entry.watched.take().is_some() {
             // Out of the poller, as a hang-up is reported however little is asked for. Serving threads close a
             // descriptor only under this lock, so it is still the connection's.

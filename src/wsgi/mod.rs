@@ -93,6 +93,8 @@ impl Caller for Unprepared {
         Verdict::GoOn
     }
 
+    fn make_sure(&mut self) {}
+
     fn unlocked(&mut self, wait: &mut (dyn FnMut() + Send)) {
         wait();
     }
@@ -219,6 +221,12 @@ impl Caller for WsgiCaller {
             }
             self.handle(py, exchange)
         })
+    }
+
+    fn make_sure(&mut self) {
+        if !self.attached {
+            Python::attach(|_| ());
+        }
     }
 
     fn unlocked(&mut self, wait: &mut (dyn FnMut() + Send)) {
