@@ -352,8 +352,11 @@ fn raw(value: &Bound<'_, PyAny>) -> Raw {
     if let Ok(text) = value.cast::<PyString>() {
         return Raw::Text(text.to_string_lossy().into_owned());
     }
-    raw_container(value)
-        .unwrap_or_else(|| Raw::Other(value.repr().map_or_else(|_| "?".into(), |text| text.to_string())))
+    let shown = || value.repr().map_or_else(|_| "?".into(), |text| text.to_string());
+    match value.is_callable() {
+        true => Raw::Callable(shown()),
+        false => raw_container(value).unwrap_or_else(|| Raw::Other(shown())),
+    }
 }
 
 fn raw_container(value: &Bound<'_, PyAny>) -> Option<Raw> {
