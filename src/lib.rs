@@ -18,7 +18,7 @@
 //!
 //! A file imports only from lower layers: `sys`, `error`, `config::values` · `config`, `http`, `proxy` · `scoreboard`,
 //! `listener`, `log`, `access_log`, `buffer`, `timers`, `transport`, `handoff` · `conn`, `exchange`, `access_sink`, `app` ·
-//! `event_loop`, `python`, `wsgi`, `daemon` · `worker`, `mold`, `arbiter` · `cli`, `lib`. `tests/layers.rs` checks it.
+//! `event_loop`, `python`, `hooks`, `wsgi`, `daemon` · `worker`, `mold`, `arbiter` · `cli`, `lib`. `tests/layers.rs` checks it.
 #![deny(unsafe_code, clippy::undocumented_unsafe_blocks)]
 
 pub mod access_log;
@@ -34,6 +34,7 @@ pub mod error;
 pub mod event_loop;
 pub mod exchange;
 pub mod handoff;
+pub mod hooks;
 pub mod http;
 pub mod listener;
 pub mod log;

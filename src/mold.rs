@@ -52,7 +52,7 @@ impl Mold {
 
     /// Whether the application is loaded.
     pub fn is_ready(&mut self) -> bool {
-        if !self.ready && matches!(receive(&self.socket), Ok(Some([READY, _]))) {
+        if !self.ready && matches!(receive(&self.socket), Ok(Some([READY, ..]))) {
             self.ready = true;
         }
         self.ready
@@ -61,14 +61,14 @@ impl Mold {
     /// Has a worker forked for the slot; returns its pid.
     ///
     /// Errors: the mold is gone, could not fork, or does not answer.
-    pub fn fork_worker(&self, slot: usize, most_requests: u64) -> io::Result<i32> {
-        transmit(&self.socket, [slot as i64, most_requests as i64])?;
+    pub fn fork_worker(&self, slot: usize, age: u64, most_requests: u64) -> io::Result<i32> {
+        transmit(&self.socket, [slot as i64, age as i64, most_requests as i64])?;
         let deadline = crate::sys::clock::monotonic() + FORK_PATIENCE;
         while let Some(left) = deadline.checked_sub(crate::sys::clock::monotonic()) {
             wait_one(self.socket.as_fd(), Interest::Read, Some(left))?;
             match receive(&self.socket)? {
-                Some([pid, _]) if pid > 0 => return Ok(pid as i32),
-                Some([errno, _]) => return Err(io::Error::from_raw_os_error(-errno as i32)),
+                Some([pid, ..]) if pid > 0 => return Ok(pid as i32),
+                Some([errno, ..]) => return Err(io::Error::from_raw_os_error(-errno as i32)),
                 None => continue,
             }
         }
@@ -82,13 +82,13 @@ impl AsFd for Mold {
     }
 }
 
-/// One message of two numbers; None when none is there.
-fn receive(fd: &OwnedFd) -> io::Result<Option<[i64; 2]>> {
-    let mut bytes = [0; 16];
+/// One message of three numbers; None when none is there.
+fn receive(fd: &OwnedFd) -> io::Result<Option<[i64; 3]>> {
+    let mut bytes = [0; 24];
     match recv(fd.as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT).map_err(io::Error::from) {
-        Ok(16) => {
+        Ok(24) => {
             let number = |at: usize| i64::from_ne_bytes(std::array::from_fn(|i| bytes[at + i]));
-            Ok(Some([number(0), number(8)]))
+            Ok(Some([number(0), number(8), number(16)]))
         }
         Ok(_) => Err(io::ErrorKind::UnexpectedEof.into()),
         Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(None),
@@ -96,7 +96,7 @@ fn receive(fd: &OwnedFd) -> io::Result<Option<[i64; 2]>> {
     }
 }
 
-fn transmit(fd: &OwnedFd, numbers: [i64; 2]) -> io::Result<()> {
+fn transmit(fd: &OwnedFd, numbers: [i64; 3]) -> io::Result<()> {
     let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_ne_bytes()).collect();
     send(fd.as_raw_fd(), &bytes, MsgFlags::MSG_NOSIGNAL)?;
     Ok(())
@@ -114,14 +114,14 @@ pub fn run(py: Python<'_>, seed: MoldSeed) -> MoldOutcome {
     if let Err(e) = python::freeze_heap(py) {
         log::warn!("Cannot freeze the heap of the preloaded application: {e}");
     }
-    if transmit(&socket, [READY, 0]).is_err() {
+    if transmit(&socket, [READY, 0, 0]).is_err() {
         return MoldOutcome::Exit(0);
     }
     heritage.arbiter.wake();
     loop {
         let waited = py.detach(|| wait_one(socket.as_fd(), Interest::Read, None));
         let request = waited.and_then(|_| receive(&socket));
-        let [slot, most_requests] = match request {
+        let [slot, age, most_requests] = match request {
             Ok(Some(request)) => request,
             Ok(None) => continue,
             // The arbiter has closed its end: this generation is over.
@@ -129,19 +129,19 @@ pub fn run(py: Python<'_>, seed: MoldSeed) -> MoldOutcome {
         };
         match fork_grandchild(py) {
             Ok(Grand::Mold(pid)) => {
-                if transmit(&socket, [i64::from(pid), 0]).is_err() {
+                if transmit(&socket, [i64::from(pid), 0, 0]).is_err() {
                     return MoldOutcome::Exit(0);
                 }
             }
             Ok(Grand::Worker(blocked)) => {
                 let slot = board.slot(slot as usize);
-                let most_requests = most_requests as u64;
-                let seed = Seed { heritage, slot, most_requests, blocked };
+                let (age, most_requests) = (age as u64, most_requests as u64);
+                let seed = Seed { heritage, slot, age, most_requests, worker: None, blocked };
                 return MoldOutcome::Worker(Box::new(seed), app);
             }
             Err(e) => {
                 let errno = i64::from(e.raw_os_error().unwrap_or(libc::EIO));
-                if transmit(&socket, [-errno, 0]).is_err() {
+                if transmit(&socket, [-errno, 0, 0]).is_err() {
                     return MoldOutcome::Exit(0);
                 }
             }

@@ -7,7 +7,7 @@ use std::ffi::CString;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
-use std::sync::{mpsc, Arc};
+use std::sync::{mpsc, Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
@@ -48,7 +48,11 @@ pub struct Interrupts {
     /// A worker was told to stop while it booted; code that catches everything may have swallowed the exception.
     stopped: Arc<AtomicBool>,
     overrun: Arc<Overrun>,
+    told: Arc<OnceLock<Told>>,
 }
+
+/// Is told of each signal in Python's handler of it, in the main thread.
+type Told = Box<dyn Fn(Python<'_>, i32) + Send + Sync>;
 
 /// The main thread's request has run too long and is to be broken off.
 #[derive(Default)]
@@ -73,12 +77,15 @@ pub enum Mode {
 impl Interrupts {
     /// Makes Python call the handler for these signals.
     pub fn install(&self, py: Python<'_>, signals: &[i32]) -> PyResult<()> {
-        let Interrupts { mode, stopped, overrun } = self.clone();
+        let Interrupts { mode, stopped, overrun, told } = self.clone();
         let handler =
             PyCFunction::new_closure(py, Some(c"interrupt"), None, move |arguments, _| -> PyResult<()> {
                 let number: i32 = arguments.get_item(0)?.extract()?;
                 if number == signal::SIGABRT && overrun.came_late() {
                     return Ok(());
+                }
+                if let Some(tell) = told.get() {
+                    tell(arguments.py(), number);
                 }
                 match exit_code(mode.load(Relaxed), number) {
                     Some(code) => {
@@ -94,6 +101,12 @@ impl Interrupts {
     /// Whether the main thread's request is to be broken off, should `break_off` come.
     pub fn want(&self, wanted: bool) {
         self.overrun.wanted.store(wanted, Relaxed);
+    }
+
+    /// From now on, once and for all, `tell` hears of every signal for this process.
+    pub fn tell(&self, tell: impl Fn(Python<'_>, i32) + Send + Sync + 'static) {
+        // A second caller there is none: a process becomes a worker once.
+        let _ = self.told.set(Box::new(tell));
     }
 
     /// Breaks off the request that the main thread is running. By another thread, with or without the interpreter.
@@ -194,6 +207,17 @@ pub fn add_path(py: Python<'_>, folder: &str) -> PyResult<()> {
 /// Sets a variable in `os.environ`, and so in the process.
 pub fn set_env(py: Python<'_>, name: &str, value: &str) -> PyResult<()> {
     py.import(intern!(py, "os"))?.getattr(intern!(py, "environ"))?.set_item(name, value)
+}
+
+/// Sets or removes a variable and gives what it was before.
+pub fn replace_env(py: Python<'_>, name: &str, value: Option<&str>) -> PyResult<Option<String>> {
+    let environ = py.import(intern!(py, "os"))?.getattr(intern!(py, "environ"))?;
+    let before = environ.call_method1(intern!(py, "get"), (name,))?.extract()?;
+    match value {
+        Some(value) => environ.set_item(name, value)?,
+        None => environ.call_method1(intern!(py, "pop"), (name, py.None())).map(|_| ())?,
+    }
+    Ok(before)
 }
 
 /// Runs `body` in a new Python thread that the interpreter does not wait for at its end.
@@ -315,18 +339,21 @@ pub fn traceback(py: Python<'_>, e: &PyErr) -> String {
 /// Runs a configuration file, or imports `python:MODULE`, and gives its names.
 ///
 /// Errors: it cannot be read, or it raised; the sentence carries the traceback.
-pub fn run_config(py: Python<'_>, path: &Path) -> Result<Vec<(String, Raw)>, Error> {
+pub fn run_config<'py>(py: Python<'py>, path: &Path) -> Result<Bound<'py, PyDict>, Error> {
     let text = path.to_string_lossy();
     let names = match text.strip_prefix("python:") {
         Some(module) => py.import(module).map(|module| module.dict()),
         None => execute(py, path)?,
     };
-    names.map(|names| names.iter().map(|(name, value)| (name.to_string(), raw(&value))).collect()).map_err(
-        |e| {
-            let trace = traceback(py, &e);
-            Error::Other(format!("Failed to read config file: {text} (--config)\n{trace}"))
-        },
-    )
+    names.map_err(|e| {
+        let trace = traceback(py, &e);
+        Error::Other(format!("Failed to read config file: {text} (--config)\n{trace}"))
+    })
+}
+
+/// What the names stand for, as the configuration takes it.
+pub fn values(names: &Bound<'_, PyDict>) -> Vec<(String, Raw)> {
+    names.iter().map(|(name, value)| (name.to_string(), raw(&value))).collect()
 }
 
 /// As the module `__config__`, afresh each time, so that a reload sees what the file says now.
@@ -367,8 +394,11 @@ fn raw(value: &Bound<'_, PyAny>) -> Raw {
     if let Ok(text) = value.cast::<PyString>() {
         return Raw::Text(text.to_string_lossy().into_owned());
     }
-    raw_container(value)
-        .unwrap_or_else(|| Raw::Other(value.repr().map_or_else(|_| "?".into(), |text| text.to_string())))
+    let shown = || value.repr().map_or_else(|_| "?".into(), |text| text.to_string());
+    match value.is_callable() {
+        true => Raw::Callable(shown()),
+        false => raw_container(value).unwrap_or_else(|| Raw::Other(shown())),
+    }
 }
 
 fn raw_container(value: &Bound<'_, PyAny>) -> Option<Raw> {

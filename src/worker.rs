@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::conn::Settings;
 use crate::event_loop::{Directive, EventLoop, Overrun, Plan};
 use crate::handoff::Mailbox;
+use crate::hooks::{Hooks, Server, WorkerHooks};
 use crate::listener::Listener;
 use crate::log::{critical, take_up};
 use crate::proxy::Trust;
@@ -46,12 +47,18 @@ pub struct Heritage {
     pub lifeline: Arc<Lifeline>,
     pub arbiter: Arc<Waker>,
     pub interrupts: Interrupts,
+    pub hooks: Arc<Hooks>,
+    pub server: Arc<Server>,
 }
 
 /// A worker that is about to live.
 pub struct Seed {
     pub heritage: Heritage,
     pub slot: Slot,
+    /// Its serial number.
+    pub age: u64,
+    /// What `pre_fork` has seen of it; a mold's has not been in the same process.
+    pub worker: Option<Py<PyAny>>,
     /// `max_requests` with this worker's jitter; 0 is never.
     pub most_requests: u64,
     /// Held from before the fork until the worker has its own handlers.
@@ -62,25 +69,47 @@ pub struct Seed {
 pub fn run(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>) -> i32 {
     log::info!("Booting worker with pid: {}", process::id());
     let interrupts = seed.heritage.interrupts.clone();
-    let code = match serve(py, seed, app) {
+    let hooks = match hooks(py, &seed) {
+        Ok(hooks) => hooks,
+        Err(e) => return boot_failed(py, &e),
+    };
+    let code = match serve(py, seed, app, &hooks) {
         Ok(()) => 0,
         Err(code) => code,
     };
+    // Python may not have come to handle a signal that the loop has seen; `worker_int` goes before `worker_exit`.
+    let _ = py.check_signals();
     // What a signal started is under way; exit handlers run undisturbed.
     interrupts.set(Mode::Quiet);
     log::info!("Worker exiting (pid: {})", process::id());
+    hooks.worker_exit(py);
     code
 }
 
-fn serve(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>) -> Result<(), i32> {
-    let Seed { heritage, slot, most_requests, blocked } = seed;
-    let Heritage { config, listeners, mailbox, notice, lifeline, arbiter, interrupts } = heritage;
+fn hooks(py: Python<'_>, seed: &Seed) -> PyResult<Arc<WorkerHooks>> {
+    let Heritage { hooks, server, listeners, interrupts, .. } = &seed.heritage;
+    server.enter(py, hooks, listeners)?;
+    let worker = match &seed.worker {
+        Some(worker) => worker.clone_ref(py),
+        None => server.new_worker(py, seed.age, &seed.slot, seed.most_requests)?,
+    };
+    let hooks = Arc::new(WorkerHooks::new(py, hooks.clone(), server, worker)?);
+    let told = hooks.clone();
+    interrupts.tell(move |py, signal| told.signalled(py, signal));
+    Ok(hooks)
+}
+
+fn serve(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>, hooks: &WorkerHooks) -> Result<(), i32> {
+    let Seed { heritage, slot, most_requests, blocked, .. } = seed;
+    let Heritage { config, listeners, mailbox, notice, lifeline, arbiter, interrupts, .. } = heritage;
     boot_signals(py, &interrupts).map_err(|e| boot_failed(py, &e))?;
     drop(blocked);
+    hooks.post_fork(py).map_err(|e| boot_failed(py, &e))?;
     let app = match app {
         Some(app) => app.into_bound(py),
         None => load_app(py, &config)?,
     };
+    hooks.post_worker_init(py, &app).map_err(|e| boot_failed(py, &e))?;
     let signals = serve_signals(py, &interrupts).map_err(|e| boot_failed(py, &e))?;
     // A USR1 that came while the application was imported has been missed: the inherited file may have been moved.
     reopen_logs(&config, None);
@@ -91,6 +120,7 @@ fn serve(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>) -> Result<(), i32> 
         sendfile: config.sendfile,
         interrupts: interrupts.clone(),
         trust: trust.clone(),
+        hooks: hooks.of_requests(py).map_err(|e| boot_failed(py, &e))?,
         locals: listeners.iter().map(|listener| listener.local().clone()).collect(),
     };
     let app = Arc::new(WsgiApp::new(app, circumstances).map_err(|e| boot_failed(py, &e))?);

@@ -27,6 +27,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("app", 3),
     ("event_loop", 4),
     ("python", 4),
+    ("hooks", 4),
     ("wsgi", 4),
     ("daemon", 4),
     ("worker", 5),
@@ -50,6 +51,8 @@ const BESIDE: &[(&str, &str)] = &[
     ("exchange", "conn"),
     ("app", "exchange"),
     ("wsgi", "python"),
+    ("wsgi", "hooks"),
+    ("hooks", "python"),
     ("daemon", "python"),
     ("mold", "worker"),
     ("arbiter", "worker"),
@@ -60,7 +63,7 @@ const BESIDE: &[(&str, &str)] = &[
 /// The arbiter supervises; it must not be able to touch a request.
 const ARBITER_NEVER: &[&str] = &["http", "conn", "exchange", "wsgi", "event_loop", "app", "transport"];
 
-const PYO3: &[&str] = &["lib", "main", "python", "wsgi", "daemon", "worker", "mold", "arbiter"];
+const PYO3: &[&str] = &["lib", "main", "python", "hooks", "wsgi", "daemon", "worker", "mold", "arbiter"];
 
 struct Source {
     path: PathBuf,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::config::{Address, Config};
 use crate::error::Error;
+use crate::hooks::Hooks;
 use crate::listener::Listener;
 use crate::mold::Mold;
 use crate::scoreboard::Scoreboard;
@@ -18,9 +19,16 @@ const BIND_PAUSE: Duration = Duration::from_secs(1);
 /// Slots beyond twice the configured workers, for TTIN and for workers that are on their way out.
 const SPARE_SLOTS: usize = 64;
 
+/// What the operator wants: the settings, and the functions that some of them are.
+pub struct Setup {
+    pub config: Arc<Config>,
+    pub hooks: Arc<Hooks>,
+}
+
 pub struct Generation {
     pub number: u64,
     pub config: Arc<Config>,
+    pub hooks: Arc<Hooks>,
     pub listeners: Vec<Arc<Listener>>,
     /// Shared with the generation before where it is large enough; a mold keeps the one that it was forked with.
     pub board: Arc<Scoreboard>,
@@ -33,10 +41,11 @@ impl Generation {
     /// Errors: an address that cannot be bound, named.
     pub fn new(
         number: u64,
-        config: Arc<Config>,
+        setup: Setup,
         before: Option<&Generation>,
         tries: Tries,
     ) -> Result<Generation, Error> {
+        let Setup { config, hooks } = setup;
         let bound = before.map_or(&[][..], |before| &before.listeners);
         let mut listeners = Vec::new();
         for address in &config.bind {
@@ -47,7 +56,7 @@ impl Generation {
             });
         }
         let board = board(&config, before).map_err(|e| Error::system("scoreboard", &e, "--workers"))?;
-        Ok(Generation { number, config, listeners, board, mold: None })
+        Ok(Generation { number, config, hooks, listeners, board, mold: None })
     }
 
     /// "http://127.0.0.1:8000,unix:/run/app.sock"

@@ -5,6 +5,8 @@
 
 pub mod children;
 mod generation;
+mod hooks;
+mod raw_env;
 mod reload;
 mod spawn;
 mod stop;
@@ -17,12 +19,15 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 
 use self::children::{Child, Children, Stage};
-use self::generation::{Generation, Tries};
+use self::generation::{Generation, Setup, Tries};
+use self::raw_env::RawEnv;
 use self::reload::Reload;
+use self::spawn::Which;
 use crate::config::{self, Config};
 use crate::daemon::{self, PidFile};
 use crate::error::Error;
 use crate::handoff::Mailbox;
+use crate::hooks::{Hooks, Server};
 use crate::mold::MoldSeed;
 use crate::python::{self, Interrupts};
 use crate::scoreboard::{Notice, Phase};
@@ -68,6 +73,9 @@ pub struct Arbiter {
     lifeline: Arc<Lifeline>,
     _alive: std::os::fd::OwnedFd,
     children: Children,
+    /// What hooks are given, and where they find `raw_env`.
+    server: Arc<Server>,
+    raw_env: RawEnv,
     current: Generation,
     reload: Option<Reload>,
     /// How many workers there should be; TTIN and TTOU move it.
@@ -84,20 +92,24 @@ pub struct Arbiter {
 /// Errors: anything that keeps it from starting; nothing is left behind.
 pub fn run(py: Python<'_>, args: &[String]) -> Result<Outcome, Error> {
     let start_folder = daemon::start_folder().map_err(|e| Error::system("current folder", &e, "--chdir"))?;
-    let config = Arc::new(read_config(py, args, &start_folder)?);
+    let setup = read_config(py, args, &start_folder)?;
+    let config = &setup.config;
     if config.check_config {
-        return check(py, &config);
+        return check(py, config);
     }
     if config.app.is_none() {
         return Err(Error::Other(
             "No application module specified (rgunicorn MODULE:APP, or wsgi_app)".into(),
         ));
     }
-    let mut arbiter = Arbiter::start(py, args, start_folder, config)?;
+    let mut arbiter = Arbiter::start(py, args, start_folder, setup)?;
     log::info!("Listening at: {} ({})", arbiter.current.addresses(), process::id());
     let workers = arbiter.wanted;
     log::info!("Using {workers} worker(s) with {} thread(s) each", arbiter.current.config.threads);
-    Ok(arbiter.supervise(py))
+    match arbiter.announce_ready(py) {
+        true => Ok(arbiter.supervise(py)),
+        false => Ok(arbiter.give_up(py, 1)),
+    }
 }
 
 /// `--check-config`: the configuration is good by now; the application has to load.
@@ -110,10 +122,15 @@ fn check(py: Python<'_>, config: &Config) -> Result<Outcome, Error> {
 
 /// Reads the configuration from the folder we were started in, then takes over what it says of the process: folder,
 /// import path, error log.
-fn read_config(py: Python<'_>, args: &[String], start_folder: &PathBuf) -> Result<Config, Error> {
+fn read_config(py: Python<'_>, args: &[String], start_folder: &PathBuf) -> Result<Setup, Error> {
     enter(py, start_folder)?;
-    let loaded =
-        config::load(args, &|name| std::env::var(name).ok(), &mut |path| python::run_config(py, path))?;
+    let mut given = None;
+    let loaded = config::load(args, &|name| std::env::var(name).ok(), &mut |path| {
+        let names = python::run_config(py, path)?;
+        let values = python::values(&names);
+        given = Some(names);
+        Ok(values)
+    })?;
     let config = loaded.config;
     if let Some(folder) = &config.chdir {
         enter(py, folder)?;
@@ -123,7 +140,8 @@ fn read_config(py: Python<'_>, args: &[String], start_folder: &PathBuf) -> Resul
     }
     init_log(&config)?;
     loaded.warnings.iter().for_each(|warning| log::warn!("{warning}"));
-    Ok(config)
+    let hooks = Arc::new(Hooks::resolve(py, &config, given.as_ref())?);
+    Ok(Setup { config: Arc::new(config), hooks })
 }
 
 fn init_log(config: &Config) -> Result<(), Error> {
@@ -140,12 +158,8 @@ fn enter(py: Python<'_>, folder: &PathBuf) -> Result<(), Error> {
 }
 
 impl Arbiter {
-    fn start(
-        py: Python<'_>,
-        args: &[String],
-        start_folder: PathBuf,
-        config: Arc<Config>,
-    ) -> Result<Arbiter, Error> {
+    fn start(py: Python<'_>, args: &[String], start_folder: PathBuf, setup: Setup) -> Result<Arbiter, Error> {
+        let config = setup.config.clone();
         let system =
             |what: &'static str| move |e: std::io::Error| Error::system(what, &e, "the system's limits");
         if config.daemon {
@@ -154,6 +168,9 @@ impl Arbiter {
             init_log(&config)?;
         }
         log::info!("Starting rgunicorn {}", crate::version::VERSION);
+        let mut raw_env = RawEnv::default();
+        let prepared = raw_env.become_that(py, &config.raw_env).and_then(|()| Server::new(py));
+        let server = prepared.map_err(|e| Error::Other(format!("cannot prepare hooks: {e} (--config)")))?;
         let pidfile = config.pidfile.as_deref().map(PidFile::create).transpose()?;
         let interrupts = Interrupts::default();
         let signals = listen_to_signals(py, &interrupts).map_err(system("signal handlers"))?;
@@ -166,7 +183,8 @@ impl Arbiter {
         let mailbox = Arc::new(Mailbox::new().map_err(system("mailbox"))?);
         let notice = Notice::new().map_err(system("shared memory"))?;
         let daemonized = config.daemon;
-        let current = match Generation::new(1, config, None, Tries::Several) {
+        let started = hooks::start(py, &server, &setup.hooks, config.workers);
+        let current = match started.and_then(|()| Generation::new(1, setup, None, Tries::Several)) {
             Ok(current) => current,
             Err(e) => {
                 pidfile.iter().for_each(PidFile::remove);
@@ -184,6 +202,8 @@ impl Arbiter {
             lifeline: Arc::new(lifeline),
             _alive: alive,
             children: Children::default(),
+            server: Arc::new(server),
+            raw_env,
             wanted: current.config.workers,
             current,
             reload: None,
@@ -210,7 +230,7 @@ impl Arbiter {
             self.obey(py, signal)?;
         }
         let now = clock::monotonic();
-        self.reap(now)?;
+        self.reap(py, now)?;
         for pid in self.children.observe(now) {
             log::info!("Worker ready (pid: {pid})");
         }
@@ -234,10 +254,10 @@ impl Arbiter {
             }
             signal::SIGHUP => self.start_reload(py),
             signal::SIGUSR1 => self.reopen_logs(),
-            signal::SIGTTIN => self.scale(self.wanted + 1),
-            signal::SIGTTOU => self.scale(self.wanted.saturating_sub(1).max(1)),
+            signal::SIGTTIN => self.scale(py, self.wanted + 1),
+            signal::SIGTTOU => self.scale(py, self.wanted.saturating_sub(1).max(1)),
             // A terminal that is resized sends it too.
-            signal::SIGWINCH if self.daemonized => self.scale(0),
+            signal::SIGWINCH if self.daemonized => self.scale(py, 0),
             signal::SIGUSR2 => log::warn!("Binary upgrade (USR2) is not supported yet"),
             _ => {}
         }
@@ -252,13 +272,16 @@ impl Arbiter {
         }
     }
 
-    fn scale(&mut self, wanted: usize) {
+    fn scale(&mut self, py: Python<'_>, wanted: usize) {
         let most = self.current.board.slots() / 2;
         if wanted > most {
             log::warn!("{most} workers are the most that this server was started for");
             return;
         }
-        self.wanted = wanted;
+        if wanted != self.wanted {
+            let before = std::mem::replace(&mut self.wanted, wanted);
+            self.tell_of_workers(py, Which::Current, wanted, before);
+        }
     }
 
     fn reopen_logs(&self) {
@@ -275,17 +298,17 @@ impl Arbiter {
 
     // ---- the dead
 
-    fn reap(&mut self, now: Nanos) -> Flow {
+    fn reap(&mut self, py: Python<'_>, now: Nanos) -> Flow {
         while let Some((pid, ending)) = process::reap() {
             match self.children.remove(pid, now) {
-                Some(child) => self.worker_died(&child, ending, now)?,
-                None => self.other_died(pid, ending, now)?,
+                Some(child) => self.worker_died(py, &child, ending, now)?,
+                None => self.other_died(py, pid, ending, now)?,
             }
         }
         ControlFlow::Continue(())
     }
 
-    fn worker_died(&mut self, child: &Child, ending: Ending, now: Nanos) -> Flow {
+    fn worker_died(&mut self, py: Python<'_>, child: &Child, ending: Ending, now: Nanos) -> Flow {
         let pid = child.pid;
         let told = matches!(child.stage, Stage::Killed | Stage::Draining { .. })
             || child.slot.phase() == Phase::Draining;
@@ -299,19 +322,20 @@ impl Arbiter {
             log::error!("It was running {} {} for {seconds} s", request.method, request.target);
         }
         if !child.has_been_ready() && !told {
-            return self.boot_failed(child.generation, ending);
+            self.boot_failed(py, child.generation, ending)?;
         }
+        self.tell_of_end(py, child);
         ControlFlow::Continue(())
     }
 
-    fn other_died(&mut self, pid: i32, ending: Ending, now: Nanos) -> Flow {
+    fn other_died(&mut self, py: Python<'_>, pid: i32, ending: Ending, now: Nanos) -> Flow {
         let is_mold = |generation: &Generation| generation.mold.as_ref().is_some_and(|mold| mold.pid == pid);
         if is_mold(&self.current) {
             log::error!("Mold (pid:{pid}) {ending}.");
             let was_ready = self.current.mold.take().is_some_and(|mut mold| mold.is_ready());
             self.children.backoff.died(was_ready, now);
             if !was_ready {
-                return self.boot_failed(self.current.number, ending);
+                return self.boot_failed(py, self.current.number, ending);
             }
         } else if self.reload.as_ref().is_some_and(|reload| is_mold(&reload.generation)) {
             self.abandon_reload(&format!("its mold {ending}"));
@@ -322,7 +346,7 @@ impl Arbiter {
     }
 
     /// A worker, or a mold, that never became ready: fatal only for a server that never was.
-    fn boot_failed(&mut self, generation: u64, ending: Ending) -> Flow {
+    fn boot_failed(&mut self, py: Python<'_>, generation: u64, ending: Ending) -> Flow {
         if self.reload.as_ref().is_some_and(|reload| reload.generation.number == generation) {
             self.abandon_reload(&format!("a new worker {ending} before it was ready"));
             return ControlFlow::Continue(());
@@ -339,7 +363,7 @@ impl Arbiter {
         log::error!("Shutting down: Master");
         log::error!("Reason: {reason}");
         let code = if let Ending::Exited(code) = ending { code } else { 1 };
-        ControlFlow::Break(self.give_up(code))
+        ControlFlow::Break(self.give_up(py, code))
     }
 
     // ---- the living

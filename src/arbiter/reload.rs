@@ -3,8 +3,6 @@
 //! serves on and the log says why.
 //! Never: touches a connection.
 
-use std::sync::Arc;
-
 use pyo3::prelude::*;
 
 use super::generation::{Generation, Tries};
@@ -32,7 +30,10 @@ impl Arbiter {
         }
         log::info!("Hang up: Master");
         match self.next_generation(py) {
-            Ok(generation) => self.reload = Some(Reload { generation }),
+            Ok(generation) => {
+                self.reload = Some(Reload { generation });
+                self.tell_of_reload(py);
+            }
             Err(e) => {
                 log::error!("Reload failed, the old configuration stays: {e}");
                 self.restore_process(py);
@@ -41,15 +42,17 @@ impl Arbiter {
     }
 
     fn next_generation(&mut self, py: Python<'_>) -> Result<Generation, Error> {
-        let config = read_config(py, &self.args, &self.start_folder)?;
+        self.raw_env.become_that(py, &[]).map_err(|e| Error::Other(format!("{e} (--env)")))?;
+        let setup = read_config(py, &self.args, &self.start_folder)?;
+        let config = &setup.config;
         if config.app.is_none() {
             return Err(Error::Other("No application module specified".into()));
         }
-        for name in fixed_changes(&self.current.config, &config) {
+        for name in fixed_changes(&self.current.config, config) {
             log::warn!("{name} changed; only a restart takes that over");
         }
         let before = Some(&self.current);
-        let generation = Generation::new(self.next_generation, Arc::new(config), before, Tries::Once)?;
+        let generation = Generation::new(self.next_generation, setup, before, Tries::Once)?;
         self.next_generation += 1;
         Ok(generation)
     }

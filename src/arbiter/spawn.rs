@@ -20,7 +20,7 @@ use crate::worker::{Heritage, Seed};
 
 /// The generation that serves, or the one that a reload is preparing.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Which {
+pub(super) enum Which {
     Current,
     Next,
 }
@@ -41,7 +41,7 @@ impl Arbiter {
         ControlFlow::Continue(())
     }
 
-    fn generation(&mut self, which: Which) -> &mut Generation {
+    pub(super) fn generation(&mut self, which: Which) -> &mut Generation {
         match (which, &mut self.reload) {
             (Which::Next, Some(reload)) => &mut reload.generation,
             _ => &mut self.current,
@@ -54,7 +54,7 @@ impl Arbiter {
         let spawned = match (generation.config.preload_app, mold_ready) {
             (false, _) => self.fork_worker(py, which),
             (true, None) => self.fork_mold(py, which),
-            (true, Some(true)) => self.mold_worker(which),
+            (true, Some(true)) => self.mold_worker(py, which),
             (true, Some(false)) => return ControlFlow::Continue(()),
         };
         match spawned {
@@ -77,16 +77,20 @@ impl Arbiter {
         let slot = self.free_slot(which)?;
         slot.reset();
         let most_requests = most_requests(&self.generation(which).config);
+        let Some(worker) = self.before_fork(py, which, &slot, most_requests)? else {
+            return Ok(Some(self.give_up(py, 1)));
+        };
         let blocked = Blocked::all()?;
         match python::fork(py).map_err(io::Error::from)? {
             Fork::Parent(pid) => {
                 drop(blocked);
-                self.adopt(which, pid, slot);
+                self.adopt(py, which, pid, slot, &worker)?;
                 Ok(None)
             }
             Fork::Child => {
-                let heritage = self.heritage(which);
-                Ok(Some(Outcome::Worker(Box::new(Seed { heritage, slot, most_requests, blocked }))))
+                let (heritage, age) = (self.heritage(which), self.next_age);
+                let seed = Seed { heritage, slot, age, most_requests, worker: Some(worker), blocked };
+                Ok(Some(Outcome::Worker(Box::new(seed))))
             }
         }
     }
@@ -95,13 +99,15 @@ impl Arbiter {
     fn heritage(&mut self, which: Which) -> Heritage {
         let (lifeline, arbiter) = (self.lifeline.clone(), self.waker.clone());
         let (mailbox, notice) = (self.mailbox.clone(), self.notice.clone());
-        let interrupts = self.interrupts.clone();
+        let (interrupts, server) = (self.interrupts.clone(), self.server.clone());
         let generation = self.generation(which);
         let (config, listeners) = (generation.config.clone(), generation.listeners.clone());
-        Heritage { config, listeners, mailbox, notice, lifeline, arbiter, interrupts }
+        let hooks = generation.hooks.clone();
+        Heritage { config, listeners, mailbox, notice, lifeline, arbiter, interrupts, hooks, server }
     }
 
     fn fork_mold(&mut self, py: Python<'_>, which: Which) -> io::Result<Option<Outcome>> {
+        self.enter(py, which)?;
         let (ours, theirs) = mold::sockets()?;
         let blocked = Blocked::all()?;
         match python::fork(py).map_err(io::Error::from)? {
@@ -118,16 +124,19 @@ impl Arbiter {
         }
     }
 
-    fn mold_worker(&mut self, which: Which) -> io::Result<Option<Outcome>> {
+    fn mold_worker(&mut self, py: Python<'_>, which: Which) -> io::Result<Option<Outcome>> {
         let slot = self.free_slot(which)?;
         slot.reset();
-        let generation = self.generation(which);
-        let most_requests = most_requests(&generation.config);
-        let Some(mold) = &generation.mold else {
+        let most_requests = most_requests(&self.generation(which).config);
+        let Some(worker) = self.before_fork(py, which, &slot, most_requests)? else {
+            return Ok(Some(self.give_up(py, 1)));
+        };
+        let age = self.next_age;
+        let Some(mold) = &self.generation(which).mold else {
             return Ok(None);
         };
-        let pid = mold.fork_worker(slot.index(), most_requests)?;
-        self.adopt(which, pid, slot);
+        let pid = mold.fork_worker(slot.index(), age, most_requests)?;
+        self.adopt(py, which, pid, slot, &worker)?;
         Ok(None)
     }
 
@@ -137,11 +146,19 @@ impl Arbiter {
         free.map(|index| board.slot(index)).ok_or_else(|| io::Error::other("every worker slot is in use"))
     }
 
-    fn adopt(&mut self, which: Which, pid: i32, slot: Slot) {
+    fn adopt(
+        &mut self,
+        py: Python<'_>,
+        which: Which,
+        pid: i32,
+        slot: Slot,
+        worker: &Py<PyAny>,
+    ) -> io::Result<()> {
         let (age, born) = (self.next_age, clock::monotonic());
         self.next_age += 1;
         let generation = self.generation(which).number;
         self.children.add(Child { pid, age, generation, slot, stage: Stage::Booting, born });
+        Ok(self.server.add(py, pid, age, worker)?)
     }
 }
 

@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use super::children::BACKSTOP;
 use super::{Arbiter, Outcome};
 use crate::daemon::PidFile;
+use crate::hooks::Hook;
 use crate::sys::clock::{self, Nanos, SECOND};
 use crate::sys::poll::{wait_few, Interest};
 use crate::sys::{process, signal};
@@ -27,19 +28,21 @@ pub enum Manner {
 impl Arbiter {
     pub(super) fn stop(&mut self, py: Python<'_>, manner: Manner) -> Outcome {
         let deadline = clock::monotonic().saturating_add(self.graceful_timeout() + BACKSTOP);
-        self.end(Some(py), manner, deadline);
+        self.end(py, manner, deadline);
         log::info!("Shutting down: Master");
+        self.tell(py, Hook::OnExit);
         Outcome::Exit(0)
     }
 
     /// For a server that never became one.
-    pub(super) fn give_up(&mut self, code: i32) -> Outcome {
+    pub(super) fn give_up(&mut self, py: Python<'_>, code: i32) -> Outcome {
         let deadline = clock::monotonic() + QUICK;
-        self.end(None, Manner::Quick, deadline);
+        self.end(py, Manner::Quick, deadline);
+        self.tell(py, Hook::OnExit);
         Outcome::Exit(code)
     }
 
-    fn end(&mut self, py: Option<Python<'_>>, manner: Manner, deadline: Nanos) {
+    fn end(&mut self, py: Python<'_>, manner: Manner, deadline: Nanos) {
         let told = if manner == Manner::Graceful { signal::SIGTERM } else { signal::SIGQUIT };
         self.dismiss_molds();
         self.notice.set_stopping();
@@ -67,13 +70,14 @@ impl Arbiter {
     }
 
     /// Until there are none or the time is over. INT or QUIT while requests are being finished breaks them off.
-    fn await_children(&mut self, py: Option<Python<'_>>, mut manner: Manner, mut deadline: Nanos) {
+    fn await_children(&mut self, py: Python<'_>, mut manner: Manner, mut deadline: Nanos) {
         loop {
             // Read before the dead are: a SIGCHLD that is taken out of the pipe has its child reaped in this turn.
             let hurried = self.is_hurried();
             while let Some((pid, ending)) = process::reap() {
                 if let Some(child) = self.children.remove(pid, clock::monotonic()) {
                     log::debug!("Worker (pid:{}) {ending}.", child.pid);
+                    self.tell_of_end(py, &child);
                 }
             }
             let now = clock::monotonic();
@@ -94,15 +98,11 @@ impl Arbiter {
         self.signals.pending().iter().any(|signal| matches!(*signal, signal::SIGINT | signal::SIGQUIT))
     }
 
-    fn sleep_until(&self, py: Option<Python<'_>>, deadline: Nanos, now: Nanos) {
+    fn sleep_until(&self, py: Python<'_>, deadline: Nanos, now: Nanos) {
         let fds = [self.signals.as_fd()];
         let patience = if deadline == Nanos::MAX { None } else { Some(deadline - now) };
         let wait = || wait_few(&fds, Interest::Read, patience);
-        let waited = match py {
-            Some(py) => py.detach(wait),
-            None => wait(),
-        };
-        if let Err(e) = waited {
+        if let Err(e) = py.detach(wait) {
             log::error!("Cannot wait: {e}");
         }
     }

@@ -6,12 +6,12 @@ pub mod options;
 pub mod sources;
 pub mod values;
 
+pub use options::{HookSpec, Value};
 pub use values::{Address, LogTarget, Raw};
 
 use crate::error::Error;
 use crate::http::{HeaderMap, Limits, Policy};
 use log::LevelFilter;
-use options::Value;
 use sources::{Environment, Gathered, RunPython, Settings};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -100,6 +100,11 @@ fn load_from(
     Ok(Loaded { config, warnings })
 }
 
+/// gunicorn's settings that this version does not have.
+pub fn unsupported() -> impl Iterator<Item = &'static str> {
+    options::NOT_YET.iter().map(|(name, _)| *name)
+}
+
 /// The settings that differ although only a restart can change them.
 pub fn fixed_changes(old: &Config, new: &Config) -> Vec<&'static str> {
     old.settings.changes(&new.settings).filter(|opt| !opt.reloadable).map(|opt| opt.name).collect()
@@ -154,6 +159,11 @@ impl Config {
             config_file: from.config_file,
             settings: set,
         }
+    }
+
+    /// Every setting by its name in a configuration file.
+    pub fn settings(&self) -> impl Iterator<Item = (&'static str, &Value)> {
+        self.settings.iter().map(|(opt, value)| (opt.name, value))
     }
 
     /// What no single option can know to be wrong.

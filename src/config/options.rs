@@ -62,6 +62,8 @@ pub enum Kind {
     Addresses,
     /// A dictionary of texts.
     Map,
+    /// A Python function, or where it is: `MODULE.NAME`.
+    Hook,
 }
 
 /// A setting's value once it has been checked.
@@ -77,6 +79,18 @@ pub enum Value {
     Path(PathBuf),
     Log(LogTarget),
     Addresses(Vec<Address>),
+    Hook(HookSpec),
+}
+
+/// Where the function is that a hook calls; which arguments it takes only Python can tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HookSpec {
+    /// In the config file that was executed, under the setting's name.
+    Given,
+    Import {
+        module: String,
+        name: String,
+    },
 }
 
 const APPLICATION: &str = "Application";
@@ -88,6 +102,7 @@ const LIMITS: &str = "Request limits";
 const PROXY: &str = "Behind a proxy";
 const LOGGING: &str = "Logging";
 const PROCESS: &str = "Process";
+const HOOKS: &str = "Hooks";
 
 const ANY: i64 = i64::MAX;
 
@@ -457,7 +472,27 @@ pub const OPTIONS: &[Opt] = &[
                systems do badly.",
         ..ROW
     },
+    hook("on_starting", "Called as on_starting(server) in the arbiter, before it listens."),
+    hook("on_reload", "Called as on_reload(server) in the arbiter on a reload, before new workers start."),
+    hook("when_ready", "Called as when_ready(server) in the arbiter once it listens, before the first fork."),
+    hook("pre_fork", "Called as pre_fork(server, worker) in the arbiter before each worker is forked."),
+    hook("post_fork", "Called as post_fork(server, worker) in the new worker, before the application is loaded."),
+    hook("post_worker_init", "Called as post_worker_init(worker) in the worker once the application is loaded."),
+    hook("worker_int", "Called as worker_int(worker) in a worker that INT or QUIT ends."),
+    hook("worker_abort", "Called as worker_abort(worker) in a worker on ABRT, also when --timeout breaks off a request."),
+    hook("pre_exec", "For the binary upgrade, which is not there yet: pre_exec(server)."),
+    hook("pre_request", "Called as pre_request(worker, req) in the worker before each request."),
+    hook("post_request", "Called as post_request(worker, req, environ, resp) in the worker after each request; the last two may be left out."),
+    hook("child_exit", "Called as child_exit(server, worker) in the arbiter when a worker has ended."),
+    hook("worker_exit", "Called as worker_exit(server, worker) in a worker on its way out."),
+    hook("nworkers_changed", "Called as nworkers_changed(server, new, old) in the arbiter when the number of workers wanted is set; old is None at the start."),
+    hook("on_exit", "Called as on_exit(server) in the arbiter, last of all."),
 ];
+
+/// A row for a function of the operator's, which has no flag.
+const fn hook(name: &'static str, help: &'static str) -> Opt {
+    Opt { name, kind: Kind::Hook, section: HOOKS, help, ..ROW }
+}
 
 /// gunicorn's settings that are not in the table, with their flags: known, so that whoever uses one is told.
 pub const NOT_YET: &[(&str, &str)] = &[
@@ -491,21 +526,6 @@ pub const NOT_YET: &[(&str, &str)] = &[
     ("default_proc_name", ""),
     ("paste", "--paste --paster"),
     ("raw_paste_global_conf", "--paste-global"),
-    ("on_starting", ""),
-    ("on_reload", ""),
-    ("when_ready", ""),
-    ("pre_fork", ""),
-    ("post_fork", ""),
-    ("post_worker_init", ""),
-    ("worker_int", ""),
-    ("worker_abort", ""),
-    ("pre_exec", ""),
-    ("pre_request", ""),
-    ("post_request", ""),
-    ("child_exit", ""),
-    ("worker_exit", ""),
-    ("nworkers_changed", ""),
-    ("on_exit", ""),
     ("ssl_context", ""),
     ("proxy_protocol", "--proxy-protocol"),
     ("proxy_allow_ips", "--proxy-allow-from"),
@@ -591,7 +611,7 @@ impl Kind {
             Kind::Int { .. } => "N",
             Kind::Mode => "MODE",
             Kind::Seconds => "SECONDS",
-            Kind::Text => "TEXT",
+            Kind::Text | Kind::Hook => "TEXT",
             Kind::Choice(_) | Kind::Checked(_) => "WORD",
             Kind::Path | Kind::Log => "PATH",
             Kind::CommaList | Kind::AllowList => "LIST",
@@ -616,6 +636,7 @@ impl Kind {
             Kind::Env => env(raw),
             Kind::Addresses => addresses(raw),
             Kind::Map => map(raw),
+            Kind::Hook => hook_spec(raw),
         }
     }
 }
@@ -741,6 +762,22 @@ fn map(raw: &Raw) -> Result<Value, String> {
         other => Err(format!("{other} is not a map of texts")),
     };
     pairs.map(Value::Pairs)
+}
+
+fn hook_spec(raw: &Raw) -> Result<Value, String> {
+    if matches!(raw, Raw::Callable(_)) {
+        return Ok(Value::Hook(HookSpec::Given));
+    }
+    text(raw, |text| match text.rsplit_once('.') {
+        Some((module, name)) if !module.is_empty() && !name.is_empty() => {
+            Ok(Value::Hook(HookSpec::Import { module: module.to_string(), name: name.to_string() }))
+        }
+        _ => Err(format!("'{}' is not MODULE.NAME", text.escape_debug())),
+    })
+    .map_err(|why| match raw {
+        Raw::Text(_) => why,
+        other => format!("{other} is neither a function nor MODULE.NAME"),
+    })
 }
 
 /// The kinds of worker there are in gunicorn; here only those that a thread per request can stand in for.
@@ -1011,6 +1048,20 @@ mod tests {
         assert_eq!(read("secure_scheme_headers", raw), Ok(Value::Pairs(pairs.clone())));
         assert_eq!(read("secure_scheme_headers", said("A=b")), Ok(Value::Pairs(pairs)));
         assert_eq!(refused("secure_scheme_headers", Raw::Int(1)), "1 is not a map of texts");
+    }
+
+    #[test]
+    fn hooks() {
+        let function = || Raw::Callable("<function f>".to_string());
+        assert_eq!(read("post_fork", function()), Ok(Value::Hook(HookSpec::Given)));
+        assert_eq!(read("post_fork", Raw::None), Ok(Value::Unset));
+        let spec = HookSpec::Import { module: "a.b".to_string(), name: "c".to_string() };
+        assert_eq!(read("post_fork", said("a.b.c")), Ok(Value::Hook(spec)));
+        assert_eq!(refused("post_fork", said("c")), "'c' is not MODULE.NAME");
+        assert_eq!(refused("post_fork", Raw::Int(3)), "3 is neither a function nor MODULE.NAME");
+        let list = Raw::List(vec![function()]);
+        assert_eq!(refused("post_fork", list), "a list is neither a function nor MODULE.NAME");
+        assert!(OPTIONS.iter().filter(|opt| matches!(opt.kind, Kind::Hook)).all(|opt| opt.long.is_empty()));
     }
 
     #[test]

@@ -67,6 +67,11 @@ impl Settings {
         Ok(())
     }
 
+    /// All of them, in the table's order.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static Opt, &Value)> {
+        OPTIONS.iter().zip(&self.0)
+    }
+
     /// The settings in which two sets differ.
     pub fn changes<'a>(&'a self, other: &'a Settings) -> impl Iterator<Item = &'static Opt> + 'a {
         OPTIONS
@@ -220,7 +225,9 @@ fn complaint(name: &str, raw: &Raw, language: Language, label: &str) -> Option<S
             Some(format!("{label}: unknown setting '{name}' ignored (did you mean '{known}'?)"))
         }
         // A function, module or class is code, whatever it is called.
-        (Language::Python, Some(known)) if is_variable(name) && !matches!(raw, Raw::Other(_)) => {
+        (Language::Python, Some(known))
+            if is_variable(name) && !matches!(raw, Raw::Callable(_) | Raw::Other(_)) =>
+        {
             Some(format!("{label}: '{name}' is no setting (did you mean '{known}'?)"))
         }
         (Language::Python, _) => None,
@@ -712,7 +719,8 @@ mod tests {
             line: "-c python:conf",
             python: vec![
                 ("statsd_host", said("localhost:8125")),
-                ("post_fork", other("<function post_fork>")),
+                ("post_fork", Raw::Callable("<function post_fork>".to_string())),
+                ("logger_class", Raw::Callable("<class 'Logger'>".to_string())),
                 ("certfile", Raw::None),
                 ("reload", Raw::Bool(false)),
                 ("wrokers", Raw::Int(3)),
@@ -727,7 +735,7 @@ mod tests {
         assert_eq!(
             start.warnings(),
             [
-                "python:conf: not supported yet, ignored: post_fork, statsd_host",
+                "python:conf: not supported yet, ignored: logger_class, statsd_host",
                 "python:conf: 'wrokers' is no setting (did you mean 'workers'?)",
             ]
         );

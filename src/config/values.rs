@@ -21,7 +21,9 @@ pub enum Raw {
     Text(String),
     List(Vec<Raw>),
     Map(Vec<(String, Raw)>),
-    /// Anything without a counterpart here (a Python function, a TOML date), as a user would recognise it.
+    /// A Python function or class, as a user would recognise it.
+    Callable(String),
+    /// Anything else without a counterpart here (a module, a TOML date), as a user would recognise it.
     Other(String),
 }
 
@@ -33,7 +35,7 @@ impl Raw {
             Raw::Text(text) => text.is_empty(),
             Raw::List(items) => items.is_empty(),
             Raw::Map(pairs) => pairs.is_empty(),
-            Raw::Bool(true) | Raw::Int(_) | Raw::Float(_) | Raw::Other(_) => false,
+            Raw::Bool(true) | Raw::Int(_) | Raw::Float(_) | Raw::Callable(_) | Raw::Other(_) => false,
         }
     }
 }
@@ -49,7 +51,7 @@ impl fmt::Display for Raw {
             Raw::Text(text) => write!(out, "'{}'", text.escape_debug()),
             Raw::List(_) => out.write_str("a list"),
             Raw::Map(_) => out.write_str("a map"),
-            Raw::Other(what) => write!(out, "{}", what.escape_debug()),
+            Raw::Callable(what) | Raw::Other(what) => write!(out, "{}", what.escape_debug()),
         }
     }
 }

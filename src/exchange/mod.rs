@@ -11,7 +11,7 @@ use std::io;
 use std::sync::atomic::AtomicBool;
 
 pub use self::body::BodyFault;
-pub use self::reply::{without_body, Gone};
+pub use self::reply::{without_body, Answer, Gone};
 
 use self::body::Body;
 use self::claim::{Claim, Stage};
@@ -65,7 +65,9 @@ impl<'a> Exchange<'a> {
             fault: None,
             pace: None,
         };
-        Exchange { conn, desk, site, started, entered: started, body, reply: Reply::default() }
+        let wants_fields = site.access.is_some_and(AccessLog::wants_response_fields);
+        let reply = Reply { wants_fields, ..Reply::default() };
+        Exchange { conn, desk, site, started, entered: started, body, reply }
     }
 
     /// By a caller that had to wait for the application's lock, and has it now.

@@ -37,12 +37,43 @@ pub(super) struct Reply {
     pub(super) claimed: bool,
     /// Somebody else has answered: the request ran too long.
     pub(super) overtaken: bool,
+    pub(super) wants_fields: bool,
     pub(super) fields: Vec<u8>,
+}
+
+/// What the client was answered. The head is there for whoever asked in time to have it kept.
+pub struct Answer<'e> {
+    pub head: &'e [u8],
+    pub status: u16,
+    pub sent: u64,
+    /// What Content-Length says, where the framing is a length.
+    pub length: Option<u64>,
+    pub chunked: bool,
 }
 
 impl Exchange<'_> {
     pub fn has_begun(&self) -> bool {
         self.reply.delivery.is_some()
+    }
+
+    /// From now on the head of the response is kept for `answer`.
+    pub fn keep_head(&mut self) {
+        self.reply.wants_fields = true;
+    }
+
+    pub fn answer(&self) -> Answer<'_> {
+        let reply = &self.reply;
+        let (head, status) = match reply.overtaken {
+            true => (&[][..], Reject::AppTimeout.status()),
+            false => (&reply.fields[..], reply.status),
+        };
+        let length = match reply.delivery {
+            Some(Delivery::Length(_)) => Some(reply.sent + reply.owed),
+            Some(Delivery::NoBody(length)) => length,
+            _ => None,
+        };
+        let chunked = reply.delivery == Some(Delivery::Chunked);
+        Answer { head, status, sent: reply.sent, length, chunked }
     }
 
     fn is_head_request(&self) -> bool {
@@ -59,7 +90,7 @@ impl Exchange<'_> {
             && delivery != Delivery::UntilClose
             && body_read
             && !self.site.closing.load(Relaxed);
-        if self.site.access.is_some_and(|access| access.wants_response_fields()) {
+        if self.reply.wants_fields {
             self.reply.fields.clone_from(&self.desk.out);
         }
         response::finish(delivery, self.reply.persistent, version, &mut self.desk.out);
@@ -251,6 +282,9 @@ impl Exchange<'_> {
         }
         self.desk.out.clear();
         reject.page(self.desk.date.at(clock::unix_seconds()), &mut self.desk.out);
+        if self.reply.wants_fields {
+            self.reply.fields.clone_from(&self.desk.out);
+        }
         self.reply.status = reject.status();
         self.reply.delivery = Some(Delivery::UntilClose);
         self.reply.persistent = false;

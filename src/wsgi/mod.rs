@@ -11,6 +11,7 @@ pub mod input;
 pub mod load;
 pub mod names;
 pub mod output;
+pub mod request;
 pub mod start_response;
 
 use std::io;
@@ -29,6 +30,7 @@ use self::output::Broken;
 use self::start_response::Reply;
 use crate::app::{App, Caller, Verdict};
 use crate::exchange::{BodyFault, Exchange};
+use crate::hooks::{report, Hook, RequestHooks};
 use crate::http::Reject;
 use crate::listener::Local;
 use crate::proxy::Trust;
@@ -43,6 +45,8 @@ pub struct Circumstances {
     pub trust: Trust,
     pub locals: Vec<Local>,
     pub interrupts: Interrupts,
+    /// None where no hook is about requests.
+    pub hooks: Option<Arc<RequestHooks>>,
 }
 
 pub struct WsgiApp {
@@ -109,17 +113,24 @@ struct WsgiCaller {
     start_response: Py<PyAny>,
     input: Py<Input>,
     sendfile: bool,
+    hooks: Option<Arc<Hooked>>,
     /// Of the main thread, the only one that signals interrupt.
     interrupts: Option<Interrupts>,
     /// The thread keeps the interpreter while it has work, and gives it up to wait.
     attached: bool,
 }
 
+/// What a request's hooks need beside it.
+struct Hooked {
+    hooks: Arc<RequestHooks>,
+    trust: Trust,
+}
+
 impl WsgiCaller {
     fn new(py: Python<'_>, app: &WsgiApp, thread: usize) -> PyResult<WsgiCaller> {
         let circumstances = &app.circumstances;
         let trust = circumstances.trust.clone();
-        let environ = Environ::new(py, app.base.bind(py), &circumstances.locals, trust)?;
+        let environ = Environ::new(py, app.base.bind(py), &circumstances.locals, trust.clone())?;
         let (lease, reply, start_response, input) = objects(py)?;
         Ok(WsgiCaller {
             app: app.app.clone_ref(py),
@@ -129,27 +140,86 @@ impl WsgiCaller {
             start_response,
             input,
             sendfile: circumstances.sendfile,
+            hooks: circumstances.hooks.clone().map(|hooks| Arc::new(Hooked { hooks, trust })),
             interrupts: (thread == 0).then(|| circumstances.interrupts.clone()),
             attached: circumstances.threads == 1,
         })
     }
 
     fn handle(&mut self, py: Python<'_>, exchange: &mut Exchange<'_>) -> Verdict {
-        let mut verdict = Verdict::GoOn;
-        match self.environ.build(py, exchange, self.input.bind(py)) {
-            Ok(environ) => {
-                if let Err(broken) = self.run(py, exchange, &environ) {
-                    verdict = fail(py, exchange, broken);
-                }
-                exchange.log_access(&|key| lookup(&environ, key));
-            }
-            Err(refusal) => {
-                verdict = self.refuse(py, exchange, refusal);
-                exchange.log_access(&|_| None);
-            }
-        }
+        let verdict = match self.hooks.clone() {
+            None => self.answer(py, exchange).0,
+            Some(hooked) => self.answer_hooked(py, exchange, &hooked),
+        };
         self.renew(py);
         verdict
+    }
+
+    /// The request from environ to access log. The environ is that of the application, where one was made.
+    fn answer<'py>(
+        &mut self,
+        py: Python<'py>,
+        exchange: &mut Exchange<'_>,
+    ) -> (Verdict, Option<Bound<'py, PyDict>>) {
+        match self.environ.build(py, exchange, self.input.bind(py)) {
+            Ok(environ) => {
+                let verdict = match self.run(py, exchange, &environ) {
+                    Ok(()) => Verdict::GoOn,
+                    Err(broken) => fail(py, exchange, broken),
+                };
+                exchange.log_access(&|key| lookup(&environ, key));
+                (verdict, Some(environ))
+            }
+            Err(refusal) => {
+                let verdict = self.refuse(py, exchange, refusal);
+                exchange.log_access(&|_| None);
+                (verdict, None)
+            }
+        }
+    }
+
+    /// The same between `pre_request` and `post_request`. The latter is called whatever becomes of the request.
+    fn answer_hooked(&mut self, py: Python<'_>, exchange: &mut Exchange<'_>, hooked: &Hooked) -> Verdict {
+        let Hooked { hooks, trust } = hooked;
+        let request = match request::request(hooks.request.bind(py), exchange, trust, self.input.bind(py)) {
+            Ok(request) => request,
+            Err(e) => return fail(py, exchange, Broken::Raised(e)),
+        };
+        exchange.keep_head();
+        let allowed = self.lease.lend(exchange, || hooks.pre_request(&request));
+        let (verdict, environ) = match allowed {
+            Ok(()) => self.answer(py, exchange),
+            Err(e) => {
+                let verdict = fail(py, exchange, Broken::Raised(e));
+                exchange.log_access(&|_| None);
+                (verdict, None)
+            }
+        };
+        match self.after(exchange, hooks, &request, environ) {
+            Err(e) if python::is_stop(py, &e) => Verdict::Stop,
+            result => {
+                report(py, Hook::PostRequest, result);
+                verdict
+            }
+        }
+    }
+
+    /// As in gunicorn, there is neither environ nor response when the application was not called.
+    fn after<'py>(
+        &self,
+        exchange: &Exchange<'_>,
+        hooks: &RequestHooks,
+        request: &Bound<'py, PyAny>,
+        environ: Option<Bound<'py, PyDict>>,
+    ) -> PyResult<()> {
+        let py = request.py();
+        match environ {
+            Some(environ) => {
+                let response = request::response(hooks.response.bind(py), &exchange.answer())?;
+                hooks.post_request(request, &environ, &response)
+            }
+            None => hooks.post_request(request, &PyDict::new(py), py.None().bind(py)),
+        }
     }
 
     fn run(

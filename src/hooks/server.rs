@@ -1,0 +1,98 @@
+//! Owns: the `server` that hooks are given, and the `worker` as the arbiter has it.
+//! Rule: one object for the arbiter's whole life; before a hook of a generation is called, `enter` shows it that
+//! generation's configuration and listeners.
+//! Never: decides what becomes of a hook that raises.
+
+use std::sync::Arc;
+
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::PyCFunction;
+
+use super::{objects, Hook, Hooks};
+use crate::listener::Listener;
+use crate::scoreboard::{Phase, Slot};
+
+/// In the arbiter's children it is a copy, as of the fork.
+pub struct Server(pub(super) Py<PyAny>);
+
+impl Server {
+    pub fn new(py: Python<'_>) -> PyResult<Server> {
+        let module = objects::module(py)?;
+        let server = module.getattr("Server")?.call1((objects::log(&module)?,))?;
+        Ok(Server(server.unbind()))
+    }
+
+    /// From here on it is seen with this generation's configuration and listeners.
+    pub fn enter(&self, py: Python<'_>, hooks: &Hooks, listeners: &[Arc<Listener>]) -> PyResult<()> {
+        let server = self.0.bind(py);
+        let bound = server.getattr(intern!(py, "LISTENERS"))?.len()?;
+        if server.getattr(intern!(py, "cfg"))?.is(&hooks.cfg) && bound == listeners.len() {
+            return Ok(());
+        }
+        let module = objects::module(py)?;
+        let listeners: PyResult<Vec<_>> =
+            listeners.iter().map(|one| objects::listener(&module, one)).collect();
+        server.setattr(intern!(py, "cfg"), &hooks.cfg)?;
+        server.setattr(intern!(py, "LISTENERS"), listeners?)
+    }
+
+    pub fn set_workers(&self, py: Python<'_>, wanted: usize) -> PyResult<()> {
+        self.0.bind(py).setattr(intern!(py, "num_workers"), wanted)
+    }
+
+    pub fn call(&self, py: Python<'_>, hooks: &Hooks, hook: Hook) -> PyResult<()> {
+        hooks.call(py, hook, (&self.0,))
+    }
+
+    /// For `pre_fork` and `child_exit`.
+    pub fn call_about(&self, py: Python<'_>, hooks: &Hooks, hook: Hook, worker: &Py<PyAny>) -> PyResult<()> {
+        hooks.call(py, hook, (&self.0, worker))
+    }
+
+    pub fn workers_changed(
+        &self,
+        py: Python<'_>,
+        hooks: &Hooks,
+        new: usize,
+        old: Option<usize>,
+    ) -> PyResult<()> {
+        self.set_workers(py, new)?;
+        hooks.call(py, Hook::NworkersChanged, (&self.0, new, old))
+    }
+
+    /// The `worker` that hooks are given, not forked yet.
+    pub fn new_worker(
+        &self,
+        py: Python<'_>,
+        age: u64,
+        slot: &Slot,
+        most_requests: u64,
+    ) -> PyResult<Py<PyAny>> {
+        let (counted, watched) = (slot.clone(), slot.clone());
+        let served = PyCFunction::new_closure(py, None, None, move |_, _| -> PyResult<u64> {
+            Ok(counted.requests())
+        })?;
+        let drains = PyCFunction::new_closure(py, None, None, move |_, _| -> PyResult<bool> {
+            Ok(watched.phase() == Phase::Draining)
+        })?;
+        let arguments = (&self.0, age, most_requests, served, drains);
+        Ok(objects::module(py)?.getattr("Worker")?.call1(arguments)?.unbind())
+    }
+
+    /// The worker has been forked.
+    pub fn add(&self, py: Python<'_>, pid: i32, age: u64, worker: &Py<PyAny>) -> PyResult<()> {
+        worker.bind(py).setattr(intern!(py, "pid"), pid)?;
+        let server = self.0.bind(py);
+        server.setattr(intern!(py, "worker_age"), age)?;
+        server.getattr(intern!(py, "WORKERS"))?.set_item(pid, worker)
+    }
+
+    /// The worker is gone.
+    pub fn remove(&self, py: Python<'_>, pid: i32) -> PyResult<Py<PyAny>> {
+        let workers = self.0.bind(py).getattr(intern!(py, "WORKERS"))?;
+        let worker = workers.get_item(pid)?.unbind();
+        workers.del_item(pid)?;
+        Ok(worker)
+    }
+}

@@ -1,0 +1,115 @@
+//! Owns: a worker's hooks with what they are given: its birth and end, its signals, its requests.
+//! Rule: what is about requests is decided once a worker; without such a hook there is nothing to ask for each request.
+//! Never: makes requests and responses; that is `wsgi::request`.
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::Arc;
+
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+
+use super::{objects, report, Hook, Hooks, Server};
+use crate::sys::{process, signal};
+
+/// A worker's hooks, with what they are given.
+pub struct WorkerHooks {
+    hooks: Arc<Hooks>,
+    server: Py<PyAny>,
+    worker: Py<PyAny>,
+    interrupted: AtomicBool,
+}
+
+impl WorkerHooks {
+    pub fn new(
+        py: Python<'_>,
+        hooks: Arc<Hooks>,
+        server: &Server,
+        worker: Py<PyAny>,
+    ) -> PyResult<WorkerHooks> {
+        worker.bind(py).setattr(intern!(py, "pid"), process::id())?;
+        let server = server.0.clone_ref(py);
+        Ok(WorkerHooks { hooks, server, worker, interrupted: AtomicBool::new(false) })
+    }
+
+    pub fn post_fork(&self, py: Python<'_>) -> PyResult<()> {
+        self.hooks.call(py, Hook::PostFork, (&self.server, &self.worker))
+    }
+
+    pub fn post_worker_init(&self, py: Python<'_>, app: &Bound<'_, PyAny>) -> PyResult<()> {
+        let worker = self.worker.bind(py);
+        worker.call_method1(intern!(py, "_loaded"), (app,))?;
+        self.hooks.call(py, Hook::PostWorkerInit, (worker,))?;
+        worker.setattr(intern!(py, "booted"), true)
+    }
+
+    /// In Python's handler of a signal, in the main thread.
+    pub fn signalled(&self, py: Python<'_>, number: i32) {
+        let hook = match number {
+            signal::SIGABRT => Hook::WorkerAbort,
+            signal::SIGINT | signal::SIGQUIT if !self.interrupted.swap(true, Relaxed) => Hook::WorkerInt,
+            _ => return,
+        };
+        let worker = self.worker.bind(py);
+        let mark = if hook == Hook::WorkerAbort { intern!(py, "aborted") } else { intern!(py, "_gone") };
+        report(py, hook, worker.setattr(mark, true));
+        report(py, hook, self.hooks.call(py, hook, (worker,)));
+    }
+
+    pub fn worker_exit(&self, py: Python<'_>) {
+        let worker = self.worker.bind(py);
+        report(py, Hook::WorkerExit, worker.setattr(intern!(py, "_gone"), true));
+        report(py, Hook::WorkerExit, self.hooks.call(py, Hook::WorkerExit, (&self.server, worker)));
+    }
+
+    /// None where no hook is about requests.
+    pub fn of_requests(&self, py: Python<'_>) -> PyResult<Option<Arc<RequestHooks>>> {
+        let [before, after] = [Hook::PreRequest, Hook::PostRequest].map(|hook| self.hooks.find(hook));
+        if before.is_none() && after.is_none() {
+            return Ok(None);
+        }
+        let module = objects::module(py)?;
+        Ok(Some(Arc::new(RequestHooks {
+            worker: self.worker.clone_ref(py),
+            before: before.map(|function| function.callable.clone_ref(py)),
+            after: after.map(|function| (function.callable.clone_ref(py), function.arguments)),
+            request: module.getattr("Request")?.unbind(),
+            response: module.getattr("Response")?.unbind(),
+        })))
+    }
+}
+
+/// `pre_request` and `post_request`, at least one of them.
+pub struct RequestHooks {
+    worker: Py<PyAny>,
+    before: Option<Py<PyAny>>,
+    /// With how many of its arguments it is called.
+    after: Option<(Py<PyAny>, usize)>,
+    /// The classes of `req` and `resp`.
+    pub request: Py<PyAny>,
+    pub response: Py<PyAny>,
+}
+
+impl RequestHooks {
+    pub fn pre_request(&self, request: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = request.py();
+        match &self.before {
+            Some(hook) => hook.bind(py).call1((&self.worker, request)).map(|_| ()),
+            None => Ok(()),
+        }
+    }
+
+    pub fn post_request<'py>(
+        &self,
+        request: &Bound<'py, PyAny>,
+        environ: &Bound<'py, PyDict>,
+        response: &Bound<'py, PyAny>,
+    ) -> PyResult<()> {
+        let py = request.py();
+        let Some((hook, count)) = &self.after else {
+            return Ok(());
+        };
+        let all = [self.worker.bind(py), request, environ.as_any(), response];
+        hook.bind(py).call1(PyTuple::new(py, &all[..*count])?).map(|_| ())
+    }
+}
