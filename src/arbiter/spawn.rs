@@ -97,8 +97,9 @@ impl Arbiter {
         let (mailbox, notice) = (self.mailbox.clone(), self.notice.clone());
         let interrupts = self.interrupts.clone();
         let generation = self.generation(which);
-        let (config, listeners) = (generation.config.clone(), generation.listeners.clone());
-        Heritage { config, listeners, mailbox, notice, lifeline, arbiter, interrupts }
+        let (config, tls) = (generation.config.clone(), generation.tls.clone());
+        let listeners = generation.listeners.clone();
+        Heritage { config, tls, listeners, mailbox, notice, lifeline, arbiter, interrupts }
     }
 
     fn fork_mold(&mut self, py: Python<'_>, which: Which) -> io::Result<Option<Outcome>> {
