@@ -148,7 +148,10 @@ impl OutQueue {
         if self.0.capacity() > 0 {
             self.0 = VecDeque::new();
         }
-        Ok(Flushed::All)
+        match transport.flush()? {
+            true => Ok(Flushed::All),
+            false => Ok(Flushed::Some(sent)),
+        }
     }
 }
 
@@ -204,7 +207,8 @@ impl Parcel<'_> {
         self.at.saturating_sub(before).min(self.parts[index].len())
     }
 
-    /// Sends until all of it left or the socket is full; false when it is full.
+    /// Sends until all of it left or the socket is full; false when it is full, which with TLS can be after the last octet
+    /// was taken.
     pub fn send(&mut self, transport: &Transport) -> io::Result<bool> {
         while !self.is_sent() {
             let left: [&[u8]; 3] = std::array::from_fn(|i| &self.parts[i][self.sent_of(i)..]);
@@ -219,7 +223,7 @@ impl Parcel<'_> {
                 Err(e) => return Err(e),
             }
         }
-        Ok(true)
+        transport.flush()
     }
 }
 

@@ -5,7 +5,8 @@
 //! Idle ─▶ Head ─▶ Body ─▶ Call ─▶ Reply ─▶ Idle (persistent) │ Linger │ Closed
 //! ```
 //!
-//! where any state but Call may be skipped forward, Head and Body reach Reply by a refusal, and all reach Closed.
+//! where any state but Call may be skipped forward, Head and Body reach Reply by a refusal, those before Call reach Linger
+//! when the peer breaks TLS, and all reach Closed.
 //! Never: polls, spawns, locks, knows Python. A complete request is handed up as `Next::Call`.
 //!
 //! Memory: an idle connection owns no buffers. While it is served, its octets are in the thread's scratch; what must
@@ -17,7 +18,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::access_sink::AccessLog;
 use crate::buffer::{Flushed, OutQueue, Scratch, Segment, READ_SIZE};
-use crate::handoff::{Handed, Mailbox, MOST_OCTETS};
+use crate::handoff::{Mailbox, Papers, MOST_OCTETS};
 use crate::http::body::Decoder;
 use crate::http::date::ServerDate;
 use crate::http::parse::{self, Status};
@@ -25,6 +26,7 @@ use crate::http::{Framing, Head, Policy, Reject};
 use crate::sys::clock::{self, Nanos, SECOND};
 use crate::sys::poll::{wait_one, Interest};
 use crate::timers::Pace;
+use crate::tls::Failure;
 use crate::transport::{Peer, Transport};
 
 /// How long a closing connection is read so that the peer can take our last octets, and how much (RFC 9112 §9.6).
@@ -121,6 +123,8 @@ pub struct Turn<'a> {
     pub now: Nanos,
     /// The worker stops, and no other goes on with its connections.
     pub closing: bool,
+    /// The worker stops; what cannot be left to another ends.
+    pub draining: bool,
 }
 
 pub struct Conn {
@@ -180,26 +184,37 @@ impl Conn {
         }
     }
 
-    /// Takes over a connection that another worker has left between requests, or at the beginning of one.
-    pub fn adopt(handed: Handed, listener: usize, trusted: bool, turn: &mut Turn<'_>) -> Conn {
-        let Handed { fd, peer, requests, deadline, octets, .. } = handed;
-        let mut conn = Conn::new(Transport::Plain(fd), peer, listener, trusted, turn);
+    /// Goes on where another worker has left it: between requests, or at the beginning of one.
+    pub fn resume(&mut self, papers: &Papers, octets: Vec<u8>) {
         if !octets.is_empty() {
-            conn.go(State::Head);
+            self.go(State::Head);
         }
-        (conn.requests, conn.deadline, conn.pending) = (requests, deadline, octets);
-        conn
+        (self.requests, self.deadline, self.pending) = (papers.requests, papers.deadline, octets);
     }
 
     /// Whether another worker could go on with it: nothing but the beginning of a head has been read, and that little
     /// enough to travel along. Half-read bodies and unsent responses stay.
     pub fn may_move(&self) -> bool {
-        matches!(self.state, State::Idle | State::Head) && self.pending.len() <= MOST_OCTETS
+        matches!(self.state, State::Idle | State::Head)
+            && self.pending.len() <= MOST_OCTETS
+            && self.transport.may_move()
+    }
+
+    /// Whether it ends with this worker, whoever goes on.
+    pub fn is_bound(&self) -> bool {
+        self.transport.is_secure()
     }
 
     /// Leaves it to the other workers. After an `Ok` it is theirs, and is to be dropped here.
     pub fn leave_in(&self, mailbox: &Mailbox, listener: u64) -> io::Result<()> {
-        mailbox.send(self.as_fd(), self.peer, listener, self.requests, self.deadline, &self.pending)
+        let papers = Papers {
+            peer: self.peer,
+            listener,
+            requests: self.requests,
+            deadline: self.deadline,
+            secure: self.transport.is_secure(),
+        };
+        mailbox.send(self.as_fd(), papers, &self.pending)
     }
 
     /// Whether something has come that has not been read.
@@ -210,7 +225,9 @@ impl Conn {
 
     /// Whether it can be moved on, after a response that is still being sent, without a thread to call the application.
     pub fn is_only_sending(&self) -> bool {
-        matches!(self.state, State::Reply | State::Linger) && self.pending.is_empty()
+        matches!(self.state, State::Reply | State::Linger)
+            && self.pending.is_empty()
+            && !self.transport.holds_octets()
     }
 
     pub fn state(&self) -> State {
@@ -229,6 +246,15 @@ impl Conn {
     /// Moves the connection on after `event`. After `Next::Wait` its input is in `pending`; after `Next::Call` it is in
     /// the desk's scratch, where the caller leaves it until `Event::Answered`.
     pub fn advance(&mut self, event: Event, turn: &mut Turn<'_>) -> Next {
+        let mut next = self.step(event, turn);
+        // What TLS has decrypted already, the poller knows nothing of.
+        while matches!(next, Next::Wait(_)) && self.state != State::Reply && self.transport.holds_input() {
+            next = self.step(Event::Readable, turn);
+        }
+        next
+    }
+
+    fn step(&mut self, event: Event, turn: &mut Turn<'_>) -> Next {
         match (self.state, event) {
             (State::Idle | State::Head | State::Body, Event::Readable) => self.read(turn),
             (State::Idle | State::Head | State::Body, Event::Expired) => self.expire(turn),
@@ -254,11 +280,24 @@ impl Conn {
     pub fn interest(&self) -> Interest {
         match self.state {
             State::Reply => Interest::Write,
+            // Part of a TLS handshake.
+            State::Idle | State::Head | State::Body if self.transport.owes() => Interest::Write,
             _ => Interest::Read,
         }
     }
 
+    /// Ends it between two requests.
+    pub fn hang_up(&mut self) -> Next {
+        self.close()
+    }
+
     fn close(&mut self) -> Next {
+        // A peer that does not hear it sees the end of the stream all the same.
+        let _ = self.transport.finish();
+        self.closed()
+    }
+
+    fn closed(&mut self) -> Next {
         self.go(State::Closed);
         Next::Close
     }
@@ -266,13 +305,13 @@ impl Conn {
     fn close_cut(&mut self) -> Next {
         // A peer that is gone already needs no reset.
         let _ = self.transport.reset_on_close();
-        self.close()
+        self.closed()
     }
 
     /// A connection whose worker drains is given a moment for a request that may be on its way.
     fn hurry(&mut self, turn: &Turn<'_>) -> Next {
         self.deadline = self.deadline.min(turn.now + DRAIN_IDLE);
-        Next::Wait(Interest::Read)
+        self.wait_on()
     }
 
     fn read(&mut self, turn: &mut Turn<'_>) -> Next {
@@ -286,7 +325,18 @@ impl Conn {
                 self.take_in(turn)
             }
             Err(e) if is_transient(&e) => self.park(turn),
-            Err(_) => self.vanished(),
+            Err(e) => self.broken(&e, turn),
+        }
+    }
+
+    fn broken(&mut self, e: &io::Error, turn: &mut Turn<'_>) -> Next {
+        match self.transport.failure() {
+            None => self.vanished(),
+            Some(Failure::PlainHttp) => self.refuse(Reject::PlainOnTls, turn),
+            Some(Failure::Protocol) => {
+                log::debug!("TLS with {} failed: {e}", self.peer);
+                self.linger(turn)
+            }
         }
     }
 
@@ -303,7 +353,7 @@ impl Conn {
         if self.state == State::Body {
             self.deadline = self.pace.deadline();
         }
-        Next::Wait(Interest::Read)
+        self.wait_on()
     }
 
     /// Makes what it can of the octets in the scratch.
@@ -458,7 +508,7 @@ impl Conn {
         if self.fate == Fate::Cut {
             return self.close_cut();
         }
-        if self.out.is_empty() {
+        if self.out.is_empty() && !self.transport.is_secure() {
             return self.replied(turn);
         }
         self.reply(turn)
@@ -474,7 +524,7 @@ impl Conn {
     }
 
     fn flush(&mut self, turn: &mut Turn<'_>) -> Next {
-        match self.out.flush(&self.transport) {
+        match self.send_rest() {
             Ok(Flushed::All) => {
                 turn.desk.scratch.load(&mut self.pending);
                 self.replied(turn)
@@ -487,8 +537,16 @@ impl Conn {
             Err(e) => {
                 log::debug!("Response to {} broke off: {e}", self.peer);
                 self.out.clear();
-                self.close()
+                // Not as if it were whole: in TLS that would be said by a close_notify.
+                self.closed()
             }
+        }
+    }
+
+    fn send_rest(&mut self) -> io::Result<Flushed> {
+        match self.out.flush(&self.transport)? {
+            Flushed::All if self.fate != Fate::Keep && !self.transport.finish()? => Ok(Flushed::Some(0)),
+            flushed => Ok(flushed),
         }
     }
 
@@ -508,7 +566,7 @@ impl Conn {
     fn next_request(&mut self, turn: &mut Turn<'_>) -> Next {
         self.go(State::Idle);
         self.deadline = turn.now + turn.settings.keepalive;
-        if turn.closing {
+        if turn.closing || turn.draining && self.is_bound() {
             self.hurry(turn);
         }
         if turn.desk.scratch.is_empty() {
@@ -550,9 +608,9 @@ impl AsFd for Conn {
 fn is_legal(from: State, to: State) -> bool {
     use State::*;
     match from {
-        Idle => matches!(to, Head | Body | Call | Reply | Closed),
-        Head => matches!(to, Body | Call | Reply | Closed),
-        Body => matches!(to, Call | Reply | Closed),
+        Idle => matches!(to, Head | Body | Call | Reply | Linger | Closed),
+        Head => matches!(to, Body | Call | Reply | Linger | Closed),
+        Body => matches!(to, Call | Reply | Linger | Closed),
         Call => matches!(to, Idle | Reply | Linger | Closed),
         Reply => matches!(to, Idle | Linger | Closed),
         Linger => to == Closed,

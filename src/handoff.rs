@@ -20,10 +20,9 @@ pub const MOST_OCTETS: usize = 32 * 1024;
 /// Room for the numbers in front of them.
 const MOST_PREFACE: usize = 160;
 
-/// A connection between two workers.
-#[derive(Debug)]
-pub struct Handed {
-    pub fd: OwnedFd,
+/// What is known of a connection between two workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Papers {
     pub peer: Peer,
     /// `Listener::id`.
     pub listener: u64,
@@ -31,6 +30,15 @@ pub struct Handed {
     pub requests: u64,
     /// When it is to be closed for want of a request.
     pub deadline: Nanos,
+    /// TLS is to be spoken on it. Nothing has been said yet: a session that has begun cannot travel.
+    pub secure: bool,
+}
+
+/// A connection between two workers.
+#[derive(Debug)]
+pub struct Handed {
+    pub fd: OwnedFd,
+    pub papers: Papers,
     /// The beginning of a request.
     pub octets: Vec<u8>,
 }
@@ -48,20 +56,14 @@ impl Mailbox {
 
     /// Errors: `WouldBlock` when the queue is full; the connection is still the caller's then, who closes its descriptor
     /// only after an `Ok`.
-    pub fn send(
-        &self,
-        fd: BorrowedFd<'_>,
-        peer: Peer,
-        listener: u64,
-        requests: u64,
-        deadline: Nanos,
-        octets: &[u8],
-    ) -> io::Result<()> {
+    pub fn send(&self, fd: BorrowedFd<'_>, papers: Papers, octets: &[u8]) -> io::Result<()> {
+        let Papers { peer, listener, requests, deadline, secure } = papers;
         let from = match peer {
             Peer::Tcp(address) => address.to_string(),
             Peer::Unix => "-".into(),
         };
-        let mut message = format!("{listener} {requests} {deadline} {from}\n").into_bytes();
+        let secure = u64::from(secure);
+        let mut message = format!("{listener} {requests} {deadline} {secure} {from}\n").into_bytes();
         message.extend_from_slice(octets);
         socket::send_descriptor(self.sender.as_fd(), &message, fd)
     }
@@ -94,12 +96,13 @@ fn read(message: &[u8], fd: OwnedFd) -> Option<Handed> {
     let end = memchr::memchr(b'\n', message)?;
     let mut words = std::str::from_utf8(&message[..end]).ok()?.split(' ');
     let mut number = || words.next()?.parse::<u64>().ok();
-    let (listener, requests, deadline) = (number()?, number()?, number()?);
+    let (listener, requests, deadline, secure) = (number()?, number()?, number()?, number()? == 1);
     let peer = match words.next()? {
         "-" => Peer::Unix,
         address => Peer::Tcp(address.parse::<SocketAddr>().ok()?),
     };
-    Some(Handed { fd, peer, listener, requests, deadline, octets: message[end + 1..].to_vec() })
+    let papers = Papers { peer, listener, requests, deadline, secure };
+    Some(Handed { fd, papers, octets: message[end + 1..].to_vec() })
 }
 
 #[cfg(test)]
@@ -110,8 +113,12 @@ mod tests {
 
     const PEER: &str = "[2001:db8:1234:5678:9abc:def0:1234:5678%4294967295]:65535";
 
+    fn papers(peer: Peer) -> Papers {
+        Papers { peer, listener: u64::MAX, requests: u64::MAX, deadline: Nanos::MAX, secure: true }
+    }
+
     fn send(mailbox: &Mailbox, fd: impl AsFd, octets: &[u8]) -> io::Result<()> {
-        mailbox.send(fd.as_fd(), Peer::Tcp(PEER.parse().unwrap()), u64::MAX, u64::MAX, Nanos::MAX, octets)
+        mailbox.send(fd.as_fd(), papers(Peer::Tcp(PEER.parse().unwrap())), octets)
     }
 
     #[test]
@@ -122,8 +129,7 @@ mod tests {
         send(&mailbox, &near, &octets).unwrap();
         drop(near);
         let handed = mailbox.receive(&mut Vec::new()).unwrap().unwrap();
-        assert_eq!(handed.peer, Peer::Tcp(PEER.parse().unwrap()));
-        assert_eq!((handed.listener, handed.requests, handed.deadline), (u64::MAX, u64::MAX, Nanos::MAX));
+        assert_eq!(handed.papers, papers(Peer::Tcp(PEER.parse().unwrap())));
         assert_eq!(handed.octets, octets);
         UnixStream::from(handed.fd).write_all(b"hello").unwrap();
         let mut text = String::new();
@@ -136,9 +142,10 @@ mod tests {
     fn a_unix_peer_has_no_address() {
         let mailbox = Mailbox::new().unwrap();
         let (near, _far) = UnixStream::pair().unwrap();
-        mailbox.send(near.as_fd(), Peer::Unix, 1, 2, 3, b"").unwrap();
+        let papers = Papers { listener: 1, secure: false, ..papers(Peer::Unix) };
+        mailbox.send(near.as_fd(), papers, b"").unwrap();
         let handed = mailbox.receive(&mut Vec::new()).unwrap().unwrap();
-        assert_eq!((handed.peer, handed.octets.len()), (Peer::Unix, 0));
+        assert_eq!((handed.papers, handed.octets.len()), (papers, 0));
     }
 
     #[test]

@@ -44,6 +44,7 @@ pub mod python;
 pub mod scoreboard;
 pub mod sys;
 pub mod timers;
+mod tls;
 pub mod transport;
 pub mod version;
 pub mod worker;

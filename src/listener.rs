@@ -28,8 +28,19 @@ pub enum Local {
 impl fmt::Display for Local {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Local::Tcp(address) => write!(f, "http://{address}"),
+            Local::Tcp(address) => write!(f, "{address}"),
             Local::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl Local {
+    /// What a client would be told to connect to.
+    pub fn url(&self, secure: bool) -> String {
+        match self {
+            Local::Tcp(address) if secure => format!("https://{address}"),
+            Local::Tcp(address) => format!("http://{address}"),
+            Local::Unix(_) => self.to_string(),
         }
     }
 }
@@ -161,7 +172,8 @@ mod tests {
         let listener = Listener::bind(&address, 8, 0).unwrap();
         let Local::Tcp(local) = listener.local() else { panic!("{:?}", listener.local()) };
         assert_ne!(local.port(), 0);
-        assert_eq!(listener.local().to_string(), format!("http://{local}"));
+        assert_eq!(listener.local().url(false), format!("http://{local}"));
+        assert_eq!(listener.local().url(true), format!("https://{local}"));
         std::net::TcpStream::connect(local).unwrap();
     }
 

@@ -25,6 +25,7 @@ use crate::sys::clock::{Nanos, SECOND};
 use crate::sys::poll::Waker;
 use crate::sys::process;
 use crate::sys::signal::{self, Blocked, Signals};
+use crate::tls::Context;
 use crate::wsgi::load::{self, LoadError};
 use crate::wsgi::{Circumstances, WsgiApp};
 
@@ -41,6 +42,7 @@ pub type Lifeline = OwnedFd;
 #[derive(Clone)]
 pub struct Heritage {
     pub config: Arc<Config>,
+    pub tls: Option<Context>,
     pub listeners: Vec<Arc<Listener>>,
     pub mailbox: Arc<Mailbox>,
     pub notice: Arc<Notice>,
@@ -101,7 +103,7 @@ fn hooks(py: Python<'_>, seed: &Seed) -> PyResult<Arc<WorkerHooks>> {
 
 fn serve(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>, hooks: &WorkerHooks) -> Result<(), i32> {
     let Seed { heritage, slot, most_requests, blocked, .. } = seed;
-    let Heritage { config, listeners, mailbox, notice, lifeline, arbiter, interrupts, .. } = heritage;
+    let Heritage { config, tls, listeners, mailbox, notice, lifeline, arbiter, interrupts, .. } = heritage;
     boot_signals(py, &interrupts).map_err(|e| boot_failed(py, &e))?;
     drop(blocked);
     hooks.post_fork(py).map_err(|e| boot_failed(py, &e))?;
@@ -129,6 +131,7 @@ fn serve(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>, hooks: &WorkerHooks
         settings: settings(&config),
         trust,
         access: access.clone(),
+        tls,
         listeners,
         mailbox,
         notice,

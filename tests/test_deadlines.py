@@ -64,7 +64,7 @@ def test_a_stuck_request_is_answered_and_its_worker_replaced(server, path, threa
     assert len(re.findall(r'\?victim ', running.read("access.log"))) == 1
 
 
-@WAYS
+@pytest.mark.parametrize("path", ["/asleep", "/arithmetic"])
 def test_head_gets_no_body(server, path):
     running = start(server, "--timeout", "1")
     with running.connect() as victim:
@@ -75,7 +75,7 @@ def test_head_gets_no_body(server, path):
     check_log(running, old, path, "victim", method="HEAD")
 
 
-@WAYS
+@pytest.mark.parametrize("path", ["/asleep", "/arithmetic"])
 @THREADS
 def test_a_response_that_has_begun_is_broken_off(server, path, threads):
     """Never a second status line, nor an end that looks like one."""

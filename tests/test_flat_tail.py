@@ -295,9 +295,11 @@ def test_with_the_interpreter_locked_the_connections_of_all_threads_move(server)
     running = two_workers(server, "--threads", "3")
     with Crowd(running, 16).spread(2) as crowd, running.connect() as victim:
         stuck = begin(running, victim, "/hold", "slow")
-        for _ in range(ROUNDS):
-            assert stuck not in set(map(pid_of, crowd.ask()))
-        open_gate(running)
+        try:
+            for _ in range(ROUNDS):
+                assert stuck not in set(map(pid_of, crowd.ask()))
+        finally:
+            open_gate(running)
         assert victim.read_response().text == "slow"
 
 

@@ -180,7 +180,7 @@ def start(server, options):
 def test_nothing_is_lost_between_busy_workers(server, options):
     running = start(server, options)
     with Clients(running, 16, SEED) as clients:
-        clients.wait_answers(600)
+        clients.wait_answers(400)
     compare_all(running, clients)
 
 

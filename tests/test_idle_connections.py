@@ -98,7 +98,7 @@ def test_a_worker_told_to_go_closes_none(server, options):
             check(running, crowd)
 
 
-@SETS
+@pytest.mark.parametrize("options", [("-w", "1"), ("-w", "2", "--threads", "2")], ids=["one", "threads"])
 def test_a_worker_that_timed_out_closes_none(server, options):
     running, old = start(server, options, "--timeout", "1")
     running.expect_errors(r"TIMEOUT", r"Stacks of all threads", r"has been running", r"Error handling request", r"was running")

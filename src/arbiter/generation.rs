@@ -1,4 +1,4 @@
-//! Owns: a generation: one configuration, its listeners, its scoreboard, and (with `preload_app`) its mold.
+//! Owns: a generation: one configuration, its TLS, its listeners, its scoreboard, and (with `preload_app`) its mold.
 //! Rule: a generation is complete before any worker of it exists; what fails here leaves nothing behind.
 //! Never: knows workers.
 
@@ -11,6 +11,7 @@ use crate::hooks::Hooks;
 use crate::listener::Listener;
 use crate::mold::Mold;
 use crate::scoreboard::Scoreboard;
+use crate::tls::Context;
 
 /// gunicorn's patience with a port that a dying server still holds.
 const BIND_TRIES: usize = 5;
@@ -29,6 +30,8 @@ pub struct Generation {
     pub number: u64,
     pub config: Arc<Config>,
     pub hooks: Arc<Hooks>,
+    /// Made from the files as they were when the generation was.
+    pub tls: Option<Context>,
     pub listeners: Vec<Arc<Listener>>,
     /// Shared with the generation before where it is large enough; a mold keeps the one that it was forked with.
     pub board: Arc<Scoreboard>,
@@ -38,7 +41,7 @@ pub struct Generation {
 impl Generation {
     /// Binds what `before` does not have bound.
     ///
-    /// Errors: an address that cannot be bound, named.
+    /// Errors: an address that cannot be bound, a certificate that cannot be used, named.
     pub fn new(
         number: u64,
         setup: Setup,
@@ -46,6 +49,7 @@ impl Generation {
         tries: Tries,
     ) -> Result<Generation, Error> {
         let Setup { config, hooks } = setup;
+        let tls = config.tls.as_ref().map(Context::load).transpose()?;
         let bound = before.map_or(&[][..], |before| &before.listeners);
         let mut listeners = Vec::new();
         for address in &config.bind {
@@ -56,12 +60,13 @@ impl Generation {
             });
         }
         let board = board(&config, before).map_err(|e| Error::system("scoreboard", &e, "--workers"))?;
-        Ok(Generation { number, config, hooks, listeners, board, mold: None })
+        Ok(Generation { number, config, hooks, tls, listeners, board, mold: None })
     }
 
     /// "http://127.0.0.1:8000,unix:/run/app.sock"
     pub fn addresses(&self) -> String {
-        self.listeners.iter().map(|listener| listener.local().to_string()).collect::<Vec<_>>().join(",")
+        let secure = self.tls.is_some();
+        self.listeners.iter().map(|listener| listener.local().url(secure)).collect::<Vec<_>>().join(",")
     }
 
     /// Removes the files of listeners that `other` does not use.

@@ -35,6 +35,7 @@ use crate::sys::clock::{self, Nanos};
 use crate::sys::poll::{wait_few, Interest, Waker};
 use crate::sys::process::{self, Ending};
 use crate::sys::signal::{self, Blocked, Signals};
+use crate::tls::Context;
 use crate::worker::{Lifeline, Seed, APP_NOT_FOUND, BOOT_FAILED};
 
 const HEARD: [i32; 10] = [
@@ -112,8 +113,9 @@ pub fn run(py: Python<'_>, args: &[String]) -> Result<Outcome, Error> {
     }
 }
 
-/// `--check-config`: the configuration is good by now; the application has to load.
+/// `--check-config`: the configuration is good by now; the certificate has to be, and the application has to load.
 fn check(py: Python<'_>, config: &Config) -> Result<Outcome, Error> {
+    config.tls.as_ref().map(Context::load).transpose()?;
     match crate::worker::load_app(py, config) {
         Ok(_) => Ok(Outcome::Exit(0)),
         Err(_) => Ok(Outcome::Exit(1)),

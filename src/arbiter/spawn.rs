@@ -101,9 +101,9 @@ impl Arbiter {
         let (mailbox, notice) = (self.mailbox.clone(), self.notice.clone());
         let (interrupts, server) = (self.interrupts.clone(), self.server.clone());
         let generation = self.generation(which);
-        let (config, listeners) = (generation.config.clone(), generation.listeners.clone());
-        let hooks = generation.hooks.clone();
-        Heritage { config, listeners, mailbox, notice, lifeline, arbiter, interrupts, hooks, server }
+        let (config, tls) = (generation.config.clone(), generation.tls.clone());
+        let (hooks, listeners) = (generation.hooks.clone(), generation.listeners.clone());
+        Heritage { config, tls, listeners, mailbox, notice, lifeline, arbiter, interrupts, hooks, server }
     }
 
     fn fork_mold(&mut self, py: Python<'_>, which: Which) -> io::Result<Option<Outcome>> {

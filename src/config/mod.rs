@@ -23,6 +23,25 @@ const FIELDS_LIMIT: usize = 32_768;
 /// What gunicorn makes of a field size of 0.
 const FIELD_SIZE_DEFAULT: usize = 8190;
 
+/// Whether clients show a certificate; `ssl.CERT_NONE` and so on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientCertificate {
+    Ignored,
+    Optional,
+    Required,
+}
+
+/// How TLS is spoken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    pub certfile: PathBuf,
+    /// None: the key is in the file of the certificate.
+    pub keyfile: Option<PathBuf>,
+    pub ca_certs: Option<PathBuf>,
+    pub client: ClientCertificate,
+    pub ciphers: Option<String>,
+}
+
 /// What the operator decided. A time of zero means: no limit, except where a field says otherwise.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -68,6 +87,8 @@ pub struct Config {
     pub errorlog: LogTarget,
     pub loglevel: LevelFilter,
     pub sendfile: bool,
+    /// None: plain HTTP.
+    pub tls: Option<Tls>,
     /// The file that was read; `python:MODULE` if it was a module.
     pub config_file: Option<PathBuf>,
     /// What the fields were made from: two configurations are compared by it.
@@ -156,6 +177,7 @@ impl Config {
             errorlog: log(&set, "errorlog").unwrap_or(LogTarget::Dash),
             loglevel: level(&optional_text(&set, "loglevel").unwrap_or_default()),
             sendfile: flag(&set, "sendfile"),
+            tls: tls(&set),
             config_file: from.config_file,
             settings: set,
         }
@@ -171,18 +193,46 @@ impl Config {
         if self.bind.is_empty() {
             return Err(Error::Other("bind: no address is left to listen on (--bind)".to_string()));
         }
+        // Served without TLS, the site would be up and exposed.
+        if self.tls.is_none() {
+            let set = |name: &&&str| *self.settings.get(name) != Value::Unset;
+            if let Some(name) = ["keyfile", "ca_certs"].iter().find(set) {
+                return Err(Error::Other(format!(
+                    "{name}: there is no certificate to go with it (--certfile)"
+                )));
+            }
+        }
         Ok(())
     }
 
     /// What can be served, but hardly as the operator imagines it.
-    fn doubts(&self) -> Option<String> {
-        (self.worker_connections < self.threads).then(|| {
-            format!(
+    fn doubts(&self) -> Vec<String> {
+        let mut doubts = Vec::new();
+        if self.worker_connections < self.threads {
+            doubts.push(format!(
                 "worker_connections ({}) is less than threads ({}): some threads stay idle",
                 self.worker_connections, self.threads
-            )
-        })
+            ));
+        }
+        if *self.settings.get("ssl_version") != Value::Unset {
+            doubts.push("ssl_version is ignored: TLS 1.2 and 1.3 are spoken".to_string());
+        }
+        doubts
     }
+}
+
+fn tls(set: &Settings) -> Option<Tls> {
+    Some(Tls {
+        certfile: path(set, "certfile")?,
+        keyfile: path(set, "keyfile"),
+        ca_certs: path(set, "ca_certs"),
+        client: match number(set, "cert_reqs") {
+            0 => ClientCertificate::Ignored,
+            1 => ClientCertificate::Optional,
+            _ => ClientCertificate::Required,
+        },
+        ciphers: optional_text(set, "ciphers"),
+    })
 }
 
 fn policy(set: &Settings) -> Policy {
@@ -425,6 +475,37 @@ mod tests {
             loaded.warnings,
             ["worker_connections (2) is less than threads (4): some threads stay idle"]
         );
+    }
+
+    #[test]
+    fn tls_is_spoken_with_a_certificate() {
+        assert_eq!(config("").tls, None);
+        let client = |line: &str| config(&format!("--certfile c {line}")).tls.unwrap().client;
+        assert_eq!(client(""), ClientCertificate::Ignored);
+        assert_eq!(client("--cert-reqs 1"), ClientCertificate::Optional);
+        assert_eq!(client("--cert-reqs 2"), ClientCertificate::Required);
+        let tls = config("--certfile c --keyfile k --ca-certs a --ciphers x:y").tls.unwrap();
+        assert_eq!((tls.certfile, tls.keyfile), ("c".into(), Some("k".into())));
+        assert_eq!((tls.ca_certs, tls.ciphers.as_deref()), (Some("a".into()), Some("x:y")));
+    }
+
+    #[test]
+    fn a_key_without_a_certificate_is_an_error() {
+        for (line, name) in [("--keyfile k", "keyfile"), ("--ca-certs a", "ca_certs")] {
+            let sentence = loaded(line, &[]).unwrap_err().to_string();
+            assert_eq!(sentence, format!("{name}: there is no certificate to go with it (--certfile)"));
+        }
+        // Templates have the rest of it.
+        assert!(loaded("--cert-reqs 2 --ciphers x --suppress-ragged-eofs", &[]).is_ok());
+    }
+
+    #[test]
+    fn ssl_version_is_ignored_with_a_warning() {
+        let text = "ssl_version is ignored: TLS 1.2 and 1.3 are spoken";
+        for raw in [Raw::Int(17), said("TLSv1_2"), Raw::Other("<_SSLMethod>".into())] {
+            assert_eq!(loaded("", &[("ssl_version", raw)]).unwrap().warnings, [text]);
+        }
+        assert!(loaded("", &[("ssl_version", Raw::None)]).unwrap().warnings.is_empty());
     }
 
     #[test]

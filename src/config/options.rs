@@ -48,6 +48,8 @@ pub enum Kind {
     Mode,
     Seconds,
     Text,
+    /// A value of any type that only its being set matters of.
+    Anything,
     Path,
     Log,
     /// One of these words, in any case.
@@ -100,6 +102,7 @@ const WORKERS: &str = "Workers";
 const TIMEOUTS: &str = "Timeouts";
 const LIMITS: &str = "Request limits";
 const PROXY: &str = "Behind a proxy";
+const TLS: &str = "TLS";
 const LOGGING: &str = "Logging";
 const PROCESS: &str = "Process";
 const HOOKS: &str = "Hooks";
@@ -394,6 +397,74 @@ pub const OPTIONS: &[Opt] = &[
         ..ROW
     },
     Opt {
+        name: "certfile",
+        long: &["certfile"],
+        kind: Kind::Path,
+        section: TLS,
+        help: "Speak HTTPS, with this certificate and those that lead to its authority, in PEM form.",
+        ..ROW
+    },
+    Opt {
+        name: "keyfile",
+        long: &["keyfile"],
+        kind: Kind::Path,
+        section: TLS,
+        help: "The certificate's key, not encrypted; without this it is in --certfile.",
+        ..ROW
+    },
+    Opt {
+        name: "ca_certs",
+        long: &["ca-certs"],
+        kind: Kind::Path,
+        section: TLS,
+        help: "The authorities that client certificates have to come from.",
+        ..ROW
+    },
+    Opt {
+        name: "cert_reqs",
+        long: &["cert-reqs"],
+        kind: Kind::Int { min: 0, max: 2 },
+        default: "0",
+        section: TLS,
+        help: "Whether clients show a certificate: 0 = no, 1 = they may, 2 = they must.",
+        ..ROW
+    },
+    Opt {
+        name: "ciphers",
+        long: &["ciphers"],
+        kind: Kind::Text,
+        section: TLS,
+        help: "The cipher suites that are spoken, best first, by OpenSSL's names with colons between them. \
+               Without it, all that are safe.",
+        ..ROW
+    },
+    Opt {
+        name: "ssl_version",
+        long: &["ssl-version"],
+        kind: Kind::Anything,
+        section: TLS,
+        help: "For compatibility; ignored, as in gunicorn: TLS 1.2 and 1.3 are spoken.",
+        ..ROW
+    },
+    Opt {
+        name: "suppress_ragged_eofs",
+        long: &["suppress-ragged-eofs"],
+        kind: Kind::Flag { given: true },
+        default: "true",
+        section: TLS,
+        help: "For compatibility: a client's end without TLS's own is always taken for an end.",
+        ..ROW
+    },
+    Opt {
+        name: "do_handshake_on_connect",
+        long: &["do-handshake-on-connect"],
+        kind: Kind::Flag { given: true },
+        default: "false",
+        section: TLS,
+        help: "For compatibility: handshakes are always made at once, and hold no thread.",
+        ..ROW
+    },
+    Opt {
         name: "accesslog",
         long: &["access-logfile"],
         kind: Kind::Log,
@@ -531,14 +602,6 @@ pub const NOT_YET: &[(&str, &str)] = &[
     ("proxy_allow_ips", "--proxy-allow-from"),
     ("protocol", "--protocol"),
     ("uwsgi_allow_ips", "--uwsgi-allow-from"),
-    ("keyfile", "--keyfile"),
-    ("certfile", "--certfile"),
-    ("ssl_version", "--ssl-version"),
-    ("cert_reqs", "--cert-reqs"),
-    ("ca_certs", "--ca-certs"),
-    ("suppress_ragged_eofs", "--suppress-ragged-eofs"),
-    ("do_handshake_on_connect", "--do-handshake-on-connect"),
-    ("ciphers", "--ciphers"),
     ("http_protocols", "--http-protocols"),
     ("http2_cleartext", "--http2-cleartext"),
     ("http2_max_concurrent_streams", "--http2-max-concurrent-streams"),
@@ -611,7 +674,7 @@ impl Kind {
             Kind::Int { .. } => "N",
             Kind::Mode => "MODE",
             Kind::Seconds => "SECONDS",
-            Kind::Text | Kind::Hook => "TEXT",
+            Kind::Text | Kind::Anything | Kind::Hook => "TEXT",
             Kind::Choice(_) | Kind::Checked(_) => "WORD",
             Kind::Path | Kind::Log => "PATH",
             Kind::CommaList | Kind::AllowList => "LIST",
@@ -627,6 +690,7 @@ impl Kind {
             Kind::Mode => mode(raw),
             Kind::Seconds => seconds(raw),
             Kind::Text => text(raw, |text| Ok(Value::Text(text.to_string()))),
+            Kind::Anything => anything(raw),
             Kind::Path => text(raw, |text| values::path(text).map(Value::Path)),
             Kind::Log => text(raw, |text| Ok(Value::Log(LogTarget::of(text)))),
             Kind::Choice(words) => choice(raw, words),
@@ -698,6 +762,13 @@ fn text(raw: &Raw, read: impl Fn(&str) -> Result<Value, String>) -> Result<Value
         Raw::Text(text) if text.trim().is_empty() => Ok(Value::Unset),
         Raw::Text(text) => read(text.trim()),
         other => Err(format!("{other} is not a text")),
+    }
+}
+
+fn anything(raw: &Raw) -> Result<Value, String> {
+    match raw.is_off() {
+        true => Ok(Value::Unset),
+        false => Ok(Value::Text(raw.to_string())),
     }
 }
 
@@ -1087,6 +1158,7 @@ mod tests {
         assert_eq!(closest_flag("hepl"), None);
         assert_eq!(closest_name("worker"), Some("workers"));
         assert_eq!(closest_name("certfiel"), Some("certfile"));
+        assert_eq!(closest_name("statsd_hots"), Some("statsd_host"));
         assert_eq!(closest_name("blog"), None);
         assert_eq!(closest_name("os"), None);
         assert_eq!(distance("", "abc"), 3);
@@ -1096,7 +1168,7 @@ mod tests {
     #[test]
     fn prefixes_and_settings_of_gunicorn_only() {
         assert_eq!(flags_beginning("worker"), ["--workers", "--worker-class", "--worker-connections"]);
-        assert!(not_yet("certfile") && not_yet("--certfile") && not_yet("-u"));
+        assert!(not_yet("statsd_host") && not_yet("--statsd-host") && not_yet("-u"));
         assert!(!not_yet("") && !not_yet("workers"));
     }
 }

@@ -188,13 +188,16 @@ enum Language {
 }
 
 /// Settings that an operator relies on to be safe: served without them, the site would be up and exposed.
-const PROTECTING: &[&str] =
-    &["certfile", "keyfile", "ca_certs", "cert_reqs", "ssl_context", "user", "group", "proxy_protocol"];
+const PROTECTING: &[&str] = &["ssl_context", "user", "group", "proxy_protocol"];
 
 /// Errors: a setting that protects is set and cannot be honoured yet; ignoring it is not an option.
 fn refuse_unprotected(unknown: &[(String, Raw)], label: &str) -> Result<(), Error> {
     let refused = unknown.iter().find(|(name, raw)| PROTECTING.contains(&name.as_str()) && !raw.is_off());
     match refused {
+        Some((name, _)) if name == "ssl_context" => Err(Error::Other(format!(
+            "{label}: ssl_context makes a context of OpenSSL's, which does not serve here; set certfile, keyfile, \
+             ca_certs, cert_reqs and ciphers instead"
+        ))),
         Some((name, _)) => Err(Error::Other(format!(
             "{label}: {name} is not supported yet, and the server does not start without what it protects"
         ))),
@@ -573,7 +576,8 @@ mod tests {
             ("-w -1", "--workers: '-1' is not a whole number ≥ 1"),
             ("-b h:x", "--bind: 'x' is not a port (0 to 65535)"),
             ("--worker-c 3", "--worker-c could be any of --worker-class, --worker-connections"),
-            ("--certfile x", "--certfile is an option of gunicorn that is not supported yet"),
+            ("--statsd-host x", "--statsd-host is an option of gunicorn that is not supported yet"),
+            ("--cert-reqs 3", "--cert-reqs: '3' is more than 2"),
             ("-u joe", "-u is an option of gunicorn that is not supported yet"),
         ];
         for (line, text) in pairs {
@@ -721,7 +725,7 @@ mod tests {
                 ("statsd_host", said("localhost:8125")),
                 ("post_fork", Raw::Callable("<function post_fork>".to_string())),
                 ("logger_class", Raw::Callable("<class 'Logger'>".to_string())),
-                ("certfile", Raw::None),
+                ("ssl_context", Raw::None),
                 ("reload", Raw::Bool(false)),
                 ("wrokers", Raw::Int(3)),
                 ("thread", other("<module 'thread'>")),
@@ -747,7 +751,11 @@ mod tests {
             let entries = [(name.to_string(), Raw::Text("x".into()))];
             let error = refuse_unprotected(&entries, "conf").unwrap_err();
             assert_eq!(error.exit_code(), 1);
-            assert!(error.to_string().starts_with(&format!("conf: {name} is not supported yet")));
+            let beginning = match *name {
+                "ssl_context" => "conf: ssl_context makes a context of OpenSSL's".to_string(),
+                _ => format!("conf: {name} is not supported yet"),
+            };
+            assert!(error.to_string().starts_with(&beginning), "{error}");
             assert!(refuse_unprotected(&[(name.to_string(), Raw::None)], "conf").is_ok());
         }
     }

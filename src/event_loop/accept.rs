@@ -3,7 +3,7 @@
 //! Never: decides what becomes of a connection.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::table::{Entry, Job, Table};
@@ -189,28 +189,59 @@ impl EventLoop {
         let mut turn = self.turn(desk, clock::monotonic());
         let conn = Box::new(match arrival {
             Arrival::New(fd, peer, listener) => {
+                let transport = self.transport(fd, peer, self.plan.tls.is_some())?;
                 let trusted = self.plan.trust.trusts(peer.ip());
-                Conn::new(Transport::Plain(fd), peer, listener, trusted, &mut turn)
+                Conn::new(transport, peer, listener, trusted, &mut turn)
             }
-            Arrival::Handed(handed) => {
-                let listener = self.plan.listeners.iter().position(|known| known.id() == handed.listener);
+            Arrival::Handed(Handed { fd, papers, octets }) => {
+                let peer = papers.peer;
+                let listener = self.plan.listeners.iter().position(|known| known.id() == papers.listener);
                 let Some(listener) = listener else {
-                    log::debug!("A connection from {} came by an address no longer served", handed.peer);
+                    log::debug!("A connection from {peer} came by an address no longer served");
                     return None;
                 };
-                let trusted = self.plan.trust.trusts(handed.peer.ip());
-                Conn::adopt(handed, listener, trusted, &mut turn)
+                let transport = self.transport(fd, peer, papers.secure)?;
+                let trusted = self.plan.trust.trusts(peer.ip());
+                let mut conn = Conn::new(transport, peer, listener, trusted, &mut turn);
+                conn.resume(&papers, octets);
+                conn
             }
         });
-        let key = self.enter(conn.as_fd().as_raw_fd(), conn.peer);
+        let key = self.enter(&conn);
         Some(Job { key, conn })
     }
 
-    fn enter(&self, fd: RawFd, peer: Peer) -> usize {
+    /// A connection stays what it was when it was accepted, whatever a reload has made of the listener.
+    fn transport(&self, fd: OwnedFd, peer: Peer, secure: bool) -> Option<Transport> {
+        if !secure {
+            return Some(Transport::Plain(fd));
+        }
+        let Some(tls) = &self.plan.tls else {
+            log::debug!("A connection from {peer} wants TLS, which is no longer spoken");
+            return None;
+        };
+        match tls.session() {
+            Ok(session) => Some(Transport::secure(fd, session)),
+            Err(e) => {
+                log::error!("Cannot begin TLS with {peer}: {e}");
+                None
+            }
+        }
+    }
+
+    fn enter(&self, conn: &Conn) -> usize {
+        let (fd, peer, tls) = (conn.as_fd().as_raw_fd(), conn.peer, conn.transport.tls());
         let mut table = lock(&self.table);
         table.generation = table.generation.wrapping_add(1);
-        let entry =
-            Entry { conn: None, fd, peer, generation: table.generation, watched: None, queued: Nanos::MAX };
+        let entry = Entry {
+            conn: None,
+            fd,
+            peer,
+            tls,
+            generation: table.generation,
+            watched: None,
+            queued: Nanos::MAX,
+        };
         let key = table.entries.insert(entry);
         self.plan.slot.set_connections(table.entries.len());
         if table.entries.len() >= self.plan.most_connections {

@@ -75,7 +75,7 @@ impl EventLoop {
         let site = Site {
             settings: &self.plan.settings,
             access: self.plan.access.as_deref(),
-            closing: &self.closing,
+            closing: if conn.is_bound() { &self.draining } else { &self.closing },
             claim,
         };
         let mut exchange = Exchange::new(conn, desk, site, started);

@@ -3,6 +3,8 @@
 //! its age, and shows what every thread is doing; the worker is replaced, as nobody knows what state it is in.
 //! Never: takes the interpreter: a thread that is stuck may have it.
 
+use std::sync::Arc;
+
 use super::table::Entry;
 use super::{lock, EventLoop};
 use crate::access_sink::Known;
@@ -14,7 +16,7 @@ use crate::log::critical;
 use crate::scoreboard::InFlight;
 use crate::sys::clock::{self, Nanos, SECOND};
 use crate::sys::{process, socket};
-use crate::transport::Peer;
+use crate::transport::{Peer, Tls};
 
 /// Whose patience has ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -72,7 +74,7 @@ impl EventLoop {
             Overrun::Gone => return self.thaw(thread),
             Overrun::TooLate(fd) => (fd, "its response had begun"),
             Overrun::Answer(fd) => {
-                let outcome = answer(fd, request.as_ref(), desk);
+                let outcome = self.answer(fd, request.as_ref(), desk);
                 claim.answered();
                 (fd, outcome)
             }
@@ -125,7 +127,7 @@ impl EventLoop {
         (limit, outcome): (Limit, &'static str),
         now: Nanos,
     ) {
-        let peer = self.peer_of(fd);
+        let (peer, _) = self.served(fd);
         let seconds = now.saturating_sub(request.since) / SECOND;
         let InFlight { method, target, .. } = request;
         critical(format_args!("WORKER TIMEOUT (pid:{})", process::id()));
@@ -141,23 +143,28 @@ impl EventLoop {
         }
     }
 
-    fn peer_of(&self, fd: i32) -> Peer {
+    /// The peer of a connection that a thread serves, and its TLS if it has that.
+    fn served(&self, fd: i32) -> (Peer, Option<Arc<Tls>>) {
         let table = lock(&self.table);
         let served = table.entries.iter().find(|(_, entry)| entry.fd == fd && entry.conn.is_none());
-        served.map_or(Peer::Unix, |(_, entry)| entry.peer)
+        served.map_or((Peer::Unix, None), |(_, entry)| (entry.peer, entry.tls.clone()))
+    }
+
+    fn answer(&self, fd: i32, request: Option<&InFlight>, desk: &mut Desk) -> &'static str {
+        let mut page = Vec::new();
+        Reject::AppTimeout.page(desk.date.at(clock::unix_seconds()), &mut page);
+        if request.is_some_and(|request| request.method == "HEAD") {
+            without_body(&mut page);
+        }
+        let said = match self.served(fd) {
+            (_, Some(tls)) => tls.last_words(&page),
+            _ => socket::last_words(fd, &page),
+        };
+        match said {
+            Ok(()) => ANSWERED,
+            Err(_) => "its client was gone",
+        }
     }
 }
 
 const ANSWERED: &str = "answered 504";
-
-fn answer(fd: i32, request: Option<&InFlight>, desk: &mut Desk) -> &'static str {
-    let mut page = Vec::new();
-    Reject::AppTimeout.page(desk.date.at(clock::unix_seconds()), &mut page);
-    if request.is_some_and(|request| request.method == "HEAD") {
-        without_body(&mut page);
-    }
-    match socket::last_words(fd, &page) {
-        Ok(()) => ANSWERED,
-        Err(_) => "its client was gone",
-    }
-}

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::accept::Source;
 use super::table::Table;
 use super::{lock, EventLoop, Lead};
-use crate::conn::{Conn, Desk, Event};
+use crate::conn::{Conn, Desk, Event, State};
 use crate::scoreboard::Phase;
 use crate::sys::clock::{self, Nanos, SECOND};
 
@@ -40,29 +40,24 @@ impl EventLoop {
         !self.plan.notice.is_stopping() && self.plan.notice.ready() > 0
     }
 
-    /// Leaves idle connections to the other workers; with none, they are given a moment.
+    /// Leaves idle connections to the other workers. Those that cannot be left, and all when there is no other, are given
+    /// a moment.
     fn part_with_idle(&self, now: Nanos, desk: &mut Desk) {
         let closing = !self.has_successor();
         self.closing.store(closing, Relaxed);
         let mut table = lock(&self.table);
         table.retry = None;
-        let idle: Vec<usize> = table
-            .entries
-            .iter()
-            .filter(|(_, entry)| entry.conn.as_ref().is_some_and(|conn| conn.may_move()))
-            .map(|(key, _)| key)
-            .collect();
-        if !closing {
-            for key in idle {
-                if !self.give_away(&mut table, key) {
-                    table.retry = Some(now + RETRY);
-                    break;
-                }
+        let idle = |conn: &Conn| conn.state() == State::Idle;
+        let ending = waiting(&table, |conn| idle(conn) && (closing || conn.is_bound() && !conn.may_move()));
+        let moving = waiting(&table, |conn| !closing && conn.may_move());
+        for key in moving {
+            if !self.give_away(&mut table, key) {
+                table.retry = Some(now + RETRY);
+                break;
             }
-            return;
         }
         drop(table);
-        for key in idle {
+        for key in ending {
             self.advance_waiting(key, Event::Drain, now, desk);
         }
     }
@@ -108,4 +103,10 @@ impl EventLoop {
     pub(super) fn overdue_calls(&self) -> usize {
         self.calls.iter().filter(|claim| claim.look().is_overdue()).count()
     }
+}
+
+/// The connections that wait in the table, as far as they are wanted.
+fn waiting(table: &Table, wanted: impl Fn(&Conn) -> bool) -> Vec<usize> {
+    let entries = table.entries.iter();
+    entries.filter(|(_, entry)| entry.conn.as_deref().is_some_and(&wanted)).map(|(key, _)| key).collect()
 }

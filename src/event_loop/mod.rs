@@ -34,6 +34,7 @@ use crate::sys::baton::{Baton, Held};
 use crate::sys::clock::{self, Nanos};
 use crate::sys::poll::{Events, Interest, Poller, Waker};
 use crate::timers::Timers;
+use crate::tls::Context;
 
 /// Tokens of what is not a connection have the highest bit set.
 const SPECIAL: u64 = 1 << 63;
@@ -74,6 +75,8 @@ pub struct Plan {
     pub settings: Settings,
     pub trust: Trust,
     pub access: Option<Arc<AccessLog>>,
+    /// None: plain HTTP.
+    pub tls: Option<Context>,
     pub listeners: Vec<Arc<Listener>>,
     /// Where workers leave connections for one another.
     pub mailbox: Arc<Mailbox>,

@@ -5,7 +5,7 @@
 
 use super::table::Job;
 use super::{lock, EventLoop, Lead, CONTROL, SPECIAL, WAKE};
-use crate::conn::{Desk, Event, Next, State};
+use crate::conn::{Desk, Event, State};
 use crate::scoreboard::Phase;
 use crate::sys::clock;
 use crate::sys::poll::Events;
@@ -58,13 +58,13 @@ impl EventLoop {
             else {
                 continue;
             };
-            if conn.may_move() && conn.has_input() {
+            if (conn.may_move() || conn.is_bound()) && conn.has_input() {
                 kept.push(Job { key, conn });
                 continue;
             }
             // Not by a last read, which could find a request.
             let next = match conn.state() {
-                State::Idle => Next::Close,
+                State::Idle => conn.hang_up(),
                 _ => conn.advance(Event::Expired, &mut self.turn(desk, now)),
             };
             let call = self.settle(Job { key, conn }, next);

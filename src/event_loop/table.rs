@@ -5,6 +5,7 @@
 
 use std::os::fd::RawFd;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::Arc;
 
 use slab::Slab;
 
@@ -13,7 +14,7 @@ use crate::conn::{Conn, Desk, Event, Next, State, Turn};
 use crate::sys::clock::{self, Nanos};
 use crate::sys::poll::Interest;
 use crate::timers::Timers;
-use crate::transport::Peer;
+use crate::transport::{Peer, Tls};
 
 /// What every thread of the worker uses.
 pub(super) struct Table {
@@ -40,6 +41,8 @@ pub(super) struct Entry {
     pub(super) conn: Option<Box<Conn>>,
     pub(super) fd: RawFd,
     pub(super) peer: Peer,
+    /// By which it is answered while a thread serves it for too long.
+    pub(super) tls: Option<Arc<Tls>>,
     pub(super) generation: u32,
     /// What the poller watches it for; None when it is not in the poller.
     pub(super) watched: Option<Interest>,
@@ -60,7 +63,15 @@ pub(super) fn token(key: usize, generation: u32) -> u64 {
 impl EventLoop {
     pub(super) fn turn<'a>(&'a self, desk: &'a mut Desk, now: Nanos) -> Turn<'a> {
         let closing = self.closing.load(Relaxed);
-        Turn { desk, settings: &self.plan.settings, access: self.plan.access.as_deref(), now, closing }
+        let draining = self.draining.load(Relaxed);
+        Turn {
+            desk,
+            settings: &self.plan.settings,
+            access: self.plan.access.as_deref(),
+            now,
+            closing,
+            draining,
+        }
     }
 
     pub(super) fn connection_ready(&self, token: u64, desk: &mut Desk) -> Option<Job> {

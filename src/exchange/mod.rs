@@ -22,6 +22,7 @@ use crate::http::body::Decoder;
 use crate::http::response::Delivery;
 use crate::http::{Framing, Head};
 use crate::sys::clock::{self, Nanos};
+use crate::tls::Facts;
 use crate::transport::Peer;
 
 /// Runs the closure while other threads may have the interpreter; an error means that this thread is to stop waiting.
@@ -96,6 +97,11 @@ impl<'a> Exchange<'a> {
 
     pub fn peer(&self) -> Peer {
         self.conn.peer
+    }
+
+    /// None: plain HTTP.
+    pub fn tls(&self) -> Option<Facts> {
+        self.conn.transport.facts()
     }
 
     pub fn is_trusted(&self) -> bool {

@@ -46,6 +46,7 @@ pub enum Reject {
     ScriptName,
     Unavailable,
     AppTimeout,
+    PlainOnTls,
 }
 
 impl Reject {
@@ -104,6 +105,7 @@ impl Reject {
             }
             Reject::Unavailable => (503, "Server is not able to take the request"),
             Reject::AppTimeout => (504, "Application did not answer in time"),
+            Reject::PlainOnTls => (400, "The plain HTTP request was sent to HTTPS port"),
         }
     }
 

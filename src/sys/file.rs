@@ -88,6 +88,11 @@ pub fn regular_size(fd: BorrowedFd<'_>) -> io::Result<u64> {
     Ok(stat.st_size as u64)
 }
 
+/// One pread(2); 0 is the end of the file.
+pub fn read_at(fd: BorrowedFd<'_>, into: &mut [u8], offset: u64) -> io::Result<usize> {
+    Ok(nix::sys::uio::pread(fd, into, offset as libc::off_t)?)
+}
+
 /// sendfile(2) from `offset`; moves `offset` and returns the octets taken, 0 at the end of the file.
 pub fn send_file(out: impl AsFd, file: impl AsFd, offset: &mut u64, most: usize) -> io::Result<usize> {
     let mut at = *offset as libc::off_t;

@@ -14,6 +14,7 @@ use crate::exchange::Exchange;
 use crate::http::{rules, Reject, StartLine};
 use crate::listener::Local;
 use crate::proxy::{Scheme, Trust};
+use crate::tls::Facts;
 use crate::transport::Peer;
 
 /// Why there is no environ for a request.
@@ -198,6 +199,10 @@ impl Environ {
     ) -> Result<Bound<'py, PyDict>, Refusal> {
         let environ = self.templates[exchange.listener()].bind(py).copy()?;
         self.set_peer(&environ, exchange.peer())?;
+        if let Some(facts) = exchange.tls() {
+            environ.set_item(&self.keys.scheme, &self.values.https)?;
+            set_tls(&environ, &facts)?;
+        }
         self.set_scheme(&environ, exchange)?;
         self.set_fields(&environ, exchange)?;
         self.set_start_line(&environ, exchange.head_octets(), &exchange.head().start)?;
@@ -290,7 +295,8 @@ impl Environ {
         }
         match self.trust.scheme(&exchange.head().fields, exchange.field_block()) {
             Ok(Some(Scheme::Https)) => Ok(environ.set_item(&self.keys.scheme, &self.values.https)?),
-            Ok(_) => Ok(()),
+            Ok(Some(Scheme::Http)) => Ok(environ.set_item(&self.keys.scheme, &self.values.http)?),
+            Ok(None) => Ok(()),
             Err(reject) => Err(Refusal::Reject(reject)),
         }
     }
@@ -340,6 +346,19 @@ impl Environ {
         environ.set_item(&self.keys.server_name, name)?;
         environ.set_item(&self.keys.server_port, port)
     }
+}
+
+/// PEP 3333: with TLS, "as many of the Apache SSL environment variables as are applicable", by mod_ssl's names.
+fn set_tls(environ: &Bound<'_, PyDict>, facts: &Facts) -> PyResult<()> {
+    environ.set_item("HTTPS", "on")?;
+    environ.set_item("SSL_PROTOCOL", facts.protocol)?;
+    environ.set_item("SSL_CIPHER", facts.cipher)?;
+    let Some(client) = &facts.client else {
+        return environ.set_item("SSL_CLIENT_VERIFY", "NONE");
+    };
+    environ.set_item("SSL_CLIENT_VERIFY", "SUCCESS")?;
+    let text = environ.py().import("ssl")?.call_method1("DER_cert_to_PEM_cert", (client.as_slice(),))?;
+    environ.set_item("SSL_CLIENT_CERT", text)
 }
 
 /// The port in decimal, and where its first digit is: every new connection needs it, so it is made without memory.

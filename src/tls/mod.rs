@@ -1,0 +1,146 @@
+//! Owns: what TLS is spoken with: the operator's files and choices become a `Context`, from which each connection's
+//! `Session` is made.
+//! Rule: a context is made by the arbiter, once for a generation, before any of its workers exists: what is wrong with the
+//! files stops the start or the reload, and all workers of the generation take each other's session tickets.
+//! Never: knows HTTP or the loop; no OpenSSL, so no `ssl.SSLContext` either.
+
+pub mod ciphers;
+mod session;
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::crypto::{ring, CryptoProvider};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoClientAuth, NoServerSessionStorage, ProducesTickets, WebPkiClientVerifier};
+use rustls::version::{TLS12, TLS13};
+use rustls::{RootCertStore, ServerConfig, ServerConnection, SupportedProtocolVersion};
+
+pub use self::session::{Facts, Failure, Session};
+use crate::config::{ClientCertificate, Tls};
+use crate::error::Error;
+
+/// The most octets of a session's state that are taken back; a client's certificates are in it.
+const LONGEST_TICKET: usize = 8 * 1024;
+
+/// What the connections of a generation have in common.
+#[derive(Clone)]
+pub struct Context(Arc<ServerConfig>);
+
+impl Context {
+    /// Errors: a file that cannot be used, named with its option.
+    pub fn load(tls: &Tls) -> Result<Context, Error> {
+        let chain = certificates(&tls.certfile, "certificate", "--certfile")?;
+        let keyfile = tls.keyfile.as_ref().unwrap_or(&tls.certfile);
+        let key = private_key(keyfile)?;
+        let provider = provider(tls)?;
+        let verifier = verifier(tls, &provider)?;
+        let versions: &[&SupportedProtocolVersion] = match ciphers::has_tls12(&provider.cipher_suites) {
+            true => &[&TLS13, &TLS12],
+            false => &[&TLS13],
+        };
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions)
+            .map_err(|e| Error::Other(format!("TLS: {e} (--ciphers)")))?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(chain, key)
+            .map_err(|e| unusable(tls, keyfile, e))?;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.ignore_client_order = tls.ciphers.is_some();
+        // Sessions are resumed by tickets: their state is with the client, so any worker can take one.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.ticketer = ticketer()?;
+        Ok(Context(Arc::new(config)))
+    }
+
+    /// For a connection that was just accepted.
+    pub fn session(&self) -> io::Result<Session> {
+        ServerConnection::new(self.0.clone()).map(Session::new).map_err(io::Error::other)
+    }
+}
+
+fn ticketer() -> Result<Arc<dyn ProducesTickets>, Error> {
+    let ticketer =
+        ring::Ticketer::new().map_err(|e| Error::Other(format!("TLS session tickets: {e} (--certfile)")))?;
+    // It takes none that is longer than those it made, and a worker is shown those of its siblings.
+    ticketer.encrypt(&[0; LONGEST_TICKET]);
+    Ok(ticketer)
+}
+
+fn provider(tls: &Tls) -> Result<Arc<CryptoProvider>, Error> {
+    let mut provider = ring::default_provider();
+    if let Some(wanted) = &tls.ciphers {
+        provider.cipher_suites = ciphers::choose(wanted, &provider.cipher_suites)
+            .map_err(|why| Error::Other(format!("ciphers: {why} (--ciphers)")))?;
+    }
+    Ok(Arc::new(provider))
+}
+
+fn verifier(tls: &Tls, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>, Error> {
+    if tls.client == ClientCertificate::Ignored {
+        return Ok(Arc::new(NoClientAuth));
+    }
+    let Some(path) = &tls.ca_certs else {
+        return Err(Error::Other(
+            "cert_reqs: no authority is named that client certificates come from (--ca-certs)".into(),
+        ));
+    };
+    let bad = |e: &dyn std::fmt::Display| {
+        Error::Other(format!("{}: an authority in it cannot be used: {e} (--ca-certs)", path.display()))
+    };
+    let mut roots = RootCertStore::empty();
+    for authority in certificates(path, "certificates", "--ca-certs")? {
+        roots.add(authority).map_err(|e| bad(&e))?;
+    }
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
+    let builder = match tls.client {
+        ClientCertificate::Optional => builder.allow_unauthenticated(),
+        _ => builder,
+    };
+    builder.build().map_err(|e| bad(&e))
+}
+
+fn read(path: &Path, what: &str, option: &str) -> Result<Vec<u8>, Error> {
+    fs::read(path).map_err(|e| Error::system(&format!("{what} {}", path.display()), &e, option))
+}
+
+fn certificates(path: &Path, what: &str, option: &str) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let octets = read(path, what, option)?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&octets).collect();
+    match found {
+        Ok(list) if !list.is_empty() => Ok(list),
+        _ => Err(Error::Other(format!("{} has no certificate in PEM form in it ({option})", path.display()))),
+    }
+}
+
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Error> {
+    let octets = read(path, "key", "--keyfile")?;
+    let has = |mark: &[u8]| memchr::memmem::find(&octets, mark).is_some();
+    // PKCS #8, and the older form of OpenSSL's.
+    if has(b"-----BEGIN ENCRYPTED PRIVATE KEY-----") || has(b"Proc-Type: 4,ENCRYPTED") {
+        return Err(Error::Other(format!(
+            "the key in {} is encrypted; decrypt it, as nobody is there to be asked for its passphrase (--keyfile)",
+            path.display()
+        )));
+    }
+    PrivateKeyDer::from_pem_slice(&octets).map_err(|_| {
+        Error::Other(format!("{} has no private key in PEM form in it (--keyfile)", path.display()))
+    })
+}
+
+fn unusable(tls: &Tls, keyfile: &Path, e: rustls::Error) -> Error {
+    let (certfile, keyfile) = (tls.certfile.display(), keyfile.display());
+    Error::Other(match e {
+        rustls::Error::InconsistentKeys(_) => {
+            format!("the key in {keyfile} is not that of the certificate in {certfile} (--keyfile)")
+        }
+        rustls::Error::InvalidCertificate(_) => {
+            format!("the certificate in {certfile} cannot be used: {e} (--certfile)")
+        }
+        _ => format!("the key in {keyfile} cannot be used: {e} (--keyfile)"),
+    })
+}
