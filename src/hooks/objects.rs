@@ -90,9 +90,13 @@ fn address_value<'py>(py: Python<'py>, address: &Address) -> PyResult<Bound<'py,
     })
 }
 
-pub fn listener<'py>(module: &Bound<'py, PyModule>, listener: &Listener) -> PyResult<Bound<'py, PyAny>> {
+pub fn listener<'py>(
+    module: &Bound<'py, PyModule>,
+    listener: &Listener,
+    secure: bool,
+) -> PyResult<Bound<'py, PyAny>> {
     let address = address_value(module.py(), listener.address())?;
-    let arguments = (listener.as_fd().as_raw_fd(), listener.local().to_string(), address);
+    let arguments = (listener.as_fd().as_raw_fd(), listener.local().url(secure), address);
     module.getattr("Listener")?.call1(arguments)
 }
 

@@ -31,8 +31,9 @@ impl Server {
             return Ok(());
         }
         let module = objects::module(py)?;
+        let secure = hooks.cfg.bind(py).getattr(intern!(py, "certfile"))?.is_truthy()?;
         let listeners: PyResult<Vec<_>> =
-            listeners.iter().map(|one| objects::listener(&module, one)).collect();
+            listeners.iter().map(|one| objects::listener(&module, one, secure)).collect();
         server.setattr(intern!(py, "cfg"), &hooks.cfg)?;
         server.setattr(intern!(py, "LISTENERS"), listeners?)
     }
