@@ -20,6 +20,9 @@ TROUBLE = (r"TIMEOUT", r"Stacks of all threads", r"has been running", r"Error ha
 STUCK = {"/asleep": "stuck_asleep", "/python": "stuck_in_python", "/libc": "stuck_in_libc",
          "/arithmetic": "stuck_in_arithmetic"}
 WAYS = pytest.mark.parametrize("path", STUCK, ids=[path[1:] for path in STUCK])
+# Beside other threads a request may be in one that no signal interrupts.
+WAYS_AND_THREADS = pytest.mark.parametrize("path, threads", [(path, 1) for path in STUCK] + [
+    ("/asleep", 3), ("/arithmetic", 3)], ids=lambda value: str(value).strip("/"))
 THREADS = pytest.mark.parametrize("threads", [1, 3], ids=["plain", "threads"])
 
 
@@ -39,8 +42,7 @@ def check_log(running, pid, path, name, option="--timeout", method="GET", outcom
         wait_until(lambda: re.search(line, running.read("access.log")), 20, lambda: running.read("access.log"))
 
 
-@WAYS
-@THREADS
+@WAYS_AND_THREADS
 def test_a_stuck_request_is_answered_and_its_worker_replaced(server, path, threads):
     running = start(server, "--timeout", "1", "--threads", threads)
     [old] = wait_ready(running, 1)
@@ -254,8 +256,7 @@ def test_timeout_zero_is_none(server, path):
 
 # --- the end of a drain ---
 
-@WAYS
-@THREADS
+@WAYS_AND_THREADS
 def test_the_end_of_the_server_does_not_wait_for_ever(server, path, threads):
     running = start(server, "--graceful-timeout", "1", "--threads", threads)
     [old] = wait_ready(running, 1)
