@@ -17,7 +17,7 @@
 //! # Layers
 //!
 //! A file imports only from lower layers: `sys`, `error`, `config::values` · `config`, `http`, `proxy` · `scoreboard`,
-//! `listener`, `log`, `access_log`, `buffer`, `timers`, `transport`, `handoff` · `conn`, `exchange`, `access_sink`, `app` ·
+//! `listener`, `log`, `systemd`, `access_log`, `buffer`, `timers`, `transport`, `handoff` · `conn`, `exchange`, `access_sink`, `app` ·
 //! `event_loop`, `python`, `wsgi`, `daemon` · `worker`, `mold`, `arbiter` · `cli`, `lib`. `tests/layers.rs` checks it.
 #![deny(unsafe_code, clippy::undocumented_unsafe_blocks)]
 
@@ -42,6 +42,7 @@ pub mod proxy;
 pub mod python;
 pub mod scoreboard;
 pub mod sys;
+pub mod systemd;
 pub mod timers;
 pub mod transport;
 pub mod version;

@@ -57,7 +57,10 @@ impl Listener {
             Address::Fd(number) => Socket::from(socket::inherited(*number)?),
         };
         socket.set_nonblocking(true)?;
-        socket.listen(backlog)?;
+        // Whoever opened it has chosen its backlog.
+        if !socket.is_listener()? {
+            socket.listen(backlog)?;
+        }
         let local = local_of(&socket)?;
         if let Local::Tcp(_) = local {
             // Accepted connections inherit it; without it a response in two sends waits for a delayed ACK.

@@ -198,6 +198,12 @@ pub fn set_env(py: Python<'_>, name: &str, value: &str) -> PyResult<()> {
     py.import(intern!(py, "os"))?.getattr(intern!(py, "environ"))?.set_item(name, value)
 }
 
+/// Takes a variable out of `os.environ`, and so out of the process.
+pub fn unset_env(py: Python<'_>, name: &str) -> PyResult<()> {
+    py.import(intern!(py, "os"))?.getattr(intern!(py, "environ"))?.call_method1("pop", (name, py.None()))?;
+    Ok(())
+}
+
 /// Runs `body` in a new Python thread that the interpreter does not wait for at its end.
 pub fn spawn_thread(
     py: Python<'_>,

@@ -2,6 +2,7 @@
 //! Rule: a generation is complete before any worker of it exists; what fails here leaves nothing behind.
 //! Never: knows workers.
 
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,16 +35,17 @@ impl Generation {
     pub fn new(
         number: u64,
         config: Arc<Config>,
+        passed: &[RawFd],
         before: Option<&Generation>,
         tries: Tries,
     ) -> Result<Generation, Error> {
         let bound = before.map_or(&[][..], |before| &before.listeners);
         let mut listeners = Vec::new();
-        for address in &config.bind {
-            let kept = bound.iter().find(|listener| listener.address() == address);
+        for address in addresses(&config, passed) {
+            let kept = bound.iter().find(|listener| *listener.address() == address);
             listeners.push(match kept {
                 Some(listener) => listener.clone(),
-                None => Arc::new(bind(address, &config, tries)?),
+                None => Arc::new(bind(&address, &config, tries)?),
             });
         }
         let board = board(&config, before).map_err(|e| Error::system("scoreboard", &e, "--workers"))?;
@@ -63,6 +65,16 @@ impl Generation {
             }
         }
     }
+}
+
+/// Listeners that were opened for us replace all addresses but those of others that were, as in gunicorn.
+fn addresses(config: &Config, passed: &[RawFd]) -> Vec<Address> {
+    if passed.is_empty() {
+        return config.bind.clone();
+    }
+    let named =
+        config.bind.iter().filter(|address| matches!(address, Address::Fd(fd) if !passed.contains(fd)));
+    passed.iter().map(|fd| Address::Fd(*fd)).chain(named.cloned()).collect()
 }
 
 /// Whether an address in use is waited for: at the start it is, in a reload it would stop supervision.

@@ -10,7 +10,7 @@ mod spawn;
 mod stop;
 
 use std::ops::ControlFlow;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -30,6 +30,7 @@ use crate::sys::clock::{self, Nanos};
 use crate::sys::poll::{wait_few, Interest, Waker};
 use crate::sys::process::{self, Ending};
 use crate::sys::signal::{self, Blocked, Signals};
+use crate::systemd::{self, Service};
 use crate::worker::{Lifeline, Seed, APP_NOT_FOUND, BOOT_FAILED};
 
 const HEARD: [i32; 10] = [
@@ -77,6 +78,9 @@ pub struct Arbiter {
     ever_ready: bool,
     daemonized: bool,
     pidfile: Option<PidFile>,
+    service: Service,
+    /// Listeners that the service manager has opened; they take the place of `bind`.
+    passed: Vec<RawFd>,
 }
 
 /// Starts the server and supervises it until it stops.
@@ -93,11 +97,26 @@ pub fn run(py: Python<'_>, args: &[String]) -> Result<Outcome, Error> {
             "No application module specified (rgunicorn MODULE:APP, or wsgi_app)".into(),
         ));
     }
-    let mut arbiter = Arbiter::start(py, args, start_folder, config)?;
+    let manager = meet_manager(py).map_err(|e| Error::Other(format!("environment: {e}")))?;
+    let mut arbiter = Arbiter::start(py, args, start_folder, config, manager)?;
     log::info!("Listening at: {} ({})", arbiter.current.addresses(), process::id());
     let workers = arbiter.wanted;
     log::info!("Using {workers} worker(s) with {} thread(s) each", arbiter.current.config.threads);
     Ok(arbiter.supervise(py))
+}
+
+/// What the service manager gave us.
+struct Manager {
+    service: Service,
+    passed: Vec<RawFd>,
+}
+
+/// Reads its part of the environment and takes it away: a child that found it there would speak in our name.
+fn meet_manager(py: Python<'_>) -> PyResult<Manager> {
+    let (env, pid) = (|name: &str| std::env::var(name).ok(), process::id());
+    let manager = Manager { service: Service::new(&env, pid), passed: systemd::listeners(&env, pid) };
+    systemd::VARIABLES.iter().try_for_each(|name| python::unset_env(py, name))?;
+    Ok(manager)
 }
 
 /// `--check-config`: the configuration is good by now; the application has to load.
@@ -145,6 +164,7 @@ impl Arbiter {
         args: &[String],
         start_folder: PathBuf,
         config: Arc<Config>,
+        manager: Manager,
     ) -> Result<Arbiter, Error> {
         let system =
             |what: &'static str| move |e: std::io::Error| Error::system(what, &e, "the system's limits");
@@ -154,6 +174,9 @@ impl Arbiter {
             init_log(&config)?;
         }
         log::info!("Starting rgunicorn {}", crate::version::VERSION);
+        if !manager.passed.is_empty() && config.bind != Config::default().bind {
+            log::warn!("The service manager has opened the listeners; bind is not used (LISTEN_FDS)");
+        }
         let pidfile = config.pidfile.as_deref().map(PidFile::create).transpose()?;
         let interrupts = Interrupts::default();
         let signals = listen_to_signals(py, &interrupts).map_err(system("signal handlers"))?;
@@ -166,7 +189,7 @@ impl Arbiter {
         let mailbox = Arc::new(Mailbox::new().map_err(system("mailbox"))?);
         let notice = Notice::new().map_err(system("shared memory"))?;
         let daemonized = config.daemon;
-        let current = match Generation::new(1, config, None, Tries::Several) {
+        let current = match Generation::new(1, config, &manager.passed, None, Tries::Several) {
             Ok(current) => current,
             Err(e) => {
                 pidfile.iter().for_each(PidFile::remove);
@@ -192,6 +215,8 @@ impl Arbiter {
             ever_ready: false,
             daemonized,
             pidfile,
+            service: manager.service,
+            passed: manager.passed,
         })
     }
 
@@ -218,6 +243,8 @@ impl Arbiter {
         self.hear_molds();
         self.judge_reload();
         self.notice.set_ready(self.children.staying(self.current.number, self.wanted));
+        self.service.serves(self.children.ready(self.current.number), self.wanted);
+        self.service.live(now);
         self.dismiss();
         self.kill_stuck(now);
         self.spawn_missing(py, now)
@@ -397,6 +424,7 @@ impl Arbiter {
         {
             until = Some(until.unwrap_or(Nanos::MAX).min(self.children.backoff.until()));
         }
+        until = until.into_iter().chain(self.service.deadline()).min();
         let molds = [Some(&self.current), self.reload.as_ref().map(|reload| &reload.generation)];
         let booting = molds.into_iter().flatten().filter_map(|generation| generation.mold.as_ref());
         let mut fds: Vec<BorrowedFd<'_>> = vec![self.signals.as_fd(), self.waker.as_fd()];

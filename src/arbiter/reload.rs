@@ -11,7 +11,7 @@ use super::generation::{Generation, Tries};
 use super::{read_config, Arbiter};
 use crate::config::fixed_changes;
 use crate::error::Error;
-use crate::sys::{process, signal};
+use crate::sys::{clock, process, signal};
 
 pub struct Reload {
     pub generation: Generation,
@@ -31,11 +31,13 @@ impl Arbiter {
             self.drop_next_generation();
         }
         log::info!("Hang up: Master");
+        self.service.reloads(clock::monotonic());
         match self.next_generation(py) {
             Ok(generation) => self.reload = Some(Reload { generation }),
             Err(e) => {
                 log::error!("Reload failed, the old configuration stays: {e}");
                 self.restore_process(py);
+                self.reload_ended("Reload failed, the old workers serve on");
             }
         }
     }
@@ -49,7 +51,8 @@ impl Arbiter {
             log::warn!("{name} changed; only a restart takes that over");
         }
         let before = Some(&self.current);
-        let generation = Generation::new(self.next_generation, Arc::new(config), before, Tries::Once)?;
+        let generation =
+            Generation::new(self.next_generation, Arc::new(config), &self.passed, before, Tries::Once)?;
         self.next_generation += 1;
         Ok(generation)
     }
@@ -78,6 +81,7 @@ impl Arbiter {
             let before = std::mem::replace(&mut self.current, generation);
             before.unlink(&self.current.listeners);
             self.wanted = self.current.config.workers;
+            self.reload_ended("Reload complete");
         }
     }
 
@@ -85,6 +89,13 @@ impl Arbiter {
     pub(super) fn abandon_reload(&mut self, why: &str) {
         log::error!("Reload failed, the old workers serve on: {why}");
         self.drop_next_generation();
+        self.reload_ended("Reload failed, the old workers serve on");
+    }
+
+    fn reload_ended(&mut self, how: &str) {
+        let ready = self.children.ready(self.current.number);
+        let status = format!("{how}: {ready} of {} worker(s) ready", self.wanted);
+        self.service.has_reloaded(&status, ready, self.wanted);
     }
 
     fn drop_next_generation(&mut self) {
