@@ -17,7 +17,7 @@
 //! # Layers
 //!
 //! A file imports only from lower layers: `sys`, `error`, `config::values` · `config`, `http`, `proxy` · `scoreboard`,
-//! `listener`, `log`, `systemd`, `access_log`, `buffer`, `timers`, `transport`, `handoff` · `conn`, `exchange`, `access_sink`, `app` ·
+//! `listener`, `log`, `systemd`, `identity`, `access_log`, `buffer`, `timers`, `transport`, `handoff` · `conn`, `exchange`, `access_sink`, `app` ·
 //! `event_loop`, `python`, `wsgi`, `daemon` · `worker`, `mold`, `arbiter` · `cli`, `lib`. `tests/layers.rs` checks it.
 #![deny(unsafe_code, clippy::undocumented_unsafe_blocks)]
 
@@ -35,6 +35,7 @@ pub mod event_loop;
 pub mod exchange;
 pub mod handoff;
 pub mod http;
+pub mod identity;
 pub mod listener;
 pub mod log;
 pub mod mold;

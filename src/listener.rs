@@ -8,13 +8,14 @@ use std::fs;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{lchown, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::config::values::Address;
+use crate::sys::file::Owner;
 use crate::sys::{process, socket};
 
 /// Where a listener really listens, as `getsockname` says.
@@ -34,6 +35,16 @@ impl fmt::Display for Local {
     }
 }
 
+/// How a listener is made.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Manner {
+    pub backlog: i32,
+    /// Of a unix socket's file.
+    pub umask: u32,
+    /// The same; without one it is ours.
+    pub owner: Option<Owner>,
+}
+
 /// Listeners are made by one process, the arbiter; workers of different generations know each by its number.
 static MADE: AtomicU64 = AtomicU64::new(0);
 
@@ -50,16 +61,16 @@ impl Listener {
     /// Binds and listens.
     ///
     /// Errors: what the kernel says; resolving a host name may block.
-    pub fn bind(address: &Address, backlog: i32, umask: u32) -> io::Result<Listener> {
+    pub fn bind(address: &Address, manner: &Manner) -> io::Result<Listener> {
         let socket = match address {
             Address::Tcp { host, port } => bind_tcp(host, *port)?,
-            Address::Unix(path) => bind_unix(path, umask)?,
+            Address::Unix(path) => bind_unix(path, manner)?,
             Address::Fd(number) => Socket::from(socket::inherited(*number)?),
         };
         socket.set_nonblocking(true)?;
         // Whoever opened it has chosen its backlog.
         if !socket.is_listener()? {
-            socket.listen(backlog)?;
+            socket.listen(manner.backlog)?;
         }
         let local = local_of(&socket)?;
         if let Local::Tcp(_) = local {
@@ -123,13 +134,16 @@ fn try_tcp(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn bind_unix(path: &Path, umask: u32) -> io::Result<Socket> {
+fn bind_unix(path: &Path, manner: &Manner) -> io::Result<Socket> {
     remove_stale(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    let before = process::set_umask(umask);
+    let before = process::set_umask(manner.umask);
     let bound = SockAddr::unix(path).and_then(|address| socket.bind(&address));
     process::set_umask(before);
     bound?;
+    if let Some(Owner { uid, gid }) = manner.owner.filter(|_| identity(path).is_some()) {
+        lchown(path, Some(uid), Some(gid))?;
+    }
     Ok(socket)
 }
 
@@ -158,10 +172,12 @@ fn local_of(socket: &Socket) -> io::Result<Local> {
 mod tests {
     use super::*;
 
+    const MANNER: Manner = Manner { backlog: 8, umask: 0, owner: None };
+
     #[test]
     fn port_0_is_answered_with_the_port_the_kernel_chose() {
         let address = Address::Tcp { host: "127.0.0.1".into(), port: 0 };
-        let listener = Listener::bind(&address, 8, 0).unwrap();
+        let listener = Listener::bind(&address, &MANNER).unwrap();
         let Local::Tcp(local) = listener.local() else { panic!("{:?}", listener.local()) };
         assert_ne!(local.port(), 0);
         assert_eq!(listener.local().to_string(), format!("http://{local}"));
@@ -172,12 +188,13 @@ mod tests {
     fn a_stale_unix_socket_is_replaced_and_ours_is_removed() {
         let path = std::env::temp_dir().join(format!("rgunicorn-listener-{}", std::process::id()));
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        let listener = Listener::bind(&Address::Unix(path.clone()), 8, 0o077).unwrap();
+        let listener =
+            Listener::bind(&Address::Unix(path.clone()), &Manner { umask: 0o077, ..MANNER }).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
         listener.unlink();
         assert!(!path.exists());
         fs::write(&path, "a file").unwrap();
-        assert!(Listener::bind(&Address::Unix(path.clone()), 8, 0).is_err());
+        assert!(Listener::bind(&Address::Unix(path.clone()), &MANNER).is_err());
         listener.unlink();
         assert!(path.exists(), "a file that is not ours was removed");
         fs::remove_file(&path).unwrap();

@@ -104,8 +104,11 @@ fn transmit(fd: &OwnedFd, numbers: [i64; 2]) -> io::Result<()> {
 
 /// The mold's life.
 pub fn run(py: Python<'_>, seed: MoldSeed) -> MoldOutcome {
-    let MoldSeed { heritage, board, socket, blocked } = seed;
+    let MoldSeed { mut heritage, board, socket, blocked } = seed;
     drop(blocked);
+    if let Err(code) = heritage.settle() {
+        return MoldOutcome::Exit(code);
+    }
     let app = match worker::load_app(py, &heritage.config) {
         Ok(app) => app.unbind(),
         Err(code) => return MoldOutcome::Exit(code),

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use crate::config::{Address, Config};
 use crate::error::Error;
-use crate::listener::Listener;
+use crate::identity::Identity;
+use crate::listener::{Listener, Manner};
 use crate::mold::Mold;
 use crate::scoreboard::Scoreboard;
 
@@ -28,6 +29,18 @@ pub struct Generation {
     pub mold: Option<Mold>,
 }
 
+/// What every generation stands on, from the start to the end of the server.
+pub struct Ground<'a> {
+    pub passed: &'a [RawFd],
+    pub identity: Option<&'a Identity>,
+}
+
+impl Ground<'_> {
+    fn manner(&self, config: &Config) -> Manner {
+        Manner { backlog: config.backlog, umask: config.umask, owner: self.identity.map(Identity::owner) }
+    }
+}
+
 impl Generation {
     /// Binds what `before` does not have bound.
     ///
@@ -35,17 +48,18 @@ impl Generation {
     pub fn new(
         number: u64,
         config: Arc<Config>,
-        passed: &[RawFd],
+        ground: &Ground<'_>,
         before: Option<&Generation>,
         tries: Tries,
     ) -> Result<Generation, Error> {
         let bound = before.map_or(&[][..], |before| &before.listeners);
+        let manner = ground.manner(&config);
         let mut listeners = Vec::new();
-        for address in addresses(&config, passed) {
+        for address in addresses(&config, ground.passed) {
             let kept = bound.iter().find(|listener| *listener.address() == address);
             listeners.push(match kept {
                 Some(listener) => listener.clone(),
-                None => Arc::new(bind(&address, &config, tries)?),
+                None => Arc::new(bind(&address, &manner, tries)?),
             });
         }
         let board = board(&config, before).map_err(|e| Error::system("scoreboard", &e, "--workers"))?;
@@ -93,11 +107,11 @@ fn board(config: &Config, before: Option<&Generation>) -> std::io::Result<Arc<Sc
     }
 }
 
-fn bind(address: &Address, config: &Config, tries: Tries) -> Result<Listener, Error> {
+fn bind(address: &Address, manner: &Manner, tries: Tries) -> Result<Listener, Error> {
     let mut left = if tries == Tries::Several { BIND_TRIES } else { 1 };
     loop {
         left -= 1;
-        match Listener::bind(address, config.backlog, config.umask) {
+        match Listener::bind(address, manner) {
             Ok(listener) => return Ok(listener),
             Err(e) if e.kind() == std::io::ErrorKind::AddrInUse && left > 0 => {
                 log::error!(

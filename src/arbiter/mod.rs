@@ -17,12 +17,13 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 
 use self::children::{Child, Children, Stage};
-use self::generation::{Generation, Tries};
+use self::generation::{Generation, Ground, Tries};
 use self::reload::Reload;
 use crate::config::{self, Config};
 use crate::daemon::{self, PidFile};
 use crate::error::Error;
 use crate::handoff::Mailbox;
+use crate::identity::Identity;
 use crate::mold::MoldSeed;
 use crate::python::{self, Interrupts};
 use crate::scoreboard::{Notice, Phase};
@@ -81,6 +82,8 @@ pub struct Arbiter {
     service: Service,
     /// Listeners that the service manager has opened; they take the place of `bind`.
     passed: Vec<RawFd>,
+    /// As whom workers run, if not as we do.
+    identity: Option<Identity>,
 }
 
 /// Starts the server and supervises it until it stops.
@@ -89,6 +92,7 @@ pub struct Arbiter {
 pub fn run(py: Python<'_>, args: &[String]) -> Result<Outcome, Error> {
     let start_folder = daemon::start_folder().map_err(|e| Error::system("current folder", &e, "--chdir"))?;
     let config = Arc::new(read_config(py, args, &start_folder)?);
+    let identity = Identity::wanted(&config)?;
     if config.check_config {
         return check(py, &config);
     }
@@ -97,8 +101,9 @@ pub fn run(py: Python<'_>, args: &[String]) -> Result<Outcome, Error> {
             "No application module specified (rgunicorn MODULE:APP, or wsgi_app)".into(),
         ));
     }
+    identity.iter().try_for_each(Identity::permit)?;
     let manager = meet_manager(py).map_err(|e| Error::Other(format!("environment: {e}")))?;
-    let mut arbiter = Arbiter::start(py, args, start_folder, config, manager)?;
+    let mut arbiter = Arbiter::start(py, args, start_folder, config, identity, manager)?;
     log::info!("Listening at: {} ({})", arbiter.current.addresses(), process::id());
     let workers = arbiter.wanted;
     log::info!("Using {workers} worker(s) with {} thread(s) each", arbiter.current.config.threads);
@@ -151,6 +156,14 @@ fn init_log(config: &Config) -> Result<(), Error> {
         .map_err(|e| Error::system(&what, &e, "--error-logfile"))
 }
 
+/// Workers that are somebody else will have to reopen what was made here.
+fn hand_over_logs(config: &Config, identity: Option<&Identity>) {
+    if let Some(identity) = identity {
+        let targets = config.accesslog.iter().chain([&config.errorlog]);
+        targets.for_each(|target| crate::log::hand_over(target, identity.owner()));
+    }
+}
+
 fn enter(py: Python<'_>, folder: &PathBuf) -> Result<(), Error> {
     let shown = folder.display().to_string();
     std::env::set_current_dir(folder)
@@ -164,6 +177,7 @@ impl Arbiter {
         args: &[String],
         start_folder: PathBuf,
         config: Arc<Config>,
+        identity: Option<Identity>,
         manager: Manager,
     ) -> Result<Arbiter, Error> {
         let system =
@@ -177,6 +191,7 @@ impl Arbiter {
         if !manager.passed.is_empty() && config.bind != Config::default().bind {
             log::warn!("The service manager has opened the listeners; bind is not used (LISTEN_FDS)");
         }
+        hand_over_logs(&config, identity.as_ref());
         let pidfile = config.pidfile.as_deref().map(PidFile::create).transpose()?;
         let interrupts = Interrupts::default();
         let signals = listen_to_signals(py, &interrupts).map_err(system("signal handlers"))?;
@@ -189,7 +204,13 @@ impl Arbiter {
         let mailbox = Arc::new(Mailbox::new().map_err(system("mailbox"))?);
         let notice = Notice::new().map_err(system("shared memory"))?;
         let daemonized = config.daemon;
-        let current = match Generation::new(1, config, &manager.passed, None, Tries::Several) {
+        let current = match Generation::new(
+            1,
+            config,
+            &Ground { passed: &manager.passed, identity: identity.as_ref() },
+            None,
+            Tries::Several,
+        ) {
             Ok(current) => current,
             Err(e) => {
                 pidfile.iter().for_each(PidFile::remove);
@@ -217,6 +238,7 @@ impl Arbiter {
             pidfile,
             service: manager.service,
             passed: manager.passed,
+            identity,
         })
     }
 
@@ -291,6 +313,7 @@ impl Arbiter {
     fn reopen_logs(&self) {
         let config = &self.current.config;
         crate::log::take_up(&config.errorlog, config.loglevel);
+        hand_over_logs(config, self.identity.as_ref());
         self.signal_all(signal::SIGUSR1);
     }
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use pyo3::prelude::*;
 
-use super::generation::{Generation, Tries};
-use super::{read_config, Arbiter};
+use super::generation::{Generation, Ground, Tries};
+use super::{hand_over_logs, read_config, Arbiter};
 use crate::config::fixed_changes;
 use crate::error::Error;
 use crate::sys::{clock, process, signal};
@@ -50,9 +50,11 @@ impl Arbiter {
         for name in fixed_changes(&self.current.config, &config) {
             log::warn!("{name} changed; only a restart takes that over");
         }
+        hand_over_logs(&config, self.identity.as_ref());
         let before = Some(&self.current);
+        let ground = Ground { passed: &self.passed, identity: self.identity.as_ref() };
         let generation =
-            Generation::new(self.next_generation, Arc::new(config), &self.passed, before, Tries::Once)?;
+            Generation::new(self.next_generation, Arc::new(config), &ground, before, Tries::Once)?;
         self.next_generation += 1;
         Ok(generation)
     }

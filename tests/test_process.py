@@ -1,0 +1,200 @@
+"""The process among others: as whom it runs, what it is called, its sockets, its pid file."""
+import grp
+import json
+import os
+import pwd
+import re
+import shutil
+import stat
+import sys
+import tempfile
+from signal import SIGHUP, SIGUSR1
+
+import pytest
+
+import harness
+from harness import run, wait_until
+
+HELLO = "apps.hello"
+
+# --- user and group ---
+
+WHO = """
+    import json, os
+
+    def attempt(change):
+        try:
+            change(0)
+        except OSError:
+            return False
+        return True
+
+    AT_IMPORT = [os.getresuid(), os.getresgid(), os.getgroups()]
+
+    def app(environ, start_response):
+        start_response("200 OK", [("Content-Type", "application/json")])
+        return [json.dumps({
+            "import": AT_IMPORT, "pid": os.getpid(), "home": os.environ.get("HOME"),
+            "regained": [f.__name__ for f in (os.setuid, os.seteuid, os.setgid, os.setegid) if attempt(f)],
+        }).encode()]
+"""
+
+
+# For an interpreter in a folder that only root can enter: what a worker imports later is there before the change.
+IMPORTS = "import ast, atexit, faulthandler, gc, importlib, io, json, os, signal, sys, tempfile, threading, traceback\n"
+
+
+def nobody():
+    """The entry of a user that can do nothing."""
+    if os.geteuid():
+        pytest.skip("only root may become somebody else")
+    return pwd.getpwnam("nobody")
+
+
+def started_by(user):
+    """The command line of a server that `user` starts."""
+    return [sys.executable, "-c", "import os, sys, rgunicorn._core\n" + IMPORTS +
+            "os.setgroups([])\nos.setgid(%d)\nos.setuid(%d)\n" % (user.pw_gid, user.pw_uid) +
+            "sys.exit(rgunicorn._core.main(['rgunicorn'] + sys.argv[1:]))"]
+
+
+@pytest.fixture
+def commons():
+    """A folder that everybody can read; pytest's own are root's."""
+    folder = tempfile.mkdtemp(prefix="rgunicorn-")
+    os.chmod(folder, 0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def ids(pid):
+    """(Uid, Gid, Groups) of a process as the kernel shows them."""
+    with open("/proc/%d/status" % pid) as f:
+        text = f.read()
+    return tuple([int(n) for n in re.search(r"^%s:(.*)$" % name, text, re.M).group(1).split()]
+                 for name in ("Uid", "Gid", "Groups"))
+
+
+@pytest.mark.parametrize("preload", [[], ["--preload"]])
+def test_workers_run_as_the_user(server, commons, preload):
+    user = nobody()
+    running = server(WHO, "-u", "nobody", "-w", "2", *preload, directory=commons, config=IMPORTS)
+    said = json.loads(running.get("/").text)
+    uid, gid = user.pw_uid, user.pw_gid
+    assert said["import"] == [[uid] * 3, [gid] * 3, []]
+    assert said["regained"] == []
+    assert said["home"] == os.environ.get("HOME")
+    for pid in running.wait_workers(2):
+        assert ids(pid) == ([uid] * 4, [gid] * 4, [])
+    assert ids(running.pid)[0] == [0] * 4
+    running.signal(SIGHUP)
+    running.wait_log("Reload complete")
+    assert json.loads(running.get("/").text)["import"][0] == [uid] * 3
+    assert running.stop() == 0
+
+
+@pytest.mark.parametrize("user, group, uid, gid", [
+    ("65534", "12345", 65534, 12345),
+    ("4000000", None, 4000000, 0),
+    (None, "12345", 0, 12345),
+])
+def test_numbers(server, commons, user, group, uid, gid):
+    nobody()
+    options = (["-u", user] if user else []) + (["-g", group] if group else [])
+    running = server(WHO, *options, directory=commons, config=IMPORTS)
+    assert json.loads(running.get("/").text)["import"] == [[uid] * 3, [gid] * 3, []]
+
+
+def test_user_and_group_in_the_config_file(server, commons):
+    user = nobody()
+    running = server(WHO, config=IMPORTS + "user = %d\ngroup = 'daemon'\n" % user.pw_uid, directory=commons)
+    said = json.loads(running.get("/").text)["import"]
+    assert said == [[user.pw_uid] * 3, [grp.getgrnam("daemon").gr_gid] * 3, []]
+
+
+def test_initgroups(server, commons):
+    nobody()
+    entry = next((u for u in pwd.getpwall() if u.pw_uid and len(os.getgrouplist(u.pw_name, u.pw_gid)) > 1), None)
+    name, gid = (entry.pw_name, entry.pw_gid) if entry else ("nobody", 65534)
+    running = server(WHO, "-u", name, "--initgroups", directory=commons, config=IMPORTS)
+    said = json.loads(running.get("/").text)["import"]
+    assert said[1] == [gid] * 3
+    assert sorted(said[2]) == sorted(os.getgrouplist(name, gid))
+
+
+def test_the_unix_socket_is_the_users(server, commons):
+    user = nobody()
+    path = os.path.join(commons, "app.sock")
+    running = server(WHO, "-b", "unix:" + path, "-u", "nobody", "-g", "daemon", "-m", "0117", directory=commons, config=IMPORTS)
+    found = os.stat(path)
+    assert (found.st_uid, found.st_gid) == (user.pw_uid, grp.getgrnam("daemon").gr_gid)
+    assert stat.S_IMODE(found.st_mode) == 0o660
+    assert running.get("/").status == 200
+    assert running.stop() == 0
+    assert not os.path.exists(path)
+
+
+def test_logs_are_the_users_and_can_be_reopened(server, commons):
+    user = nobody()
+    running = server(WHO, "-u", "nobody", "--access-logfile", "access.log", "--error-logfile", "error.log",
+                     directory=commons, config=IMPORTS)
+    names = ("access.log", "error.log")
+
+    def owners():
+        return [os.stat(running.path(name)).st_uid if running.exists(name) else None for name in names]
+    assert owners() == [user.pw_uid] * 2
+    running.get("/one")
+    wait_until(lambda: "/one" in running.read("access.log"))
+    for name in names:
+        os.rename(running.path(name), running.path(name + ".1"))
+    running.signal(SIGUSR1)
+    wait_until(lambda: owners() == [user.pw_uid] * 2)
+
+    def moved():
+        running.get("/two")
+        return "/two" in running.read("access.log")
+    wait_until(moved)
+
+
+@pytest.mark.parametrize("preload", [[], ["--preload"]])
+def test_logs_in_a_folder_that_the_user_cannot_enter(server, commons, tmp_path, preload):
+    nobody()
+    tmp_path.chmod(0o700)
+    running = server(WHO, "-u", "nobody", *preload, "--access-logfile", tmp_path / "access.log",
+                     "--error-logfile", tmp_path / "error.log", directory=commons, config=IMPORTS)
+    running.get("/one")
+    wait_until(lambda: "/one" in (tmp_path / "access.log").read_text())
+
+
+def test_a_log_that_is_a_link_changes_no_owner(server, commons):
+    nobody()
+    target = os.path.join(commons, "precious")
+    with open(target, "w"):
+        pass
+    os.symlink(target, os.path.join(commons, "access.log"))
+    running = server(WHO, "-u", "nobody", "--access-logfile", "access.log", directory=commons, config=IMPORTS)
+    assert running.get("/").status == 200
+    assert os.stat(target).st_uid == 0
+
+
+@pytest.mark.parametrize("options, words", [
+    (["-u", "no-such-user"], "there is no user 'no-such-user' (--user)"),
+    (["-g", "no-such-group"], "there is no group 'no-such-group' (--group)"),
+])
+@pytest.mark.parametrize("check", [[], ["--check-config"]])
+def test_unknown_names(options, words, check):
+    done = run("-b", "127.0.0.1:0", *options, *check, HELLO)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "rgunicorn: " + words
+
+
+def test_only_root_may_become_somebody_else(server, commons):
+    running = server(WHO, "-u", "root", directory=commons, leading=started_by(nobody()), wait=False)
+    assert running.wait_exit() == 1
+    assert len(running.log().splitlines()) == 1 and "only root" in running.log() and "--user" in running.log()
+
+
+def test_everybody_may_remain_themselves(server, commons):
+    user = nobody()
+    running = server(WHO, "-u", "nobody", directory=commons, leading=started_by(user))
+    assert json.loads(running.get("/").text)["import"][0] == [user.pw_uid] * 3
