@@ -106,6 +106,7 @@ fn transmit(fd: &OwnedFd, numbers: [i64; 2]) -> io::Result<()> {
 pub fn run(py: Python<'_>, seed: MoldSeed) -> MoldOutcome {
     let MoldSeed { mut heritage, board, socket, blocked } = seed;
     drop(blocked);
+    python::set_title(py, "mold", &heritage.config.proc_name);
     if let Err(code) = heritage.settle() {
         return MoldOutcome::Exit(code);
     }

@@ -104,6 +104,7 @@ pub fn run(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>) -> i32 {
 
 fn serve(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>) -> Result<(), i32> {
     let Seed { mut heritage, slot, most_requests, blocked } = seed;
+    python::set_title(py, "worker", &heritage.config.proc_name);
     heritage.settle()?;
     let Heritage { config, listeners, mailbox, notice, lifeline, arbiter, interrupts, access, .. } = heritage;
     boot_signals(py, &interrupts).map_err(|e| boot_failed(py, &e))?;

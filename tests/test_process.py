@@ -198,3 +198,65 @@ def test_everybody_may_remain_themselves(server, commons):
     user = nobody()
     running = server(WHO, "-u", "nobody", directory=commons, leading=started_by(user))
     assert json.loads(running.get("/").text)["import"][0] == [user.pw_uid] * 3
+
+
+# --- names ---
+
+# In place of the package, which may not be installed.
+TITLES = """
+    import os
+
+    def setproctitle(title):
+        with open("titles", "a") as f:
+            f.write("%d %s\\n" % (os.getpid(), title))
+"""
+
+
+def titled(server, folder, *options, **settings):
+    (folder / "setproctitle.py").write_text(harness.textwrap.dedent(TITLES))
+    return server(settings.pop("app", HELLO), *options, directory=folder, **settings)
+
+
+def titles(running):
+    return dict(line.split(" ", 1) for line in running.read("titles").splitlines())
+
+
+@pytest.mark.parametrize("options, config, name", [
+    ([], None, HELLO),
+    (["-n", "shop"], None, "shop"),
+    (["--name", "shop"], "proc_name = 'file'\n", "shop"),
+    ([], "proc_name = 'file'\n", "file"),
+    ([], "default_proc_name = 'default'\n", "default"),
+    (["--preload", "-n", "shop"], None, "shop"),
+])
+def test_titles(server, tmp_path, options, config, name):
+    running = titled(server, tmp_path, "-w", "2", *options, config=config)
+    workers = running.wait_workers(2)
+    wait_until(lambda: all(str(pid) in titles(running) for pid in workers))
+    found = titles(running)
+    assert found[str(running.pid)] == "rgunicorn: master [%s]" % name
+    assert {found[str(pid)] for pid in workers} == {"rgunicorn: worker [%s]" % name}
+    assert ("rgunicorn: mold [%s]" % name in found.values()) == ("--preload" in options)
+
+
+def test_a_reload_takes_a_new_name_over(server, tmp_path):
+    running = titled(server, tmp_path, config="proc_name = 'one'\n")
+    running.write("gunicorn.conf.py", "proc_name = 'two'\n")
+    running.signal(SIGHUP)
+    running.wait_log("Reload complete")
+    assert titles(running)[str(running.pid)] == "rgunicorn: master [two]"
+
+
+def test_titles_of_the_real_package(server):
+    pytest.importorskip("setproctitle")
+    running = server(HELLO, "-n", "shop")
+    assert "rgunicorn: master [shop]" in harness.describe(running.pid)
+    pid = running.wait_workers(1)[0]
+    wait_until(lambda: "rgunicorn: worker [shop]" in harness.describe(pid))
+
+
+def test_a_title_that_cannot_be_set_is_no_reason_to_stop(server, tmp_path):
+    (tmp_path / "setproctitle.py").write_text("raise RuntimeError('on purpose')\n")
+    running = server(HELLO, directory=tmp_path)
+    assert running.get("/").status == 200
+    running.wait_log("WARNING.*on purpose")

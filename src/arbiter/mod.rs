@@ -104,6 +104,7 @@ pub fn run(py: Python<'_>, args: &[String]) -> Result<Outcome, Error> {
     identity.iter().try_for_each(Identity::permit)?;
     let manager = meet_manager(py).map_err(|e| Error::Other(format!("environment: {e}")))?;
     let mut arbiter = Arbiter::start(py, args, start_folder, config, identity, manager)?;
+    arbiter.show_name(py);
     log::info!("Listening at: {} ({})", arbiter.current.addresses(), process::id());
     let workers = arbiter.wanted;
     log::info!("Using {workers} worker(s) with {} thread(s) each", arbiter.current.config.threads);
@@ -263,7 +264,7 @@ impl Arbiter {
         }
         self.ever_ready |= self.children.iter().any(|child| child.stage == Stage::Ready);
         self.hear_molds();
-        self.judge_reload();
+        self.judge_reload(py);
         self.notice.set_ready(self.children.staying(self.current.number, self.wanted));
         self.service.serves(self.children.ready(self.current.number), self.wanted);
         self.service.live(now);
@@ -299,6 +300,10 @@ impl Arbiter {
         for mold in self.current.mold.iter_mut().chain(next) {
             mold.is_ready();
         }
+    }
+
+    fn show_name(&self, py: Python<'_>) {
+        python::set_title(py, "master", &self.current.config.proc_name);
     }
 
     fn scale(&mut self, wanted: usize) {

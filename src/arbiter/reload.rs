@@ -70,7 +70,7 @@ impl Arbiter {
     }
 
     /// Takes over when every new worker is ready.
-    pub(super) fn judge_reload(&mut self) {
+    pub(super) fn judge_reload(&mut self, py: Python<'_>) {
         let complete = |reload: &Reload| self.children.ready(reload.generation.number) >= reload.wanted();
         if !self.reload.as_ref().is_some_and(complete) {
             return;
@@ -83,6 +83,7 @@ impl Arbiter {
             let before = std::mem::replace(&mut self.current, generation);
             before.unlink(&self.current.listeners);
             self.wanted = self.current.config.workers;
+            self.show_name(py);
             self.reload_ended("Reload complete");
         }
     }

@@ -57,6 +57,8 @@ pub struct Config {
     pub raw_env: Vec<(String, String)>,
     pub pidfile: Option<PathBuf>,
     pub pythonpath: Vec<String>,
+    /// What the processes are called.
+    pub proc_name: String,
     pub umask: u32,
     /// Names or numbers of whom the workers run as.
     pub user: Option<String>,
@@ -124,8 +126,10 @@ impl Default for Config {
 impl Config {
     fn new(from: Gathered) -> Config {
         let set = from.settings;
+        let app = from.app.or_else(|| optional_text(&set, "wsgi_app"));
         Config {
-            app: from.app.or_else(|| optional_text(&set, "wsgi_app")),
+            proc_name: proc_name(&set, app.as_deref()),
+            app,
             bind: addresses(&set, "bind"),
             backlog: number(&set, "backlog"),
             workers: number(&set, "workers"),
@@ -180,6 +184,11 @@ impl Config {
             )
         })
     }
+}
+
+fn proc_name(set: &Settings, app: Option<&str>) -> String {
+    let named = ["proc_name", "default_proc_name"].into_iter().find_map(|name| optional_text(set, name));
+    named.or(app.map(str::to_string)).unwrap_or_else(|| "rgunicorn".to_string())
 }
 
 fn policy(set: &Settings) -> Policy {

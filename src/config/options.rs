@@ -469,6 +469,21 @@ pub const OPTIONS: &[Opt] = &[
         ..ROW
     },
     Opt {
+        name: "proc_name",
+        short: Some('n'),
+        long: &["name"],
+        section: PROCESS,
+        help: "The name that ps shows, where the Python package setproctitle is installed; \
+               without it, the application's.",
+        ..ROW
+    },
+    Opt {
+        name: "default_proc_name",
+        section: PROCESS,
+        help: "The name that is shown when --name is not given.",
+        ..ROW
+    },
+    Opt {
         name: "umask",
         short: Some('m'),
         long: &["umask"],
@@ -517,8 +532,6 @@ pub const NOT_YET: &[(&str, &str)] = &[
     ("dogstatsd_tags", "--dogstatsd-tags"),
     ("statsd_prefix", "--statsd-prefix"),
     ("enable_backlog_metric", "--enable-backlog-metric"),
-    ("proc_name", "-n --name"),
-    ("default_proc_name", ""),
     ("paste", "--paste --paster"),
     ("raw_paste_global_conf", "--paste-global"),
     ("on_starting", ""),
