@@ -5,6 +5,7 @@ import os
 import pwd
 import re
 import shutil
+import socket
 import stat
 import sys
 import tempfile
@@ -13,6 +14,7 @@ from signal import SIGHUP, SIGUSR1
 import pytest
 
 import harness
+import wire
 from harness import run, wait_until
 
 HELLO = "apps.hello"
@@ -260,3 +262,71 @@ def test_a_title_that_cannot_be_set_is_no_reason_to_stop(server, tmp_path):
     running = server(HELLO, directory=tmp_path)
     assert running.get("/").status == 200
     running.wait_log("WARNING.*on purpose")
+
+
+# --- sockets ---
+
+@pytest.mark.parametrize("form", ["unix:@%s", "unix:\\0%s"])
+def test_an_abstract_socket(server, form):
+    name = "rgunicorn-test-%d" % os.getpid()
+    running = server(HELLO, "-b", form % name)
+    assert running.listening == ["unix:@" + name]
+    with wire.Connection("\0" + name) as connection:
+        assert connection.exchange("GET", "/").status == 200
+
+
+def test_an_abstract_socket_as_gunicorns_files_spell_it(server):
+    name = "rgunicorn-test-%d" % os.getpid()
+    running = server(HELLO, bind=None, config="bind = 'unix:\\0%s'\n" % name)
+    assert running.listening == ["unix:@" + name]
+    assert running.stop() == 0
+
+
+def on_free_port(server, *options):
+    """A server on a port that was free a moment ago."""
+    for _ in range(5):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        running = server(HELLO, *[o % port if "%" in o else o for o in options], wait=False)
+        wait_until(lambda: not running.running() or harness.LISTENING.search(running.log()), 30)
+        if running.running():
+            return running, port
+        running.expect_errors(r"[Cc]onnection in use")
+    raise AssertionError("no free port")
+
+
+@pytest.mark.parametrize("options", [["0.0.0.0:%d", "[::]:%d"], ["[::]:%d", "0.0.0.0:%d"]])
+def test_both_families_on_one_port(server, options):
+    running, port = on_free_port(server, "-b", options[0], "-b", options[1])
+    for host in ("127.0.0.1", "::1"):
+        with wire.Connection((host, port)) as connection:
+            assert connection.exchange("GET", "/").status == 200
+    running.signal(SIGHUP)
+    running.wait_log("Reload complete")
+
+
+def test_ipv6_alone_serves_ipv4_too(server):
+    running = server(HELLO, "-b", "[::]:0")
+    with wire.Connection(("127.0.0.1", running.port)) as connection:
+        assert connection.exchange("GET", "/").status == 200
+
+
+def test_reuse_port(server):
+    first, port = on_free_port(server, "--reuse-port", "-b", "127.0.0.1:%d")
+    second = server(HELLO, "--reuse-port", "-b", "127.0.0.1:%d" % port)
+    assert first.listening == second.listening == ["http://127.0.0.1:%d" % port]
+    assert first.stop() == 0
+    assert second.get("/").status == 200
+
+
+def test_several_addresses_of_all_kinds(server, tmp_path):
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        running = server(HELLO, "-b", "127.0.0.1:0", "-b", "unix:%s" % (tmp_path / "s"), "-m", "0077",
+                         "-b", "fd://%d" % opened.fileno(), pass_fds=[opened.fileno()])
+        assert len(running.addresses) == 3
+        for address in running.addresses:
+            with wire.Connection(address) as connection:
+                assert connection.exchange("GET", "/").status == 200
+        assert stat.S_IMODE(os.stat(str(tmp_path / "s")).st_mode) == 0o700

@@ -37,7 +37,13 @@ pub struct Ground<'a> {
 
 impl Ground<'_> {
     fn manner(&self, config: &Config) -> Manner {
-        Manner { backlog: config.backlog, umask: config.umask, owner: self.identity.map(Identity::owner) }
+        Manner {
+            backlog: config.backlog,
+            umask: config.umask,
+            owner: self.identity.map(Identity::owner),
+            reuse_port: config.reuse_port,
+            only_v6: false,
+        }
     }
 }
 
@@ -59,7 +65,10 @@ impl Generation {
             let kept = bound.iter().find(|listener| *listener.address() == address);
             listeners.push(match kept {
                 Some(listener) => listener.clone(),
-                None => Arc::new(bind(&address, &manner, tries)?),
+                None => {
+                    let only_v6 = has_v4_beside(&address, &config.bind);
+                    Arc::new(bind(&address, &Manner { only_v6, ..manner }, tries)?)
+                }
             });
         }
         let board = board(&config, before).map_err(|e| Error::system("scoreboard", &e, "--workers"))?;
@@ -89,6 +98,17 @@ fn addresses(config: &Config, passed: &[RawFd]) -> Vec<Address> {
     let named =
         config.bind.iter().filter(|address| matches!(address, Address::Fd(fd) if !passed.contains(fd)));
     passed.iter().map(|fd| Address::Fd(*fd)).chain(named.cloned()).collect()
+}
+
+/// Whether the IPv4 side of `[::]:PORT` is an address of its own, which the kernel would refuse otherwise.
+fn has_v4_beside(address: &Address, all: &[Address]) -> bool {
+    let is_any = |address: &Address, any: &str| matches!(address, Address::Tcp { host, .. } if host == any);
+    let port = |address: &Address| match address {
+        Address::Tcp { port, .. } if *port > 0 => Some(*port),
+        _ => None,
+    };
+    let beside = |other: &Address| is_any(other, "0.0.0.0") && port(other) == port(address);
+    is_any(address, "::") && port(address).is_some() && all.iter().any(beside)
 }
 
 /// Whether an address in use is waited for: at the start it is, in a reload it would stop supervision.
@@ -122,5 +142,33 @@ fn bind(address: &Address, manner: &Manner, tries: Tries) -> Result<Listener, Er
             }
             Err(e) => return Err(Error::system(&format!("bind {address}"), &e, "--bind")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(texts: &[&str]) -> Vec<Address> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn ipv6_leaves_ipv4_to_whoever_has_it() {
+        let beside = |texts: &[&str]| has_v4_beside(&parsed(texts)[0], &parsed(texts));
+        assert!(beside(&["[::]:80", "0.0.0.0:80"]));
+        assert!(beside(&["[::]:80", ":80"]));
+        assert!(!beside(&["[::]:80"]));
+        assert!(!beside(&["[::]:80", "0.0.0.0:81"]));
+        assert!(!beside(&["[::]:0", "0.0.0.0:0"]));
+        assert!(!beside(&["0.0.0.0:80", "[::]:80"]));
+    }
+
+    #[test]
+    fn passed_listeners_take_the_place_of_those_to_be_bound() {
+        let mut config = Config::default();
+        config.bind = parsed(&["fd://3", "fd://9", ":80"]);
+        assert_eq!(addresses(&config, &[]), config.bind);
+        assert_eq!(addresses(&config, &[3, 4]), parsed(&["fd://3", "fd://4", "fd://9"]));
     }
 }

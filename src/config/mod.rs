@@ -31,6 +31,7 @@ pub struct Config {
     /// Never empty.
     pub bind: Vec<Address>,
     pub backlog: i32,
+    pub reuse_port: bool,
     /// At least 1, as `threads` and `worker_connections` are.
     pub workers: usize,
     pub threads: usize,
@@ -132,6 +133,7 @@ impl Config {
             app,
             bind: addresses(&set, "bind"),
             backlog: number(&set, "backlog"),
+            reuse_port: flag(&set, "reuse_port"),
             workers: number(&set, "workers"),
             threads: number(&set, "threads"),
             worker_connections: number(&set, "worker_connections"),

@@ -196,6 +196,17 @@ pub const OPTIONS: &[Opt] = &[
         ..ROW
     },
     Opt {
+        name: "reuse_port",
+        long: &["reuse-port"],
+        kind: Kind::Flag { given: true },
+        default: "false",
+        reloadable: false,
+        section: LISTENING,
+        help: "Bind with SO_REUSEPORT, so that another server may listen on the same port. The \
+               workers of this one share a listener as ever.",
+        ..ROW
+    },
+    Opt {
         name: "workers",
         short: Some('w'),
         long: &["workers"],
@@ -514,7 +525,6 @@ pub const NOT_YET: &[(&str, &str)] = &[
     ("reload_extra_files", "--reload-extra-file"),
     ("spew", "--spew"),
     ("print_config", "--print-config"),
-    ("reuse_port", "--reuse-port"),
     ("worker_tmp_dir", "--worker-tmp-dir"),
     ("tmp_upload_dir", ""),
     ("disable_redirect_access_to_syslog", "--disable-redirect-access-to-syslog"),
