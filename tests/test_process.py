@@ -330,3 +330,46 @@ def test_several_addresses_of_all_kinds(server, tmp_path):
             with wire.Connection(address) as connection:
                 assert connection.exchange("GET", "/").status == 200
         assert stat.S_IMODE(os.stat(str(tmp_path / "s")).st_mode) == 0o700
+
+
+# --- files and folders ---
+
+def test_a_foreign_process_in_the_pid_file_does_not_block(server, tmp_path):
+    """After a reboot the number in a file that was left may be anybody's."""
+    (tmp_path / "server.pid").write_text("%d\n" % os.getppid())
+    running = server(HELLO, "--pid", tmp_path / "server.pid")
+    assert (tmp_path / "server.pid").read_text() == "%d\n" % running.pid
+    assert running.stop() == 0
+    assert not (tmp_path / "server.pid").exists()
+
+
+def test_a_pid_file_that_is_a_link_is_replaced(server, tmp_path):
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / "server.pid").symlink_to(tmp_path / "precious")
+    running = server(HELLO, "--pid", tmp_path / "server.pid")
+    assert not (tmp_path / "server.pid").is_symlink()
+    assert running.stop() == 0
+    assert (tmp_path / "precious").read_text() == "mine"
+
+
+def test_the_lock_outlives_workers(server):
+    running = server(HELLO, "--pid", "server.pid", "-w", "2")
+    first = running.wait_workers(2)[0]
+    running.expect_errors()
+    os.kill(first, 9)
+    wait_until(lambda: first not in running.workers() and len(running.workers()) == 2)
+    done = run("-b", "127.0.0.1:0", "--pid", running.path("server.pid"), HELLO)
+    assert done.returncode == 1 and "Already running on PID %d" % running.pid in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--worker-tmp-dir", "tmp_upload_dir"])
+def test_folders_without_a_use(server, tmp_path, option):
+    def options(folder):
+        if option.startswith("-"):
+            return [option, str(folder)]
+        (tmp_path / "conf.py").write_text("%s = %r\n" % (option, str(folder)))
+        return ["-c", str(tmp_path / "conf.py")]
+    assert server(HELLO, *options(tmp_path)).get("/").status == 200
+    done = run("-b", "127.0.0.1:0", *options(tmp_path / "missing"), HELLO)
+    assert done.returncode == 1
+    assert done.stderr == "rgunicorn: '%s' is not a directory (%s)\n" % (tmp_path / "missing", option)

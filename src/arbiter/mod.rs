@@ -143,6 +143,7 @@ fn read_config(py: Python<'_>, args: &[String], start_folder: &PathBuf) -> Resul
     if let Some(folder) = &config.chdir {
         enter(py, folder)?;
     }
+    config.check_folders()?;
     for folder in &config.pythonpath {
         python::add_path(py, folder).map_err(|e| Error::Other(format!("{folder}: {e} (--pythonpath)")))?;
     }

@@ -75,6 +75,8 @@ pub struct Config {
     pub errorlog: LogTarget,
     pub loglevel: LevelFilter,
     pub sendfile: bool,
+    /// With their options; nothing is kept in them.
+    pub unused_folders: Vec<(&'static str, PathBuf)>,
     /// The file that was read; `python:MODULE` if it was a module.
     pub config_file: Option<PathBuf>,
     /// What the fields were made from: two configurations are compared by it.
@@ -164,6 +166,7 @@ impl Config {
             errorlog: log(&set, "errorlog").unwrap_or(LogTarget::Dash),
             loglevel: level(&optional_text(&set, "loglevel").unwrap_or_default()),
             sendfile: flag(&set, "sendfile"),
+            unused_folders: unused_folders(&set),
             config_file: from.config_file,
             settings: set,
         }
@@ -177,6 +180,16 @@ impl Config {
         Ok(())
     }
 
+    /// What `check` cannot tell before the working folder is the one that paths are relative to.
+    pub fn check_folders(&self) -> Result<(), Error> {
+        match self.unused_folders.iter().find(|(_, path)| !path.is_dir()) {
+            Some((option, path)) => {
+                Err(Error::Other(format!("'{}' is not a directory ({option})", path.display())))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// What can be served, but hardly as the operator imagines it.
     fn doubts(&self) -> Option<String> {
         (self.worker_connections < self.threads).then(|| {
@@ -186,6 +199,11 @@ impl Config {
             )
         })
     }
+}
+
+fn unused_folders(set: &Settings) -> Vec<(&'static str, PathBuf)> {
+    let named = [("worker_tmp_dir", "--worker-tmp-dir"), ("tmp_upload_dir", "tmp_upload_dir")];
+    named.into_iter().filter_map(|(name, option)| Some((option, path(set, name)?))).collect()
 }
 
 fn proc_name(set: &Settings, app: Option<&str>) -> String {

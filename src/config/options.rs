@@ -506,6 +506,22 @@ pub const OPTIONS: &[Opt] = &[
         ..ROW
     },
     Opt {
+        name: "worker_tmp_dir",
+        long: &["worker-tmp-dir"],
+        kind: Kind::Path,
+        section: PROCESS,
+        help: "Accepted, and without effect: workers are watched through shared memory, not \
+               through files.",
+        ..ROW
+    },
+    Opt {
+        name: "tmp_upload_dir",
+        kind: Kind::Path,
+        section: PROCESS,
+        help: "Accepted, and without effect, as in gunicorn.",
+        ..ROW
+    },
+    Opt {
         name: "sendfile",
         long: &["no-sendfile"],
         env: Some(Env { name: "SENDFILE", prefix: "" }),
@@ -525,8 +541,6 @@ pub const NOT_YET: &[(&str, &str)] = &[
     ("reload_extra_files", "--reload-extra-file"),
     ("spew", "--spew"),
     ("print_config", "--print-config"),
-    ("worker_tmp_dir", "--worker-tmp-dir"),
-    ("tmp_upload_dir", ""),
     ("disable_redirect_access_to_syslog", "--disable-redirect-access-to-syslog"),
     ("capture_output", "--capture-output"),
     ("logger_class", "--logger-class"),

@@ -36,6 +36,23 @@ pub fn give(path: &Path, owner: Owner) -> io::Result<()> {
     Ok(())
 }
 
+/// Takes the lock of an open file (flock(2)), which ends with the last descriptor of it; false when somebody has it.
+pub fn try_lock(fd: impl AsFd) -> io::Result<bool> {
+    // SAFETY: flock(2) has no precondition on memory. (nix's guard would unlock in a forked child that drops it.)
+    match unsafe { libc::flock(fd.as_fd().as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } {
+        0 => Ok(true),
+        _ => match io::Error::last_os_error() {
+            e if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            e => Err(e),
+        },
+    }
+}
+
+/// Opens for reading, unless the last part of the path is a link.
+pub fn open_no_link(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)
+}
+
 /// A second descriptor of the same open file, CLOEXEC.
 pub fn duplicate(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     fd.try_clone_to_owned()
