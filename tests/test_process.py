@@ -373,3 +373,35 @@ def test_folders_without_a_use(server, tmp_path, option):
     done = run("-b", "127.0.0.1:0", *options(tmp_path / "missing"), HELLO)
     assert done.returncode == 1
     assert done.stderr == "rgunicorn: '%s' is not a directory (%s)\n" % (tmp_path / "missing", option)
+
+
+# --- what is configured ---
+
+def test_print_config():
+    done = run("--print-config", "-w", "3", "-b", "127.0.0.1:0", HELLO)
+    assert done.returncode == 0, done.stderr
+    settings = dict(re.split(r" += ", line, maxsplit=1) for line in done.stdout.splitlines())
+    assert list(settings) == sorted(settings)
+    assert settings["workers"] == "3" and settings["bind"] == "['127.0.0.1:0']"
+    assert settings["pidfile"] == "None" and settings["preload_app"] == "False"
+    assert "Listening" not in done.stderr
+
+
+@pytest.mark.parametrize("options, code", [
+    (["apps.hello:missing"], 1),
+    (["no_such_module_x"], 1),
+    (["--timeout", "soon", HELLO], 2),
+])
+def test_print_config_loads_the_application(options, code):
+    assert run("--print-config", *options).returncode == code
+
+
+def test_pyproject(server, tmp_path):
+    (tmp_path / "pyproject.toml").write_text("workers = 3\n[tool.rgunicorn]\nworkers = 2\n")
+    server(HELLO, cwd=tmp_path).wait_workers(2)
+
+
+def test_pyproject_is_not_read_beside_a_file_of_ours(server, tmp_path):
+    (tmp_path / "pyproject.toml").write_text("[tool.rgunicorn]\nworkers = 'wrong'\n")
+    (tmp_path / "gunicorn.conf.py").write_text("workers = 2\n")
+    server(HELLO, cwd=tmp_path).wait_workers(2)

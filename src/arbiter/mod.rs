@@ -9,6 +9,7 @@ mod reload;
 mod spawn;
 mod stop;
 
+use std::io::Write;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::path::PathBuf;
@@ -93,7 +94,11 @@ pub fn run(py: Python<'_>, args: &[String]) -> Result<Outcome, Error> {
     let start_folder = daemon::start_folder().map_err(|e| Error::system("current folder", &e, "--chdir"))?;
     let config = Arc::new(read_config(py, args, &start_folder)?);
     let identity = Identity::wanted(&config)?;
-    if config.check_config {
+    if config.print_config {
+        // Whoever reads it may have seen enough.
+        let _ = std::io::stdout().write_all(config.listing().as_bytes());
+    }
+    if config.check_config || config.print_config {
         return check(py, &config);
     }
     if config.app.is_none() {

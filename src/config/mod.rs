@@ -52,6 +52,7 @@ pub struct Config {
     pub write_timeout: Duration,
     pub http: Policy,
     pub check_config: bool,
+    pub print_config: bool,
     pub preload_app: bool,
     pub chdir: Option<PathBuf>,
     pub daemon: bool,
@@ -149,6 +150,7 @@ impl Config {
             write_timeout: seconds(&set, "write_timeout"),
             http: policy(&set),
             check_config: flag(&set, "check_config"),
+            print_config: flag(&set, "print_config"),
             preload_app: flag(&set, "preload_app"),
             chdir: path(&set, "chdir"),
             daemon: flag(&set, "daemon"),
@@ -178,6 +180,11 @@ impl Config {
             return Err(Error::Other("bind: no address is left to listen on (--bind)".to_string()));
         }
         Ok(())
+    }
+
+    /// Every setting, a line each, sorted by name.
+    pub fn listing(&self) -> String {
+        self.settings.to_string()
     }
 
     /// What `check` cannot tell before the working folder is the one that paths are relative to.

@@ -5,6 +5,7 @@
 use super::values::{self, Address, LogTarget, Raw};
 use clap::builder::StyledStr;
 use clap::{Arg, ArgAction, Command};
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -79,6 +80,32 @@ pub enum Value {
     Path(PathBuf),
     Log(LogTarget),
     Addresses(Vec<Address>),
+}
+
+/// As Python writes it, which is what gunicorn prints.
+impl fmt::Display for Value {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |items: Vec<String>| format!("[{}]", items.join(", "));
+        match self {
+            Value::Unset => out.write_str("None"),
+            Value::Bool(true) => out.write_str("True"),
+            Value::Bool(false) => out.write_str("False"),
+            Value::Int(number) => write!(out, "{number}"),
+            Value::Seconds(time) => write!(out, "{}", time.as_secs_f64()),
+            Value::Text(text) => out.write_str(text),
+            Value::Texts(texts) => {
+                out.write_str(&list(texts.iter().map(|text| format!("'{text}'")).collect()))
+            }
+            Value::Pairs(pairs) => {
+                let items: Vec<_> =
+                    pairs.iter().map(|(name, value)| format!("'{name}': '{value}'")).collect();
+                write!(out, "{{{}}}", items.join(", "))
+            }
+            Value::Path(path) | Value::Log(LogTarget::File(path)) => write!(out, "{}", path.display()),
+            Value::Log(LogTarget::Dash) => out.write_str("-"),
+            Value::Addresses(all) => out.write_str(&list(all.iter().map(|one| format!("'{one}'")).collect())),
+        }
+    }
 }
 
 const APPLICATION: &str = "Application";
@@ -159,7 +186,8 @@ pub const OPTIONS: &[Opt] = &[
         reloadable: false,
         section: CONFIGURATION,
         help: "The config file: Python, or TOML when it is named *.toml; python:MODULE imports \
-               one. Without it, ./gunicorn.conf.py or ./rgunicorn.toml is read if there is one.",
+               one. Without it, ./gunicorn.conf.py or ./rgunicorn.toml is read if there is one, or \
+               [tool.rgunicorn] in ./pyproject.toml.",
         ..ROW
     },
     Opt {
@@ -170,6 +198,16 @@ pub const OPTIONS: &[Opt] = &[
         reloadable: false,
         section: CONFIGURATION,
         help: "Read the configuration, import the application, then exit: 0 if all is well.",
+        ..ROW
+    },
+    Opt {
+        name: "print_config",
+        long: &["print-config"],
+        kind: Kind::Flag { given: true },
+        default: "false",
+        reloadable: false,
+        section: CONFIGURATION,
+        help: "Print every setting with its value, then do as --check-config does.",
         ..ROW
     },
     Opt {
@@ -540,7 +578,6 @@ pub const NOT_YET: &[(&str, &str)] = &[
     ("reload_engine", "--reload-engine"),
     ("reload_extra_files", "--reload-extra-file"),
     ("spew", "--spew"),
-    ("print_config", "--print-config"),
     ("disable_redirect_access_to_syslog", "--disable-redirect-access-to-syslog"),
     ("capture_output", "--capture-output"),
     ("logger_class", "--logger-class"),
@@ -1083,6 +1120,19 @@ mod tests {
     }
 
     #[test]
+    fn values_are_shown_as_python_shows_them() {
+        let shown = |name: &str, raw| read(name, raw).unwrap().to_string();
+        assert_eq!(shown("pidfile", Raw::None), "None");
+        assert_eq!(shown("daemon", Raw::Bool(true)), "True");
+        assert_eq!(shown("timeout", Raw::Int(30)), "30");
+        assert_eq!(shown("timeout", Raw::Float(0.5)), "0.5");
+        assert_eq!(shown("bind", said(":80")), "['0.0.0.0:80']");
+        assert_eq!(shown("pythonpath", said("a,b")), "['a', 'b']");
+        assert_eq!(shown("secure_scheme_headers", said("A=b")), "{'A': 'b'}");
+        assert_eq!(shown("errorlog", said("-")), "-");
+    }
+
+    #[test]
     fn maps() {
         let pairs = vec![("A".to_string(), "b".to_string())];
         let raw = Raw::Map(vec![("A".to_string(), said("b"))]);
@@ -1122,7 +1172,8 @@ mod tests {
 
     #[test]
     fn prefixes_and_settings_of_gunicorn_only() {
-        assert_eq!(flags_beginning("worker"), ["--workers", "--worker-class", "--worker-connections"]);
+        let flags = ["--workers", "--worker-class", "--worker-connections", "--worker-tmp-dir"];
+        assert_eq!(flags_beginning("worker"), flags);
         assert!(not_yet("certfile") && not_yet("--certfile") && not_yet("-u"));
         assert!(!not_yet("") && !not_yet("workers"));
     }
