@@ -1174,7 +1174,7 @@ mod tests {
     fn prefixes_and_settings_of_gunicorn_only() {
         let flags = ["--workers", "--worker-class", "--worker-connections", "--worker-tmp-dir"];
         assert_eq!(flags_beginning("worker"), flags);
-        assert!(not_yet("certfile") && not_yet("--certfile") && not_yet("-u"));
+        assert!(not_yet("certfile") && not_yet("--certfile") && not_yet("-R"));
         assert!(!not_yet("") && !not_yet("workers"));
     }
 }
