@@ -3,7 +3,7 @@
 //! Never: decides what a line looks like; that is `access_log::Format`.
 
 use std::io;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use crate::access_log::{Entry, Format, LocalTime};
@@ -22,7 +22,7 @@ const TYPICAL: usize = 256;
 pub struct AccessLog {
     format: Format,
     target: LogTarget,
-    file: LogFile,
+    file: Arc<LogFile>,
     pid: u32,
     lines: Mutex<Lines>,
 }
@@ -53,14 +53,15 @@ pub struct Known<'a> {
 }
 
 impl AccessLog {
-    pub fn open(target: &LogTarget, format: &str) -> io::Result<AccessLog> {
-        Ok(AccessLog {
+    /// `file` is the one that bears the name of `target`.
+    pub fn new(file: Arc<LogFile>, target: &LogTarget, format: &str) -> AccessLog {
+        AccessLog {
             format: Format::new(format),
             target: target.clone(),
-            file: LogFile::open(target, Stream::Stdout)?,
+            file,
             pid: process::id() as u32,
             lines: Mutex::default(),
-        })
+        }
     }
 
     pub fn wants_response_fields(&self) -> bool {

@@ -1,9 +1,11 @@
 //! Owns: what ties a process to its machine: the pid file, the working folder, detaching from the terminal.
-//! Rule: a pid file appears whole (written aside, then renamed) and is removed only by the process it names.
+//! Rule: a pid file appears whole (written aside, then renamed), is locked by the process it names for as long as that
+//! lives, and is removed by nobody else. No link is followed.
 //! Never: runs after workers exist, but for the pid file's end.
 
-use std::fs;
-use std::io::{self, Write};
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use pyo3::prelude::*;
@@ -15,50 +17,83 @@ use crate::sys::{file, process};
 pub struct PidFile {
     path: PathBuf,
     pid: i32,
+    /// Locked.
+    file: File,
 }
 
 impl PidFile {
-    /// Errors: a process with the number in the file is alive; the file cannot be written.
+    /// Errors: the server that wrote the file is alive; the file cannot be written.
     pub fn create(path: &Path) -> Result<PidFile, Error> {
         let pid = process::id();
-        if let Some(other) = read(path).filter(|other| *other != pid && process::exists(*other)) {
+        if let Some(other) = keeper(path).filter(|other| *other != pid) {
             let shown = path.display();
             return Err(Error::Other(format!(
                 "Already running on PID {other} (or pid file '{shown}' is stale) (--pid)"
             )));
         }
-        write(path, pid).map_err(|e| Error::system(&format!("pid file {}", path.display()), &e, "--pid"))?;
-        Ok(PidFile { path: path.to_path_buf(), pid })
+        let file = write(path, pid)
+            .map_err(|e| Error::system(&format!("pid file {}", path.display()), &e, "--pid"))?;
+        Ok(PidFile { path: path.to_path_buf(), pid, file })
     }
 
     pub fn remove(&self) {
-        if read(&self.path) == Some(self.pid) {
+        if self.is_ours() {
             if let Err(e) = fs::remove_file(&self.path) {
                 log::warn!("Cannot remove pid file {}: {e}", self.path.display());
             }
         }
     }
+
+    fn is_ours(&self) -> bool {
+        let identity = |found: fs::Metadata| (found.dev(), found.ino());
+        let here = fs::symlink_metadata(&self.path).map(identity);
+        let ours = self.file.metadata().map(identity);
+        matches!((here, ours), (Ok(here), Ok(ours)) if here == ours)
+            && file::open_no_link(&self.path).ok().and_then(read) == Some(self.pid)
+    }
 }
 
-fn read(path: &Path) -> Option<i32> {
-    fs::read_to_string(path).ok()?.trim().parse().ok().filter(|pid| *pid > 0)
+fn read(mut file: File) -> Option<i32> {
+    let mut text = String::new();
+    file.read_to_string(&mut text).ok()?;
+    text.trim().parse().ok().filter(|pid| *pid > 0)
+}
+
+/// The living server whose pid file this is. The number alone says little: after a reboot, or in a new container, it may
+/// be anybody's.
+fn keeper(path: &Path) -> Option<i32> {
+    let file = file::open_no_link(path).ok()?;
+    let written = file.metadata().ok()?.mtime();
+    let locked = matches!(file::try_lock(&file), Ok(false));
+    let pid = read(file).filter(|pid| process::exists(*pid))?;
+    (locked || is_gunicorn(pid, written)).then_some(pid)
+}
+
+/// gunicorn does not lock its file, and is known by its name; one that began after the file was written did not write it.
+fn is_gunicorn(pid: i32, written: i64) -> bool {
+    const NAME: &[u8] = b"gunicorn";
+    let named = |line: Vec<u8>| line.windows(NAME.len()).any(|part| part == NAME);
+    let began = process::began(pid).and_then(|began| i64::try_from(began).ok());
+    process::command_line(pid).is_some_and(named) && began.is_none_or(|began| began <= written + 1)
 }
 
 /// `create_new` follows no link and opens nothing that somebody else prepared.
-fn write(path: &Path, pid: i32) -> io::Result<()> {
+fn write(path: &Path, pid: i32) -> io::Result<File> {
     let aside = path.with_extension(format!("{pid}.tmp"));
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).open(&aside)?;
-    let written = writeln!(file, "{pid}").and_then(|()| fs::rename(&aside, path));
+    // Left by one with our number that was killed at this point.
+    let _ = fs::remove_file(&aside);
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o644).open(&aside)?;
+    let locked = file::try_lock(&file);
+    let written = locked.and_then(|_| writeln!(file, "{pid}")).and_then(|()| fs::rename(&aside, path));
     if written.is_err() {
         let _ = fs::remove_file(&aside);
     }
-    written
+    written.map(|()| file)
 }
 
 /// The folder we were started in, by the name the operator used for it if `PWD` still leads there: a deployment's
 /// `current` link must be read anew at a reload.
 pub fn start_folder() -> io::Result<PathBuf> {
-    use std::os::unix::fs::MetadataExt;
     let real = std::env::current_dir()?;
     let named = std::env::var_os("PWD").map(PathBuf::from).filter(|path| path.is_absolute());
     let same = |path: &PathBuf| match (fs::metadata(path), fs::metadata(&real)) {
@@ -102,10 +137,34 @@ mod tests {
     }
 
     #[test]
-    fn a_living_process_in_the_file_is_respected_and_a_dead_one_is_not() {
+    fn a_link_is_replaced_and_what_it_leads_to_is_not() {
+        let (path, precious) = (path("link"), path("precious"));
+        fs::write(&precious, "1\n").unwrap();
+        std::os::unix::fs::symlink(&precious, &path).unwrap();
+        let file = PidFile::create(&path).unwrap();
+        assert_eq!(fs::read_to_string(&precious).unwrap(), "1\n");
+        file.remove();
+        assert!(!path.exists());
+        fs::remove_file(&precious).unwrap();
+    }
+
+    #[test]
+    fn a_process_that_began_later_did_not_write_the_file() {
+        let began = process::began(process::id()).unwrap();
+        let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
+        assert!(now.abs_diff(began) < 24 * 3600);
+        assert!(!is_gunicorn(process::id(), 0));
+    }
+
+    #[test]
+    fn a_living_server_in_the_file_is_respected_and_anybody_else_is_not() {
         let path = path("other");
         fs::write(&path, format!("{}\n", std::os::unix::process::parent_id())).unwrap();
+        let theirs = File::open(&path).unwrap();
+        assert!(file::try_lock(&theirs).unwrap());
         assert!(PidFile::create(&path).is_err());
+        drop(theirs);
+        PidFile::create(&path).unwrap().remove();
         fs::write(&path, "999999999\n").unwrap();
         let file = PidFile::create(&path).unwrap();
         fs::write(&path, "1\n").unwrap();

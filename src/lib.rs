@@ -17,8 +17,9 @@
 //! # Layers
 //!
 //! A file imports only from lower layers: `sys`, `error`, `config::values` · `config`, `http`, `proxy` · `scoreboard`,
-//! `listener`, `log`, `access_log`, `buffer`, `timers`, `transport`, `handoff` · `conn`, `exchange`, `access_sink`, `app` ·
-//! `event_loop`, `python`, `hooks`, `wsgi`, `daemon` · `worker`, `mold`, `arbiter` · `cli`, `lib`. `tests/layers.rs` checks it.
+//! `listener`, `log`, `systemd`, `identity`, `access_log`, `buffer`, `timers`, `transport`, `handoff` · `conn`, `exchange`,
+//! `access_sink`, `app` · `event_loop`, `python`, `hooks`, `wsgi`, `daemon` · `worker`, `mold`, `arbiter` · `cli`, `lib`.
+//! `tests/layers.rs` checks it.
 #![deny(unsafe_code, clippy::undocumented_unsafe_blocks)]
 
 pub mod access_log;
@@ -36,6 +37,7 @@ pub mod exchange;
 pub mod handoff;
 pub mod hooks;
 pub mod http;
+pub mod identity;
 pub mod listener;
 pub mod log;
 pub mod mold;
@@ -43,6 +45,7 @@ pub mod proxy;
 pub mod python;
 pub mod scoreboard;
 pub mod sys;
+pub mod systemd;
 pub mod timers;
 mod tls;
 pub mod transport;

@@ -3,25 +3,28 @@
 //! removed by whoever made it, and only if it still is that socket.
 //! Never: accepts.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::fs;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::{lchown, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::config::values::Address;
+use crate::sys::file::Owner;
 use crate::sys::{process, socket};
 
 /// Where a listener really listens, as `getsockname` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Local {
     Tcp(SocketAddr),
-    /// The name as bound; empty for an unnamed or abstract socket that was inherited.
+    /// The name as bound, an abstract one with its NUL; empty for an unnamed socket that was inherited.
     Unix(PathBuf),
 }
 
@@ -29,7 +32,7 @@ impl fmt::Display for Local {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Local::Tcp(address) => write!(f, "{address}"),
-            Local::Unix(path) => write!(f, "unix:{}", path.display()),
+            Local::Unix(path) => Address::Unix(path.clone()).fmt(f),
         }
     }
 }
@@ -43,6 +46,20 @@ impl Local {
             Local::Unix(_) => self.to_string(),
         }
     }
+}
+
+/// How a listener is made.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Manner {
+    pub backlog: i32,
+    /// Of a unix socket's file.
+    pub umask: u32,
+    /// The same; without one it is ours.
+    pub owner: Option<Owner>,
+    /// Others may bind the same TCP port, if they do likewise.
+    pub reuse_port: bool,
+    /// An IPv6 listener leaves the IPv4 addresses of its port to another one.
+    pub only_v6: bool,
 }
 
 /// Listeners are made by one process, the arbiter; workers of different generations know each by its number.
@@ -61,14 +78,17 @@ impl Listener {
     /// Binds and listens.
     ///
     /// Errors: what the kernel says; resolving a host name may block.
-    pub fn bind(address: &Address, backlog: i32, umask: u32) -> io::Result<Listener> {
+    pub fn bind(address: &Address, manner: &Manner) -> io::Result<Listener> {
         let socket = match address {
-            Address::Tcp { host, port } => bind_tcp(host, *port)?,
-            Address::Unix(path) => bind_unix(path, umask)?,
+            Address::Tcp { host, port } => bind_tcp(host, *port, manner)?,
+            Address::Unix(path) => bind_unix(path, manner)?,
             Address::Fd(number) => Socket::from(socket::inherited(*number)?),
         };
         socket.set_nonblocking(true)?;
-        socket.listen(backlog)?;
+        // Whoever opened it has chosen its backlog.
+        if !socket.is_listener()? {
+            socket.listen(manner.backlog)?;
+        }
         let local = local_of(&socket)?;
         if let Local::Tcp(_) = local {
             // Accepted connections inherit it; without it a response in two sends waits for a delayed ACK.
@@ -113,10 +133,10 @@ impl AsFd for Listener {
     }
 }
 
-fn bind_tcp(host: &str, port: u16) -> io::Result<Socket> {
+fn bind_tcp(host: &str, port: u16, manner: &Manner) -> io::Result<Socket> {
     let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
     for address in (host, port).to_socket_addrs()? {
-        match try_tcp(address) {
+        match try_tcp(address, manner) {
             Ok(socket) => return Ok(socket),
             Err(e) => last = e,
         }
@@ -124,20 +144,29 @@ fn bind_tcp(host: &str, port: u16) -> io::Result<Socket> {
     Err(last)
 }
 
-fn try_tcp(address: SocketAddr) -> io::Result<Socket> {
+fn try_tcp(address: SocketAddr, manner: &Manner) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
+    if manner.reuse_port {
+        socket.set_reuse_port(true)?;
+    }
+    if manner.only_v6 && address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
     socket.bind(&address.into())?;
     Ok(socket)
 }
 
-fn bind_unix(path: &Path, umask: u32) -> io::Result<Socket> {
+fn bind_unix(path: &Path, manner: &Manner) -> io::Result<Socket> {
     remove_stale(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    let before = process::set_umask(umask);
+    let before = process::set_umask(manner.umask);
     let bound = SockAddr::unix(path).and_then(|address| socket.bind(&address));
     process::set_umask(before);
     bound?;
+    if let Some(Owner { uid, gid }) = manner.owner.filter(|_| identity(path).is_some()) {
+        lchown(path, Some(uid), Some(gid))?;
+    }
     Ok(socket)
 }
 
@@ -158,18 +187,25 @@ fn local_of(socket: &Socket) -> io::Result<Local> {
     let address = socket.local_addr()?;
     Ok(match address.as_socket() {
         Some(tcp) => Local::Tcp(tcp),
-        None => Local::Unix(address.as_pathname().map(Path::to_path_buf).unwrap_or_default()),
+        None => Local::Unix(unix_name(&address)),
     })
+}
+
+fn unix_name(address: &SockAddr) -> PathBuf {
+    let hidden = address.as_abstract_namespace().map(|name| OsString::from_vec([b"\0", name].concat()));
+    hidden.map(PathBuf::from).or(address.as_pathname().map(Path::to_path_buf)).unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const MANNER: Manner = Manner { backlog: 8, umask: 0, owner: None, reuse_port: false, only_v6: false };
+
     #[test]
     fn port_0_is_answered_with_the_port_the_kernel_chose() {
         let address = Address::Tcp { host: "127.0.0.1".into(), port: 0 };
-        let listener = Listener::bind(&address, 8, 0).unwrap();
+        let listener = Listener::bind(&address, &MANNER).unwrap();
         let Local::Tcp(local) = listener.local() else { panic!("{:?}", listener.local()) };
         assert_ne!(local.port(), 0);
         assert_eq!(listener.local().url(false), format!("http://{local}"));
@@ -178,15 +214,34 @@ mod tests {
     }
 
     #[test]
+    fn an_abstract_name_has_no_file() {
+        let name = format!("rgunicorn-listener-{}", std::process::id());
+        let listener = Listener::bind(&format!("unix:@{name}").parse().unwrap(), &MANNER).unwrap();
+        assert_eq!(listener.local().to_string(), format!("unix:@{name}"));
+        assert_eq!(listener.made, None);
+    }
+
+    #[test]
+    fn a_port_is_shared_by_those_who_all_want_to() {
+        let manner = Manner { reuse_port: true, ..MANNER };
+        let bind = |port, manner| Listener::bind(&Address::Tcp { host: "127.0.0.1".into(), port }, manner);
+        let first = bind(0, &manner).unwrap();
+        let Local::Tcp(local) = first.local() else { panic!("{:?}", first.local()) };
+        assert!(bind(local.port(), &manner).is_ok());
+        assert!(bind(local.port(), &MANNER).is_err());
+    }
+
+    #[test]
     fn a_stale_unix_socket_is_replaced_and_ours_is_removed() {
         let path = std::env::temp_dir().join(format!("rgunicorn-listener-{}", std::process::id()));
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        let listener = Listener::bind(&Address::Unix(path.clone()), 8, 0o077).unwrap();
+        let listener =
+            Listener::bind(&Address::Unix(path.clone()), &Manner { umask: 0o077, ..MANNER }).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
         listener.unlink();
         assert!(!path.exists());
         fs::write(&path, "a file").unwrap();
-        assert!(Listener::bind(&Address::Unix(path.clone()), 8, 0).is_err());
+        assert!(Listener::bind(&Address::Unix(path.clone()), &MANNER).is_err());
         listener.unlink();
         assert!(path.exists(), "a file that is not ours was removed");
         fs::remove_file(&path).unwrap();

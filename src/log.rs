@@ -10,7 +10,8 @@ use std::sync::OnceLock;
 use chrono::Local;
 
 use crate::config::values::LogTarget;
-use crate::sys::{file, process};
+use crate::sys::file::{self, Owner};
+use crate::sys::process;
 
 /// A log that keeps its descriptor's number when it is reopened or moved, so that whoever inherited it follows.
 pub struct LogFile {
@@ -58,6 +59,15 @@ impl LogFile {
 impl AsFd for LogFile {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+/// Makes a log's file the property of those who will reopen it.
+pub fn hand_over(target: &LogTarget, owner: Owner) {
+    if let LogTarget::File(path) = target {
+        if let Err(e) = file::give(path, owner) {
+            log::warn!("Cannot change the owner of {}: {e} (--user)", path.display());
+        }
     }
 }
 

@@ -104,8 +104,12 @@ fn transmit(fd: &OwnedFd, numbers: [i64; 3]) -> io::Result<()> {
 
 /// The mold's life.
 pub fn run(py: Python<'_>, seed: MoldSeed) -> MoldOutcome {
-    let MoldSeed { heritage, board, socket, blocked } = seed;
+    let MoldSeed { mut heritage, board, socket, blocked } = seed;
     drop(blocked);
+    python::set_title(py, "mold", &heritage.config.proc_name);
+    if let Err(code) = heritage.settle() {
+        return MoldOutcome::Exit(code);
+    }
     let app = match worker::load_app(py, &heritage.config) {
         Ok(app) => app.unbind(),
         Err(code) => return MoldOutcome::Exit(code),

@@ -220,6 +220,20 @@ pub fn replace_env(py: Python<'_>, name: &str, value: Option<&str>) -> PyResult<
     Ok(before)
 }
 
+/// Shows the process as `rgunicorn: ROLE [NAME]` where setproctitle is installed, and as what was started elsewhere.
+pub fn set_title(py: Python<'_>, role: &str, name: &str) {
+    let title = format!("rgunicorn: {role} [{name}]");
+    let set = py
+        .import(intern!(py, "setproctitle"))
+        .and_then(|module| module.call_method1(intern!(py, "setproctitle"), (title,)));
+    match set {
+        Err(e) if !e.is_instance_of::<pyo3::exceptions::PyImportError>(py) => {
+            ::log::warn!("Cannot set the process title: {e} (--name)");
+        }
+        _ => {}
+    }
+}
+
 /// Runs `body` in a new Python thread that the interpreter does not wait for at its end.
 pub fn spawn_thread(
     py: Python<'_>,

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use log::Level;
 use pyo3::prelude::*;
 
 use crate::access_sink::AccessLog;
@@ -16,8 +17,9 @@ use crate::conn::Settings;
 use crate::event_loop::{Directive, EventLoop, Overrun, Plan};
 use crate::handoff::Mailbox;
 use crate::hooks::{Hooks, Server, WorkerHooks};
+use crate::identity::Identity;
 use crate::listener::Listener;
-use crate::log::{critical, take_up};
+use crate::log::{critical, init, LogFile, Stream};
 use crate::proxy::Trust;
 use crate::python::{self, traceback, Interrupts, Mode};
 use crate::scoreboard::{Notice, Phase, Slot};
@@ -51,6 +53,34 @@ pub struct Heritage {
     pub interrupts: Interrupts,
     pub hooks: Arc<Hooks>,
     pub server: Arc<Server>,
+    /// As whom to run, until that has been done.
+    pub identity: Option<Identity>,
+    /// The access log, once it has been opened.
+    pub access: Option<Arc<LogFile>>,
+}
+
+impl Heritage {
+    /// Does what takes the arbiter's rights, then gives them up. Once, in the first process after the arbiter.
+    ///
+    /// Errors: the exit code; the process must not load the application.
+    pub fn settle(&mut self) -> Result<(), i32> {
+        if let (Some(target), None) = (&self.config.accesslog, &self.access) {
+            let opened = LogFile::open(target, Stream::Stdout);
+            self.access = Some(Arc::new(
+                opened.map_err(|e| refused("Cannot open the access log", &e, "--access-logfile"))?,
+            ));
+        }
+        let Some(identity) = self.identity.take() else {
+            return Ok(());
+        };
+        let what = format!("Cannot run as {identity}");
+        identity.assume().map_err(|e| refused(&what, &e, "--user"))
+    }
+}
+
+fn refused(what: &str, e: &std::io::Error, option: &str) -> i32 {
+    log::error!("{what}: {e} ({option})");
+    BOOT_FAILED
 }
 
 /// A worker that is about to live.
@@ -102,11 +132,15 @@ fn hooks(py: Python<'_>, seed: &Seed) -> PyResult<Arc<WorkerHooks>> {
 }
 
 fn serve(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>, hooks: &WorkerHooks) -> Result<(), i32> {
-    let Seed { heritage, slot, most_requests, blocked, .. } = seed;
-    let Heritage { config, tls, listeners, mailbox, notice, lifeline, arbiter, interrupts, .. } = heritage;
-    boot_signals(py, &interrupts).map_err(|e| boot_failed(py, &e))?;
+    let Seed { mut heritage, slot, most_requests, blocked, .. } = seed;
+    python::set_title(py, "worker", &heritage.config.proc_name);
+    boot_signals(py, &heritage.interrupts).map_err(|e| boot_failed(py, &e))?;
     drop(blocked);
+    // As in gunicorn, it still has the arbiter's rights; a mold has given them up before.
     hooks.post_fork(py).map_err(|e| boot_failed(py, &e))?;
+    heritage.settle()?;
+    let Heritage { config, tls, listeners, mailbox, notice, lifeline, arbiter, interrupts, access, .. } =
+        heritage;
     let app = match app {
         Some(app) => app.into_bound(py),
         None => load_app(py, &config)?,
@@ -114,7 +148,8 @@ fn serve(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>, hooks: &WorkerHooks
     hooks.post_worker_init(py, &app).map_err(|e| boot_failed(py, &e))?;
     let signals = serve_signals(py, &interrupts).map_err(|e| boot_failed(py, &e))?;
     // A USR1 that came while the application was imported has been missed: the inherited file may have been moved.
-    reopen_logs(&config, None);
+    let access = access_log(&config, access);
+    reopen_logs(&config, access.as_deref(), Level::Debug);
     let trust = trust(&config).map_err(|e| boot_failed(py, &e))?;
     let circumstances = Circumstances {
         threads: config.threads,
@@ -126,7 +161,6 @@ fn serve(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>, hooks: &WorkerHooks
         locals: listeners.iter().map(|listener| listener.local().clone()).collect(),
     };
     let app = Arc::new(WsgiApp::new(app, circumstances).map_err(|e| boot_failed(py, &e))?);
-    let access = open_access_log(&config).map_err(|e| boot_failed(py, &e))?;
     let plan = Plan {
         settings: settings(&config),
         trust,
@@ -203,11 +237,9 @@ pub fn trust(config: &Config) -> PyResult<Trust> {
         .map_err(|bad| pyo3::exceptions::PyValueError::new_err(format!("{} (--forwarded-allow-ips)", bad.0)))
 }
 
-fn open_access_log(config: &Config) -> PyResult<Option<Arc<AccessLog>>> {
-    let Some(target) = &config.accesslog else {
-        return Ok(None);
-    };
-    Ok(Some(Arc::new(AccessLog::open(target, &config.access_log_format)?)))
+fn access_log(config: &Config, file: Option<Arc<LogFile>>) -> Option<Arc<AccessLog>> {
+    let target = config.accesslog.as_ref()?;
+    Some(Arc::new(AccessLog::new(file?, target, &config.access_log_format)))
 }
 
 fn nanos(duration: Duration) -> Nanos {
@@ -293,7 +325,7 @@ impl Heard {
             signal::SIGTERM | signal::SIGABRT => Directive::Drain,
             signal::SIGINT | signal::SIGQUIT => Directive::Stop,
             _ => {
-                reopen_logs(&self.config, self.access.as_deref());
+                reopen_logs(&self.config, self.access.as_deref(), Level::Error);
                 Directive::Continue
             }
         }
@@ -307,10 +339,13 @@ fn start_loop(plan: Plan, arbiter: Arc<Waker>, mut heard: Heard) -> std::io::Res
     EventLoop::new(plan, arbiter, vec![signals, lifeline], control)
 }
 
-fn reopen_logs(config: &Config, access: Option<&AccessLog>) {
-    take_up(&config.errorlog, config.loglevel);
+/// A log that cannot be opened, perhaps not by this user, stays where it is; `level` says how much that matters.
+fn reopen_logs(config: &Config, access: Option<&AccessLog>, level: Level) {
+    if let Err(e) = init(&config.errorlog, config.loglevel) {
+        log::log!(level, "Cannot reopen the error log: {e} (--error-logfile)");
+    }
     if let Some(Err(e)) = access.map(AccessLog::reopen) {
-        log::error!("Cannot reopen the access log: {e} (--access-logfile)");
+        log::log!(level, "Cannot reopen the access log: {e} (--access-logfile)");
     }
 }
 

@@ -90,6 +90,8 @@ def clean_environment(extra=None):
     environment = {k: v for k, v in os.environ.items() if k not in SERVER_VARIABLES}
     # A reload may come within the second in which the old source was compiled.
     environment["PYTHONDONTWRITEBYTECODE"] = "1"
+    # setproctitle would overwrite the environment, by which the processes of a server are found.
+    environment["SPT_NOENV"] = "1"
     path = [TESTS] + [p for p in environment.get("PYTHONPATH", "").split(os.pathsep) if p]
     environment["PYTHONPATH"] = os.pathsep.join(path)
     environment.update(extra or {})

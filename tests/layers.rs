@@ -16,6 +16,8 @@ const LAYERS: &[(&str, u32)] = &[
     ("scoreboard", 2),
     ("listener", 2),
     ("log", 2),
+    ("systemd", 2),
+    ("identity", 2),
     ("access_log", 2),
     ("access_sink", 2),
     ("tls", 2),

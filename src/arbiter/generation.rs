@@ -2,13 +2,15 @@
 //! Rule: a generation is complete before any worker of it exists; what fails here leaves nothing behind.
 //! Never: knows workers.
 
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{Address, Config};
 use crate::error::Error;
 use crate::hooks::Hooks;
-use crate::listener::Listener;
+use crate::identity::Identity;
+use crate::listener::{Listener, Manner};
 use crate::mold::Mold;
 use crate::scoreboard::Scoreboard;
 use crate::tls::Context;
@@ -38,6 +40,24 @@ pub struct Generation {
     pub mold: Option<Mold>,
 }
 
+/// What every generation stands on, from the start to the end of the server.
+pub struct Ground<'a> {
+    pub passed: &'a [RawFd],
+    pub identity: Option<&'a Identity>,
+}
+
+impl Ground<'_> {
+    fn manner(&self, config: &Config) -> Manner {
+        Manner {
+            backlog: config.backlog,
+            umask: config.umask,
+            owner: self.identity.map(Identity::owner),
+            reuse_port: config.reuse_port,
+            only_v6: false,
+        }
+    }
+}
+
 impl Generation {
     /// Binds what `before` does not have bound.
     ///
@@ -45,18 +65,23 @@ impl Generation {
     pub fn new(
         number: u64,
         setup: Setup,
+        ground: &Ground<'_>,
         before: Option<&Generation>,
         tries: Tries,
     ) -> Result<Generation, Error> {
         let Setup { config, hooks } = setup;
         let tls = config.tls.as_ref().map(Context::load).transpose()?;
         let bound = before.map_or(&[][..], |before| &before.listeners);
+        let manner = ground.manner(&config);
         let mut listeners = Vec::new();
-        for address in &config.bind {
-            let kept = bound.iter().find(|listener| listener.address() == address);
+        for address in addresses(&config, ground.passed) {
+            let kept = bound.iter().find(|listener| *listener.address() == address);
             listeners.push(match kept {
                 Some(listener) => listener.clone(),
-                None => Arc::new(bind(address, &config, tries)?),
+                None => {
+                    let only_v6 = has_v4_beside(&address, &config.bind);
+                    Arc::new(bind(&address, &Manner { only_v6, ..manner }, tries)?)
+                }
             });
         }
         let board = board(&config, before).map_err(|e| Error::system("scoreboard", &e, "--workers"))?;
@@ -79,6 +104,27 @@ impl Generation {
     }
 }
 
+/// Listeners that were opened for us replace all addresses but those of others that were, as in gunicorn.
+fn addresses(config: &Config, passed: &[RawFd]) -> Vec<Address> {
+    if passed.is_empty() {
+        return config.bind.clone();
+    }
+    let named =
+        config.bind.iter().filter(|address| matches!(address, Address::Fd(fd) if !passed.contains(fd)));
+    passed.iter().map(|fd| Address::Fd(*fd)).chain(named.cloned()).collect()
+}
+
+/// Whether the IPv4 side of `[::]:PORT` is an address of its own, which the kernel would refuse otherwise.
+fn has_v4_beside(address: &Address, all: &[Address]) -> bool {
+    let is_any = |address: &Address, any: &str| matches!(address, Address::Tcp { host, .. } if host == any);
+    let port = |address: &Address| match address {
+        Address::Tcp { port, .. } if *port > 0 => Some(*port),
+        _ => None,
+    };
+    let beside = |other: &Address| is_any(other, "0.0.0.0") && port(other) == port(address);
+    is_any(address, "::") && port(address).is_some() && all.iter().any(beside)
+}
+
 /// Whether an address in use is waited for: at the start it is, in a reload it would stop supervision.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Tries {
@@ -95,11 +141,11 @@ fn board(config: &Config, before: Option<&Generation>) -> std::io::Result<Arc<Sc
     }
 }
 
-fn bind(address: &Address, config: &Config, tries: Tries) -> Result<Listener, Error> {
+fn bind(address: &Address, manner: &Manner, tries: Tries) -> Result<Listener, Error> {
     let mut left = if tries == Tries::Several { BIND_TRIES } else { 1 };
     loop {
         left -= 1;
-        match Listener::bind(address, config.backlog, config.umask) {
+        match Listener::bind(address, manner) {
             Ok(listener) => return Ok(listener),
             Err(e) if e.kind() == std::io::ErrorKind::AddrInUse && left > 0 => {
                 log::error!(
@@ -110,5 +156,33 @@ fn bind(address: &Address, config: &Config, tries: Tries) -> Result<Listener, Er
             }
             Err(e) => return Err(Error::system(&format!("bind {address}"), &e, "--bind")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(texts: &[&str]) -> Vec<Address> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn ipv6_leaves_ipv4_to_whoever_has_it() {
+        let beside = |texts: &[&str]| has_v4_beside(&parsed(texts)[0], &parsed(texts));
+        assert!(beside(&["[::]:80", "0.0.0.0:80"]));
+        assert!(beside(&["[::]:80", ":80"]));
+        assert!(!beside(&["[::]:80"]));
+        assert!(!beside(&["[::]:80", "0.0.0.0:81"]));
+        assert!(!beside(&["[::]:0", "0.0.0.0:0"]));
+        assert!(!beside(&["0.0.0.0:80", "[::]:80"]));
+    }
+
+    #[test]
+    fn passed_listeners_take_the_place_of_those_to_be_bound() {
+        let mut config = Config::default();
+        config.bind = parsed(&["fd://3", "fd://9", ":80"]);
+        assert_eq!(addresses(&config, &[]), config.bind);
+        assert_eq!(addresses(&config, &[3, 4]), parsed(&["fd://3", "fd://4", "fd://9"]));
     }
 }

@@ -11,15 +11,16 @@ mod reload;
 mod spawn;
 mod stop;
 
+use std::io::Write;
 use std::ops::ControlFlow;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use pyo3::prelude::*;
 
 use self::children::{Child, Children, Stage};
-use self::generation::{Generation, Setup, Tries};
+use self::generation::{Generation, Ground, Setup, Tries};
 use self::raw_env::RawEnv;
 use self::reload::Reload;
 use self::spawn::Which;
@@ -28,6 +29,7 @@ use crate::daemon::{self, PidFile};
 use crate::error::Error;
 use crate::handoff::Mailbox;
 use crate::hooks::{Hooks, Server};
+use crate::identity::Identity;
 use crate::mold::MoldSeed;
 use crate::python::{self, Interrupts};
 use crate::scoreboard::{Notice, Phase};
@@ -35,6 +37,7 @@ use crate::sys::clock::{self, Nanos};
 use crate::sys::poll::{wait_few, Interest, Waker};
 use crate::sys::process::{self, Ending};
 use crate::sys::signal::{self, Blocked, Signals};
+use crate::systemd::{self, Service};
 use crate::tls::Context;
 use crate::worker::{Lifeline, Seed, APP_NOT_FOUND, BOOT_FAILED};
 
@@ -86,6 +89,11 @@ pub struct Arbiter {
     ever_ready: bool,
     daemonized: bool,
     pidfile: Option<PidFile>,
+    service: Service,
+    /// Listeners that the service manager has opened; they take the place of `bind`.
+    passed: Vec<RawFd>,
+    /// As whom workers run, if not as we do.
+    identity: Option<Identity>,
 }
 
 /// Starts the server and supervises it until it stops.
@@ -95,7 +103,12 @@ pub fn run(py: Python<'_>, args: &[String]) -> Result<Outcome, Error> {
     let start_folder = daemon::start_folder().map_err(|e| Error::system("current folder", &e, "--chdir"))?;
     let setup = read_config(py, args, &start_folder)?;
     let config = &setup.config;
-    if config.check_config {
+    let identity = Identity::wanted(config)?;
+    if config.print_config {
+        // Whoever reads it may have seen enough.
+        let _ = std::io::stdout().write_all(config.listing().as_bytes());
+    }
+    if config.check_config || config.print_config {
         return check(py, config);
     }
     if config.app.is_none() {
@@ -103,7 +116,10 @@ pub fn run(py: Python<'_>, args: &[String]) -> Result<Outcome, Error> {
             "No application module specified (rgunicorn MODULE:APP, or wsgi_app)".into(),
         ));
     }
-    let mut arbiter = Arbiter::start(py, args, start_folder, setup)?;
+    identity.iter().try_for_each(Identity::permit)?;
+    let manager = meet_manager(py).map_err(|e| Error::Other(format!("environment: {e}")))?;
+    let mut arbiter = Arbiter::start(py, Start { args, start_folder, setup, identity, manager })?;
+    arbiter.show_name(py);
     log::info!("Listening at: {} ({})", arbiter.current.addresses(), process::id());
     let workers = arbiter.wanted;
     log::info!("Using {workers} worker(s) with {} thread(s) each", arbiter.current.config.threads);
@@ -111,6 +127,29 @@ pub fn run(py: Python<'_>, args: &[String]) -> Result<Outcome, Error> {
         true => Ok(arbiter.supervise(py)),
         false => Ok(arbiter.give_up(py, 1)),
     }
+}
+
+/// What the server is started with.
+struct Start<'a> {
+    args: &'a [String],
+    start_folder: PathBuf,
+    setup: Setup,
+    identity: Option<Identity>,
+    manager: Manager,
+}
+
+/// What the service manager gave us.
+struct Manager {
+    service: Service,
+    passed: Vec<RawFd>,
+}
+
+/// Reads its part of the environment and takes it away: a child that found it there would speak in our name.
+fn meet_manager(py: Python<'_>) -> PyResult<Manager> {
+    let (env, pid) = (|name: &str| std::env::var(name).ok(), process::id());
+    let manager = Manager { service: Service::new(&env, pid), passed: systemd::listeners(&env, pid) };
+    systemd::VARIABLES.iter().try_for_each(|name| python::replace_env(py, name, None).map(drop))?;
+    Ok(manager)
 }
 
 /// `--check-config`: the configuration is good by now; the certificate has to be, and the application has to load.
@@ -137,6 +176,7 @@ fn read_config(py: Python<'_>, args: &[String], start_folder: &PathBuf) -> Resul
     if let Some(folder) = &config.chdir {
         enter(py, folder)?;
     }
+    config.check_folders()?;
     for folder in &config.pythonpath {
         python::add_path(py, folder).map_err(|e| Error::Other(format!("{folder}: {e} (--pythonpath)")))?;
     }
@@ -152,6 +192,14 @@ fn init_log(config: &Config) -> Result<(), Error> {
         .map_err(|e| Error::system(&what, &e, "--error-logfile"))
 }
 
+/// Workers that are somebody else will have to reopen what was made here.
+fn hand_over_logs(config: &Config, identity: Option<&Identity>) {
+    if let Some(identity) = identity {
+        let targets = config.accesslog.iter().chain([&config.errorlog]);
+        targets.for_each(|target| crate::log::hand_over(target, identity.owner()));
+    }
+}
+
 fn enter(py: Python<'_>, folder: &PathBuf) -> Result<(), Error> {
     let shown = folder.display().to_string();
     std::env::set_current_dir(folder)
@@ -160,7 +208,8 @@ fn enter(py: Python<'_>, folder: &PathBuf) -> Result<(), Error> {
 }
 
 impl Arbiter {
-    fn start(py: Python<'_>, args: &[String], start_folder: PathBuf, setup: Setup) -> Result<Arbiter, Error> {
+    fn start(py: Python<'_>, with: Start<'_>) -> Result<Arbiter, Error> {
+        let Start { args, start_folder, setup, identity, manager } = with;
         let config = setup.config.clone();
         let system =
             |what: &'static str| move |e: std::io::Error| Error::system(what, &e, "the system's limits");
@@ -170,6 +219,10 @@ impl Arbiter {
             init_log(&config)?;
         }
         log::info!("Starting rgunicorn {}", crate::version::VERSION);
+        if !manager.passed.is_empty() && config.bind != Config::default().bind {
+            log::warn!("The service manager has opened the listeners; bind is not used (LISTEN_FDS)");
+        }
+        hand_over_logs(&config, identity.as_ref());
         let mut raw_env = RawEnv::default();
         let prepared = raw_env.become_that(py, &config.raw_env).and_then(|()| Server::new(py));
         let server = prepared.map_err(|e| Error::Other(format!("cannot prepare hooks: {e} (--config)")))?;
@@ -185,8 +238,9 @@ impl Arbiter {
         let mailbox = Arc::new(Mailbox::new().map_err(system("mailbox"))?);
         let notice = Notice::new().map_err(system("shared memory"))?;
         let daemonized = config.daemon;
+        let ground = Ground { passed: &manager.passed, identity: identity.as_ref() };
         let started = hooks::start(py, &server, &setup.hooks, config.workers);
-        let current = match started.and_then(|()| Generation::new(1, setup, None, Tries::Several)) {
+        let current = match started.and_then(|()| Generation::new(1, setup, &ground, None, Tries::Several)) {
             Ok(current) => current,
             Err(e) => {
                 pidfile.iter().for_each(PidFile::remove);
@@ -214,6 +268,9 @@ impl Arbiter {
             ever_ready: false,
             daemonized,
             pidfile,
+            service: manager.service,
+            passed: manager.passed,
+            identity,
         })
     }
 
@@ -238,8 +295,10 @@ impl Arbiter {
         }
         self.ever_ready |= self.children.iter().any(|child| child.stage == Stage::Ready);
         self.hear_molds();
-        self.judge_reload();
+        self.judge_reload(py);
         self.notice.set_ready(self.children.staying(self.current.number, self.wanted));
+        self.service.serves(self.children.ready(self.current.number), self.wanted);
+        self.service.live(now);
         self.dismiss();
         self.kill_stuck(now);
         self.spawn_missing(py, now)
@@ -274,6 +333,10 @@ impl Arbiter {
         }
     }
 
+    fn show_name(&self, py: Python<'_>) {
+        python::set_title(py, "master", &self.current.config.proc_name);
+    }
+
     fn scale(&mut self, py: Python<'_>, wanted: usize) {
         let most = self.current.board.slots() / 2;
         if wanted > most {
@@ -289,6 +352,7 @@ impl Arbiter {
     fn reopen_logs(&self) {
         let config = &self.current.config;
         crate::log::take_up(&config.errorlog, config.loglevel);
+        hand_over_logs(config, self.identity.as_ref());
         self.signal_all(signal::SIGUSR1);
     }
 
@@ -423,6 +487,7 @@ impl Arbiter {
         {
             until = Some(until.unwrap_or(Nanos::MAX).min(self.children.backoff.until()));
         }
+        until = until.into_iter().chain(self.service.deadline()).min();
         let molds = [Some(&self.current), self.reload.as_ref().map(|reload| &reload.generation)];
         let booting = molds.into_iter().flatten().filter_map(|generation| generation.mold.as_ref());
         let mut fds: Vec<BorrowedFd<'_>> = vec![self.signals.as_fd(), self.waker.as_fd()];

@@ -5,11 +5,11 @@
 
 use pyo3::prelude::*;
 
-use super::generation::{Generation, Tries};
-use super::{read_config, Arbiter};
+use super::generation::{Generation, Ground, Tries};
+use super::{hand_over_logs, read_config, Arbiter};
 use crate::config::fixed_changes;
 use crate::error::Error;
-use crate::sys::{process, signal};
+use crate::sys::{clock, process, signal};
 
 pub struct Reload {
     pub generation: Generation,
@@ -29,6 +29,7 @@ impl Arbiter {
             self.drop_next_generation();
         }
         log::info!("Hang up: Master");
+        self.service.reloads(clock::monotonic());
         match self.next_generation(py) {
             Ok(generation) => {
                 self.reload = Some(Reload { generation });
@@ -37,6 +38,7 @@ impl Arbiter {
             Err(e) => {
                 log::error!("Reload failed, the old configuration stays: {e}");
                 self.restore_process(py);
+                self.reload_ended("Reload failed, the old workers serve on");
             }
         }
     }
@@ -51,8 +53,10 @@ impl Arbiter {
         for name in fixed_changes(&self.current.config, config) {
             log::warn!("{name} changed; only a restart takes that over");
         }
+        hand_over_logs(config, self.identity.as_ref());
         let before = Some(&self.current);
-        let generation = Generation::new(self.next_generation, setup, before, Tries::Once)?;
+        let ground = Ground { passed: &self.passed, identity: self.identity.as_ref() };
+        let generation = Generation::new(self.next_generation, setup, &ground, before, Tries::Once)?;
         self.next_generation += 1;
         Ok(generation)
     }
@@ -68,7 +72,7 @@ impl Arbiter {
     }
 
     /// Takes over when every new worker is ready.
-    pub(super) fn judge_reload(&mut self) {
+    pub(super) fn judge_reload(&mut self, py: Python<'_>) {
         let complete = |reload: &Reload| self.children.ready(reload.generation.number) >= reload.wanted();
         if !self.reload.as_ref().is_some_and(complete) {
             return;
@@ -81,6 +85,8 @@ impl Arbiter {
             let before = std::mem::replace(&mut self.current, generation);
             before.unlink(&self.current.listeners);
             self.wanted = self.current.config.workers;
+            self.show_name(py);
+            self.reload_ended("Reload complete");
         }
     }
 
@@ -88,6 +94,13 @@ impl Arbiter {
     pub(super) fn abandon_reload(&mut self, why: &str) {
         log::error!("Reload failed, the old workers serve on: {why}");
         self.drop_next_generation();
+        self.reload_ended("Reload failed, the old workers serve on");
+    }
+
+    fn reload_ended(&mut self, how: &str) {
+        let ready = self.children.ready(self.current.number);
+        let status = format!("{how}: {ready} of {} worker(s) ready", self.wanted);
+        self.service.has_reloaded(&status, ready, self.wanted);
     }
 
     fn drop_next_generation(&mut self) {

@@ -100,10 +100,24 @@ impl Arbiter {
         let (lifeline, arbiter) = (self.lifeline.clone(), self.waker.clone());
         let (mailbox, notice) = (self.mailbox.clone(), self.notice.clone());
         let (interrupts, server) = (self.interrupts.clone(), self.server.clone());
+        let identity = self.identity.clone();
         let generation = self.generation(which);
         let (config, tls) = (generation.config.clone(), generation.tls.clone());
         let (hooks, listeners) = (generation.hooks.clone(), generation.listeners.clone());
-        Heritage { config, tls, listeners, mailbox, notice, lifeline, arbiter, interrupts, hooks, server }
+        Heritage {
+            config,
+            tls,
+            listeners,
+            mailbox,
+            notice,
+            lifeline,
+            arbiter,
+            interrupts,
+            hooks,
+            server,
+            identity,
+            access: None,
+        }
     }
 
     fn fork_mold(&mut self, py: Python<'_>, which: Which) -> io::Result<Option<Outcome>> {

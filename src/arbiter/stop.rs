@@ -44,6 +44,7 @@ impl Arbiter {
 
     fn end(&mut self, py: Python<'_>, manner: Manner, deadline: Nanos) {
         let told = if manner == Manner::Graceful { signal::SIGTERM } else { signal::SIGQUIT };
+        self.service.stops();
         self.dismiss_molds();
         self.notice.set_stopping();
         self.signal_all(told);

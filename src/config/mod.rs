@@ -50,6 +50,7 @@ pub struct Config {
     /// Never empty.
     pub bind: Vec<Address>,
     pub backlog: i32,
+    pub reuse_port: bool,
     /// At least 1, as `threads` and `worker_connections` are.
     pub workers: usize,
     pub threads: usize,
@@ -70,13 +71,20 @@ pub struct Config {
     pub write_timeout: Duration,
     pub http: Policy,
     pub check_config: bool,
+    pub print_config: bool,
     pub preload_app: bool,
     pub chdir: Option<PathBuf>,
     pub daemon: bool,
     pub raw_env: Vec<(String, String)>,
     pub pidfile: Option<PathBuf>,
     pub pythonpath: Vec<String>,
+    /// What the processes are called.
+    pub proc_name: String,
     pub umask: u32,
+    /// Names or numbers of whom the workers run as.
+    pub user: Option<String>,
+    pub group: Option<String>,
+    pub initgroups: bool,
     /// `*`, addresses and networks in CIDR form, each known to parse.
     pub forwarded_allow_ips: Vec<String>,
     /// Upper-case field name and the exact value that means https.
@@ -89,6 +97,8 @@ pub struct Config {
     pub sendfile: bool,
     /// None: plain HTTP.
     pub tls: Option<Tls>,
+    /// With their options; nothing is kept in them.
+    pub unused_folders: Vec<(&'static str, PathBuf)>,
     /// The file that was read; `python:MODULE` if it was a module.
     pub config_file: Option<PathBuf>,
     /// What the fields were made from: two configurations are compared by it.
@@ -146,10 +156,13 @@ impl Default for Config {
 impl Config {
     fn new(from: Gathered) -> Config {
         let set = from.settings;
+        let app = from.app.or_else(|| optional_text(&set, "wsgi_app"));
         Config {
-            app: from.app.or_else(|| optional_text(&set, "wsgi_app")),
+            proc_name: proc_name(&set, app.as_deref()),
+            app,
             bind: addresses(&set, "bind"),
             backlog: number(&set, "backlog"),
+            reuse_port: flag(&set, "reuse_port"),
             workers: number(&set, "workers"),
             threads: number(&set, "threads"),
             worker_connections: number(&set, "worker_connections"),
@@ -163,6 +176,7 @@ impl Config {
             write_timeout: seconds(&set, "write_timeout"),
             http: policy(&set),
             check_config: flag(&set, "check_config"),
+            print_config: flag(&set, "print_config"),
             preload_app: flag(&set, "preload_app"),
             chdir: path(&set, "chdir"),
             daemon: flag(&set, "daemon"),
@@ -170,6 +184,9 @@ impl Config {
             pidfile: path(&set, "pidfile"),
             pythonpath: texts(&set, "pythonpath"),
             umask: number(&set, "umask"),
+            user: optional_text(&set, "user"),
+            group: optional_text(&set, "group"),
+            initgroups: flag(&set, "initgroups"),
             forwarded_allow_ips: texts(&set, "forwarded_allow_ips"),
             secure_scheme_headers: scheme_headers(&set),
             accesslog: log(&set, "accesslog"),
@@ -178,6 +195,7 @@ impl Config {
             loglevel: level(&optional_text(&set, "loglevel").unwrap_or_default()),
             sendfile: flag(&set, "sendfile"),
             tls: tls(&set),
+            unused_folders: unused_folders(&set),
             config_file: from.config_file,
             settings: set,
         }
@@ -203,6 +221,21 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// Every setting, a line each, sorted by name.
+    pub fn listing(&self) -> String {
+        self.settings.to_string()
+    }
+
+    /// What `check` cannot tell before the working folder is the one that paths are relative to.
+    pub fn check_folders(&self) -> Result<(), Error> {
+        match self.unused_folders.iter().find(|(_, path)| !path.is_dir()) {
+            Some((option, path)) => {
+                Err(Error::Other(format!("'{}' is not a directory ({option})", path.display())))
+            }
+            None => Ok(()),
+        }
     }
 
     /// What can be served, but hardly as the operator imagines it.
@@ -233,6 +266,16 @@ fn tls(set: &Settings) -> Option<Tls> {
         },
         ciphers: optional_text(set, "ciphers"),
     })
+}
+
+fn unused_folders(set: &Settings) -> Vec<(&'static str, PathBuf)> {
+    let named = [("worker_tmp_dir", "--worker-tmp-dir"), ("tmp_upload_dir", "tmp_upload_dir")];
+    named.into_iter().filter_map(|(name, option)| Some((option, path(set, name)?))).collect()
+}
+
+fn proc_name(set: &Settings, app: Option<&str>) -> String {
+    let named = ["proc_name", "default_proc_name"].into_iter().find_map(|name| optional_text(set, name));
+    named.or(app.map(str::to_string)).unwrap_or_else(|| "rgunicorn".to_string())
 }
 
 fn policy(set: &Settings) -> Policy {

@@ -5,6 +5,7 @@
 use super::values::{self, Address, LogTarget, Raw};
 use clap::builder::StyledStr;
 use clap::{Arg, ArgAction, Command};
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -52,6 +53,8 @@ pub enum Kind {
     Anything,
     Path,
     Log,
+    /// A user or a group, by name or by number.
+    Account,
     /// One of these words, in any case.
     Choice(&'static [&'static str]),
     /// Text with a rule of its own, which gives back the value or the predicate of a sentence.
@@ -93,6 +96,34 @@ pub enum HookSpec {
         module: String,
         name: String,
     },
+}
+
+/// As Python writes it, which is what gunicorn prints.
+impl fmt::Display for Value {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |items: Vec<String>| format!("[{}]", items.join(", "));
+        match self {
+            Value::Unset => out.write_str("None"),
+            Value::Bool(true) => out.write_str("True"),
+            Value::Bool(false) => out.write_str("False"),
+            Value::Int(number) => write!(out, "{number}"),
+            Value::Seconds(time) => write!(out, "{}", time.as_secs_f64()),
+            Value::Text(text) => out.write_str(text),
+            Value::Texts(texts) => {
+                out.write_str(&list(texts.iter().map(|text| format!("'{text}'")).collect()))
+            }
+            Value::Pairs(pairs) => {
+                let items: Vec<_> =
+                    pairs.iter().map(|(name, value)| format!("'{name}': '{value}'")).collect();
+                write!(out, "{{{}}}", items.join(", "))
+            }
+            Value::Path(path) | Value::Log(LogTarget::File(path)) => write!(out, "{}", path.display()),
+            Value::Log(LogTarget::Dash) => out.write_str("-"),
+            Value::Addresses(all) => out.write_str(&list(all.iter().map(|one| format!("'{one}'")).collect())),
+            Value::Hook(HookSpec::Given) => out.write_str("<function>"),
+            Value::Hook(HookSpec::Import { name, .. }) => write!(out, "<{name}()>"),
+        }
+    }
 }
 
 const APPLICATION: &str = "Application";
@@ -175,7 +206,8 @@ pub const OPTIONS: &[Opt] = &[
         reloadable: false,
         section: CONFIGURATION,
         help: "The config file: Python, or TOML when it is named *.toml; python:MODULE imports \
-               one. Without it, ./gunicorn.conf.py or ./rgunicorn.toml is read if there is one.",
+               one. Without it, ./gunicorn.conf.py or ./rgunicorn.toml is read if there is one, or \
+               [tool.rgunicorn] in ./pyproject.toml.",
         ..ROW
     },
     Opt {
@@ -186,6 +218,16 @@ pub const OPTIONS: &[Opt] = &[
         reloadable: false,
         section: CONFIGURATION,
         help: "Read the configuration, import the application, then exit: 0 if all is well.",
+        ..ROW
+    },
+    Opt {
+        name: "print_config",
+        long: &["print-config"],
+        kind: Kind::Flag { given: true },
+        default: "false",
+        reloadable: false,
+        section: CONFIGURATION,
+        help: "Print every setting with its value, then do as --check-config does.",
         ..ROW
     },
     Opt {
@@ -209,6 +251,17 @@ pub const OPTIONS: &[Opt] = &[
         section: LISTENING,
         help: "Connections that may wait in the kernel until a worker is free. The system cuts it \
                to net.core.somaxconn.",
+        ..ROW
+    },
+    Opt {
+        name: "reuse_port",
+        long: &["reuse-port"],
+        kind: Kind::Flag { given: true },
+        default: "false",
+        reloadable: false,
+        section: LISTENING,
+        help: "Bind with SO_REUSEPORT, so that another server may listen on the same port. The \
+               workers of this one share a listener as ever.",
         ..ROW
     },
     Opt {
@@ -522,6 +575,52 @@ pub const OPTIONS: &[Opt] = &[
         ..ROW
     },
     Opt {
+        name: "user",
+        short: Some('u'),
+        long: &["user"],
+        kind: Kind::Account,
+        reloadable: false,
+        section: PROCESS,
+        help: "Run the workers as this user, by name or number; the arbiter stays root.",
+        ..ROW
+    },
+    Opt {
+        name: "group",
+        short: Some('g'),
+        long: &["group"],
+        kind: Kind::Account,
+        reloadable: false,
+        section: PROCESS,
+        help: "Run the workers with this group, by name or number; without it, with the one \
+               that --user has.",
+        ..ROW
+    },
+    Opt {
+        name: "initgroups",
+        long: &["initgroups"],
+        kind: Kind::Flag { given: true },
+        default: "false",
+        reloadable: false,
+        section: PROCESS,
+        help: "Give the workers all groups of --user; otherwise they are in --group only.",
+        ..ROW
+    },
+    Opt {
+        name: "proc_name",
+        short: Some('n'),
+        long: &["name"],
+        section: PROCESS,
+        help: "The name that ps shows, where the Python package setproctitle is installed; \
+               without it, the application's.",
+        ..ROW
+    },
+    Opt {
+        name: "default_proc_name",
+        section: PROCESS,
+        help: "The name that is shown when --name is not given.",
+        ..ROW
+    },
+    Opt {
         name: "umask",
         short: Some('m'),
         long: &["umask"],
@@ -530,6 +629,22 @@ pub const OPTIONS: &[Opt] = &[
         reloadable: false,
         section: PROCESS,
         help: "Permission bits taken from unix sockets that are made; 0 leaves them open to all.",
+        ..ROW
+    },
+    Opt {
+        name: "worker_tmp_dir",
+        long: &["worker-tmp-dir"],
+        kind: Kind::Path,
+        section: PROCESS,
+        help: "Accepted, and without effect: workers are watched through shared memory, not \
+               through files.",
+        ..ROW
+    },
+    Opt {
+        name: "tmp_upload_dir",
+        kind: Kind::Path,
+        section: PROCESS,
+        help: "Accepted, and without effect, as in gunicorn.",
         ..ROW
     },
     Opt {
@@ -571,13 +686,6 @@ pub const NOT_YET: &[(&str, &str)] = &[
     ("reload_engine", "--reload-engine"),
     ("reload_extra_files", "--reload-extra-file"),
     ("spew", "--spew"),
-    ("print_config", "--print-config"),
-    ("reuse_port", "--reuse-port"),
-    ("worker_tmp_dir", "--worker-tmp-dir"),
-    ("user", "-u --user"),
-    ("group", "-g --group"),
-    ("initgroups", "--initgroups"),
-    ("tmp_upload_dir", ""),
     ("disable_redirect_access_to_syslog", "--disable-redirect-access-to-syslog"),
     ("capture_output", "--capture-output"),
     ("logger_class", "--logger-class"),
@@ -593,8 +701,6 @@ pub const NOT_YET: &[(&str, &str)] = &[
     ("dogstatsd_tags", "--dogstatsd-tags"),
     ("statsd_prefix", "--statsd-prefix"),
     ("enable_backlog_metric", "--enable-backlog-metric"),
-    ("proc_name", "-n --name"),
-    ("default_proc_name", ""),
     ("paste", "--paste --paster"),
     ("raw_paste_global_conf", "--paste-global"),
     ("ssl_context", ""),
@@ -677,6 +783,7 @@ impl Kind {
             Kind::Text | Kind::Anything | Kind::Hook => "TEXT",
             Kind::Choice(_) | Kind::Checked(_) => "WORD",
             Kind::Path | Kind::Log => "PATH",
+            Kind::Account => "NAME",
             Kind::CommaList | Kind::AllowList => "LIST",
             Kind::Env | Kind::Map => "NAME=VALUE",
             Kind::Addresses => "ADDRESS",
@@ -693,6 +800,7 @@ impl Kind {
             Kind::Anything => anything(raw),
             Kind::Path => text(raw, |text| values::path(text).map(Value::Path)),
             Kind::Log => text(raw, |text| Ok(Value::Log(LogTarget::of(text)))),
+            Kind::Account => account(raw),
             Kind::Choice(words) => choice(raw, words),
             Kind::Checked(rule) => text(raw, |text| rule(text).map(Value::Text)),
             Kind::CommaList => texts(raw, values::comma_list).map(Value::Texts),
@@ -769,6 +877,15 @@ fn anything(raw: &Raw) -> Result<Value, String> {
     match raw.is_off() {
         true => Ok(Value::Unset),
         false => Ok(Value::Text(raw.to_string())),
+    }
+}
+
+/// Numbers stay texts: whoever looks a name up knows what a number means.
+fn account(raw: &Raw) -> Result<Value, String> {
+    match raw {
+        Raw::Int(number) if *number >= 0 => Ok(Value::Text(number.to_string())),
+        Raw::Int(_) => Err(format!("{raw} is neither a name nor a number ≥ 0")),
+        other => text(other, |text| Ok(Value::Text(text.to_string()))),
     }
 }
 
@@ -1113,6 +1230,19 @@ mod tests {
     }
 
     #[test]
+    fn values_are_shown_as_python_shows_them() {
+        let shown = |name: &str, raw| read(name, raw).unwrap().to_string();
+        assert_eq!(shown("pidfile", Raw::None), "None");
+        assert_eq!(shown("daemon", Raw::Bool(true)), "True");
+        assert_eq!(shown("timeout", Raw::Int(30)), "30");
+        assert_eq!(shown("timeout", Raw::Float(0.5)), "0.5");
+        assert_eq!(shown("bind", said(":80")), "['0.0.0.0:80']");
+        assert_eq!(shown("pythonpath", said("a,b")), "['a', 'b']");
+        assert_eq!(shown("secure_scheme_headers", said("A=b")), "{'A': 'b'}");
+        assert_eq!(shown("errorlog", said("-")), "-");
+    }
+
+    #[test]
     fn maps() {
         let pairs = vec![("A".to_string(), "b".to_string())];
         let raw = Raw::Map(vec![("A".to_string(), said("b"))]);
@@ -1167,8 +1297,9 @@ mod tests {
 
     #[test]
     fn prefixes_and_settings_of_gunicorn_only() {
-        assert_eq!(flags_beginning("worker"), ["--workers", "--worker-class", "--worker-connections"]);
-        assert!(not_yet("statsd_host") && not_yet("--statsd-host") && not_yet("-u"));
+        let flags = ["--workers", "--worker-class", "--worker-connections", "--worker-tmp-dir"];
+        assert_eq!(flags_beginning("worker"), flags);
+        assert!(not_yet("statsd_host") && not_yet("--statsd-host") && not_yet("-R"));
         assert!(!not_yet("") && !not_yet("workers"));
     }
 }

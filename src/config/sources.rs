@@ -2,11 +2,12 @@
 //! Rule: defaults < environment < config file < GUNICORN_CMD_ARGS < command line; a later list replaces an earlier one.
 //! Never: executes Python (a closure does) or looks at the process: arguments and environment are parameters.
 
-use super::options::{self, Kind, Opt, Value, OPTIONS};
+use super::options::{self, HookSpec, Kind, Opt, Value, OPTIONS};
 use super::values::Raw;
 use crate::error::Error;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::ArgMatches;
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -39,6 +40,8 @@ impl Source {
 const CMD_ARGS: &str = "GUNICORN_CMD_ARGS";
 const PYTHON_FILE: &str = "gunicorn.conf.py";
 const TOML_FILE: &str = "rgunicorn.toml";
+/// Read last, and only when it has a table for us.
+const PROJECT_FILE: &str = "pyproject.toml";
 
 /// A value for every row of the table, in its order.
 #[derive(Clone, Debug, PartialEq)]
@@ -79,6 +82,20 @@ impl Settings {
             .zip(self.0.iter().zip(&other.0))
             .filter(|(_, (one, two))| one != two)
             .map(|(opt, _)| opt)
+    }
+}
+
+/// `name = value`, sorted, the values one below the other.
+impl fmt::Display for Settings {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut all: Vec<_> = OPTIONS.iter().map(|opt| opt.name).zip(&self.0).collect();
+        all.sort_by_key(|(name, _)| *name);
+        let width = all.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+        all.iter().try_for_each(|(name, value)| match value {
+            // A function in the file has the setting's name.
+            Value::Hook(HookSpec::Given) => writeln!(out, "{name:width$} = <{name}()>"),
+            value => writeln!(out, "{name:width$} = {value}"),
+        })
     }
 }
 
@@ -188,7 +205,7 @@ enum Language {
 }
 
 /// Settings that an operator relies on to be safe: served without them, the site would be up and exposed.
-const PROTECTING: &[&str] = &["ssl_context", "user", "group", "proxy_protocol"];
+const PROTECTING: &[&str] = &["ssl_context", "proxy_protocol"];
 
 /// Errors: a setting that protects is set and cannot be honoured yet; ignoring it is not an option.
 fn refuse_unprotected(unknown: &[(String, Raw)], label: &str) -> Result<(), Error> {
@@ -249,12 +266,23 @@ fn is_module(path: &Path) -> bool {
 /// The file to read: the one that was named, else the first of the usual ones that is there.
 fn config_file(line: &Args, cmd_args: &Args, dir: &Path) -> Option<PathBuf> {
     let named = [line, cmd_args].into_iter().find_map(Args::config);
-    named.or_else(|| usual_files(dir).next())
+    named.or_else(|| usual_files(dir).next()).or_else(|| project_file(dir))
 }
 
 fn usual_files(dir: &Path) -> impl Iterator<Item = PathBuf> + '_ {
     let paths = [PYTHON_FILE, TOML_FILE].into_iter().map(|name| dir.join(name));
     paths.filter(|path| path.exists())
+}
+
+/// A project's file that cannot be parsed is somebody else's concern, unless it names us.
+fn project_file(dir: &Path) -> Option<PathBuf> {
+    let path = dir.join(PROJECT_FILE);
+    let text = fs::read_to_string(&path).ok()?;
+    let ours = match toml::from_str::<ProjectFile>(&text) {
+        Ok(file) => file.tool.rgunicorn.is_some(),
+        Err(_) => text.contains("tool.rgunicorn"),
+    };
+    ours.then_some(path)
 }
 
 /// Two usual files side by side: someone is about to edit the one that is not read.
@@ -275,14 +303,30 @@ struct TomlFile {
     top: toml::Table,
 }
 
+/// `[tool.rgunicorn]` in a pyproject.toml; the rest belongs to others.
+#[derive(serde::Deserialize)]
+struct ProjectFile {
+    #[serde(default)]
+    tool: Tools,
+}
+
+#[derive(Default, serde::Deserialize)]
+struct Tools {
+    rgunicorn: Option<toml::Table>,
+}
+
 fn read_toml(path: &Path, label: &str) -> Result<Vec<(String, Raw)>, Error> {
     let what = format!("config file {label}");
     let text = fs::read(path)
         .and_then(|octets| String::from_utf8(octets).map_err(io::Error::other))
         .map_err(|error| Error::system(&what, &error, "--config"))?;
-    let file: TomlFile = toml::from_str(&text).map_err(|error| toml_error(&text, label, error))?;
-    let entries = file.top.into_iter().chain(file.rgunicorn);
-    Ok(entries.map(|(key, value)| (key, value.into())).collect())
+    let entries = if path.file_name().is_some_and(|name| name == PROJECT_FILE) {
+        toml::from_str(&text).map(|file: ProjectFile| file.tool.rgunicorn.unwrap_or_default())
+    } else {
+        toml::from_str(&text).map(|file: TomlFile| file.top.into_iter().chain(file.rgunicorn).collect())
+    };
+    let entries = entries.map_err(|error| toml_error(&text, label, error))?;
+    Ok(entries.into_iter().map(|(key, value)| (key, value.into())).collect())
 }
 
 fn toml_error(text: &str, label: &str, error: toml::de::Error) -> Error {
@@ -578,7 +622,7 @@ mod tests {
             ("--worker-c 3", "--worker-c could be any of --worker-class, --worker-connections"),
             ("--statsd-host x", "--statsd-host is an option of gunicorn that is not supported yet"),
             ("--cert-reqs 3", "--cert-reqs: '3' is more than 2"),
-            ("-u joe", "-u is an option of gunicorn that is not supported yet"),
+            ("-R", "-R is an option of gunicorn that is not supported yet"),
         ];
         for (line, text) in pairs {
             assert_eq!(sentence(line), text);
@@ -639,6 +683,32 @@ mod tests {
         assert_eq!(chosen(&format!("-c file:{other}"), ""), path(&other));
         assert_eq!(chosen("-c python:a.b", ""), path("python:a.b"));
         assert_eq!(read.into_inner(), [&python, &python, &other, &other, "python:a.b"]);
+    }
+
+    #[test]
+    fn a_projects_file_is_read_for_its_table_only() {
+        let dir = Dir::new("project");
+        let start = || Start { dir: Some(&dir), ..Start::default() };
+        dir.file(PROJECT_FILE, "workers = 7\n[tool.black]\nthreads = 7\n");
+        assert_eq!(start().gather().unwrap().config_file, None);
+        dir.file(PROJECT_FILE, "not toml");
+        assert_eq!(start().gather().unwrap().config_file, None);
+        dir.file(PROJECT_FILE, "workers = 7\n[tool.rgunicorn]\nthreads = 3\nwrokers = 2\n");
+        assert_eq!((start().value("threads"), start().value("workers")), (Value::Int(3), Value::Int(1)));
+        assert!(start().warnings()[0].contains("'wrokers'"));
+        dir.file(PROJECT_FILE, "[tool.rgunicorn]\nthreads = = 3\n");
+        assert!(start().refused().0.contains("pyproject.toml: line 2: "));
+        dir.file(TOML_FILE, "threads = 4\n");
+        assert_eq!(start().value("threads"), Value::Int(4));
+    }
+
+    #[test]
+    fn settings_are_listed_by_name() {
+        let text = Settings::defaults().to_string();
+        let names: Vec<_> = text.lines().map(|line| line.split(' ').next().unwrap()).collect();
+        assert!(names.is_sorted() && names.len() == OPTIONS.len());
+        let at = text.lines().map(|line| line.find(" = ")).collect::<std::collections::BTreeSet<_>>();
+        assert_eq!(at.len(), 1);
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub fn cfg<'py>(
         settings.set_item(function.hook.name(), &function.callable)?;
     }
     settings.set_item("config", config.config_file.as_ref().map(|path| path.display().to_string()))?;
-    settings.set_item("proc_name", config.app.as_deref())?;
+    settings.set_item("proc_name", &config.proc_name)?;
     let folder = std::env::current_dir().map(|folder| folder.display().to_string());
     settings.set_item("chdir", folder.ok())?;
     let addresses: PyResult<Vec<_>> = config.bind.iter().map(|address| address_value(py, address)).collect();

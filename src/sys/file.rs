@@ -5,11 +5,52 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 pub fn open_append(path: &Path) -> io::Result<OwnedFd> {
     Ok(OpenOptions::new().append(true).create(true).mode(0o644).open(path)?.into())
+}
+
+/// Whose a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// Makes a regular file somebody else's, and makes it if it is not there. A link is left alone: where it leads may have
+/// been chosen by whoever owns the folder.
+pub fn give(path: &Path, owner: Owner) -> io::Result<()> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let opened = OpenOptions::new().append(true).create(true).mode(0o644).custom_flags(flags).open(path);
+    let file = match opened {
+        // A link, or a fifo that nobody reads.
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ELOOP | libc::ENXIO)) => return Ok(()),
+        opened => opened?,
+    };
+    let found = file.metadata()?;
+    if found.is_file() && found.nlink() == 1 {
+        std::os::unix::fs::fchown(&file, Some(owner.uid), Some(owner.gid))?;
+    }
+    Ok(())
+}
+
+/// Takes the lock of an open file (flock(2)), which ends with the last descriptor of it; false when somebody has it.
+pub fn try_lock(fd: impl AsFd) -> io::Result<bool> {
+    // SAFETY: flock(2) has no precondition on memory. (nix's guard would unlock in a forked child that drops it.)
+    match unsafe { libc::flock(fd.as_fd().as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } {
+        0 => Ok(true),
+        _ => match io::Error::last_os_error() {
+            e if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            e => Err(e),
+        },
+    }
+}
+
+/// Opens for reading, unless the last part of the path is a link.
+pub fn open_no_link(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)
 }
 
 /// A second descriptor of the same open file, CLOEXEC.

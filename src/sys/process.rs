@@ -3,6 +3,7 @@
 //! Never: forks; that is Python's own `os.fork`, called from `python.rs`.
 
 use std::fmt;
+use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 
@@ -63,6 +64,22 @@ pub fn send_signal(pid: i32, signal: i32) -> bool {
 
 pub fn exists(pid: i32) -> bool {
     !matches!(kill(Pid::from_raw(pid), None), Err(Errno::ESRCH))
+}
+
+/// When a process began, in seconds since the epoch (proc(5): `starttime`, `btime`).
+pub fn began(pid: i32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let ticks: u64 = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
+    let system = fs::read_to_string("/proc/stat").ok()?;
+    let boot: u64 = system.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
+    // SAFETY: sysconf(3) has no precondition.
+    let rate = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    Some(boot + ticks / u64::try_from(rate).ok().filter(|rate| *rate > 0)?)
+}
+
+/// The command line of a process, its words ended by NULs.
+pub fn command_line(pid: i32) -> Option<Vec<u8>> {
+    fs::read(format!("/proc/{pid}/cmdline")).ok()
 }
 
 pub fn id() -> i32 {

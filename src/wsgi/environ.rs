@@ -144,7 +144,7 @@ impl Environ {
             template.set_item(&keys.server_name, address.ip().to_string())?;
             template.set_item(&keys.server_port, address.port().to_string())?;
         } else if let Local::Unix(path) = local {
-            template.set_item(&keys.server_name, path.to_string_lossy())?;
+            template.set_item(&keys.server_name, path.to_string_lossy().replace('\0', "@"))?;
             template.set_item(&keys.server_port, &values.empty)?;
         }
         template.update(base.as_mapping())?;
