@@ -155,6 +155,19 @@ pub fn is_stop(py: Python<'_>, e: &PyErr) -> bool {
     e.is_instance_of::<Interrupted>(py) && code().is_ok_and(|code| code == 0)
 }
 
+/// With what a process ends that this exception ends; one that is no SystemExit is printed.
+pub fn exit_code_of(py: Python<'_>, e: &PyErr) -> i32 {
+    if !e.is_instance_of::<PySystemExit>(py) {
+        e.print(py);
+        return 1;
+    }
+    match e.value(py).getattr(intern!(py, "code")) {
+        Ok(code) if code.is_none() => 0,
+        Ok(code) => code.extract().unwrap_or(1),
+        Err(_) => 1,
+    }
+}
+
 /// With what SystemExit the frame that runs in the main thread is ended, if it is.
 fn exit_code(mode: u8, signal: i32) -> Option<i32> {
     let booting = mode == Mode::Booting as u8;

@@ -35,6 +35,7 @@ use crate::http::Reject;
 use crate::listener::Local;
 use crate::proxy::Trust;
 use crate::python::{self, traceback, Interrupts};
+use crate::sys::process;
 
 /// What the operator decided that an application can notice.
 #[derive(Clone)]
@@ -118,6 +119,8 @@ struct WsgiCaller {
     interrupts: Option<Interrupts>,
     /// The thread keeps the interpreter while it has work, and gives it up to wait.
     attached: bool,
+    /// Of the worker.
+    pid: i32,
 }
 
 /// What a request's hooks need beside it.
@@ -143,6 +146,7 @@ impl WsgiCaller {
             hooks: circumstances.hooks.clone().map(|hooks| Arc::new(Hooked { hooks, trust })),
             interrupts: (thread == 0).then(|| circumstances.interrupts.clone()),
             attached: circumstances.threads == 1,
+            pid: process::id(),
         })
     }
 
@@ -165,7 +169,10 @@ impl WsgiCaller {
             Ok(environ) => {
                 let verdict = match self.run(py, exchange, &environ) {
                     Ok(()) => Verdict::GoOn,
-                    Err(broken) => fail(py, exchange, broken),
+                    Err(broken) => {
+                        self.end_child(py, &broken);
+                        fail(py, exchange, broken)
+                    }
                 };
                 exchange.log_access(&|key| lookup(&environ, key));
                 (verdict, Some(environ))
@@ -176,6 +183,20 @@ impl WsgiCaller {
                 (verdict, None)
             }
         }
+    }
+
+    /// A process that the application forked and that left by an exception ends as it would have without us: it is no
+    /// worker, and the request is its parent's.
+    fn end_child(&self, py: Python<'_>, broken: &Broken) {
+        if process::id() == self.pid {
+            return;
+        }
+        let code = match broken {
+            Broken::Raised(e) => python::exit_code_of(py, e),
+            _ => 1,
+        };
+        python::flush(py);
+        process::exit_now(code)
     }
 
     /// The same between `pre_request` and `post_request`. The latter is called whatever becomes of the request.
