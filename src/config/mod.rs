@@ -2,11 +2,13 @@
 //! Rule: a reload makes a new `Config`; every field is read out of the settings here and nowhere else.
 //! Never: behaviour; a field says what the operator wants, not what becomes of it.
 
-pub mod options;
+mod flags;
+pub mod kinds;
 pub mod sources;
+pub mod table;
 pub mod values;
 
-pub use options::{HookSpec, Value};
+pub use kinds::{HookSpec, Value};
 pub use values::{Address, LogTarget, Raw};
 
 use crate::error::Error;
@@ -133,7 +135,7 @@ fn load_from(
 
 /// gunicorn's settings that this version does not have.
 pub fn unsupported() -> impl Iterator<Item = &'static str> {
-    options::NOT_YET.iter().map(|(name, _)| *name)
+    table::NOT_YET.iter().map(|(name, _)| *name)
 }
 
 /// The settings that differ although only a restart can change them.

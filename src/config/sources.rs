@@ -2,7 +2,9 @@
 //! Rule: defaults < environment < config file < GUNICORN_CMD_ARGS < command line; a later list replaces an earlier one.
 //! Never: executes Python (a closure does) or looks at the process: arguments and environment are parameters.
 
-use super::options::{self, HookSpec, Kind, Opt, Value, OPTIONS};
+use super::flags;
+use super::kinds::{HookSpec, Kind, Value};
+use super::table::{self, options, Opt};
 use super::values::Raw;
 use crate::error::Error;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -52,18 +54,18 @@ impl Settings {
         let value = |opt: &Opt| {
             opt.default_value().unwrap_or_else(|why| unreachable!("default of {}: {why}", opt.name))
         };
-        Settings(OPTIONS.iter().map(value).collect())
+        Settings(options().map(value).collect())
     }
 
     pub fn get(&self, name: &str) -> &Value {
-        let at = OPTIONS.iter().position(|opt| opt.name == name);
+        let at = options().position(|opt| opt.name == name);
         // Names are literals in `config/mod.rs`, every one of which is looked up whenever a configuration is made.
         &self.0[at.unwrap_or_else(|| unreachable!("no option {name}"))]
     }
 
     fn set(&mut self, opt: &Opt, raw: &Raw, source: &Source) -> Result<(), Error> {
         let value = opt.read(raw).map_err(|why| source.error(opt, &why))?;
-        let at = OPTIONS.iter().position(|known| known.name == opt.name);
+        let at = options().position(|known| known.name == opt.name);
         if let Some(at) = at {
             self.0[at] = value;
         }
@@ -72,23 +74,19 @@ impl Settings {
 
     /// All of them, in the table's order.
     pub fn iter(&self) -> impl Iterator<Item = (&'static Opt, &Value)> {
-        OPTIONS.iter().zip(&self.0)
+        options().zip(&self.0)
     }
 
     /// The settings in which two sets differ.
     pub fn changes<'a>(&'a self, other: &'a Settings) -> impl Iterator<Item = &'static Opt> + 'a {
-        OPTIONS
-            .iter()
-            .zip(self.0.iter().zip(&other.0))
-            .filter(|(_, (one, two))| one != two)
-            .map(|(opt, _)| opt)
+        options().zip(self.0.iter().zip(&other.0)).filter(|(_, (one, two))| one != two).map(|(opt, _)| opt)
     }
 }
 
 /// `name = value`, sorted, the values one below the other.
 impl fmt::Display for Settings {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut all: Vec<_> = OPTIONS.iter().map(|opt| opt.name).zip(&self.0).collect();
+        let mut all: Vec<_> = options().map(|opt| opt.name).zip(&self.0).collect();
         all.sort_by_key(|(name, _)| *name);
         let width = all.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
         all.iter().try_for_each(|(name, value)| match value {
@@ -136,7 +134,7 @@ pub fn gather(
 
 impl Gathered {
     fn environment(&mut self, env: &Environment) -> Result<(), Error> {
-        for opt in OPTIONS {
+        for opt in options() {
             let Some(variable) = opt.env else { continue };
             let Some(text) = env(variable.name) else {
                 continue;
@@ -186,7 +184,7 @@ impl Gathered {
         let source = Source::File(label.to_string());
         let mut unknown = Vec::new();
         for (name, raw) in entries {
-            match options::find(&name) {
+            match table::find(&name) {
                 // By now the file has been chosen; the name is a common one for a helper variable.
                 Some(opt) if opt.name == "config" => {}
                 Some(opt) => self.settings.set(opt, &raw, &source)?,
@@ -224,8 +222,7 @@ fn refuse_unprotected(unknown: &[(String, Raw)], label: &str) -> Result<(), Erro
 
 /// The warnings about a file's entries that are no settings of ours.
 fn complaints(unknown: Vec<(String, Raw)>, language: Language, label: &str) -> Vec<String> {
-    let (not_yet, others): (Vec<_>, Vec<_>) =
-        unknown.into_iter().partition(|(name, _)| options::not_yet(name));
+    let (not_yet, others): (Vec<_>, Vec<_>) = unknown.into_iter().partition(|(name, _)| table::not_yet(name));
     let used = not_yet.iter().filter(|(_, raw)| !raw.is_off());
     let mut used: Vec<_> = used.map(|(name, _)| name.as_str()).collect();
     used.sort_unstable();
@@ -238,7 +235,7 @@ fn complaints(unknown: Vec<(String, Raw)>, language: Language, label: &str) -> V
 }
 
 fn complaint(name: &str, raw: &Raw, language: Language, label: &str) -> Option<String> {
-    let closest = options::closest_name(name);
+    let closest = table::closest_name(name);
     match (language, closest) {
         (Language::Toml, None) => Some(format!("{label}: unknown setting '{name}' ignored")),
         (Language::Toml, Some(known)) => {
@@ -373,7 +370,7 @@ impl Args {
 
 /// The words of a command line, without the program's name → what it asks for.
 pub fn parse(args: &[String]) -> Result<Parsed, Error> {
-    match options::command().try_get_matches_from(args) {
+    match flags::command().try_get_matches_from(args) {
         Ok(matches) => Ok(Parsed::Args(from_matches(&matches))),
         Err(error) => match error.kind() {
             ErrorKind::DisplayHelp => Ok(Parsed::Help(error.to_string())),
@@ -384,11 +381,11 @@ pub fn parse(args: &[String]) -> Result<Parsed, Error> {
 }
 
 fn from_matches(matches: &ArgMatches) -> Args {
-    let with_flag = OPTIONS.iter().filter(|opt| !opt.long.is_empty());
+    let with_flag = options().filter(|opt| !opt.long.is_empty());
     Args {
         flags: with_flag.filter_map(|opt| Some((opt, from_match(matches, opt)?))).collect(),
-        app: words(matches, options::APP).pop(),
-        extra: words(matches, options::EXTRA),
+        app: words(matches, flags::APP).pop(),
+        extra: words(matches, flags::EXTRA),
     }
 }
 
@@ -430,18 +427,18 @@ fn usage_sentence(error: &clap::Error) -> String {
 }
 
 fn unknown_flag(flag: &str) -> String {
-    if options::not_yet(flag) {
+    if table::not_yet(flag) {
         return format!("{flag} is an option of gunicorn that is not supported yet");
     }
     let shown = flag.escape_debug();
     let Some(long) = flag.strip_prefix("--") else {
         return format!("unknown option {shown}");
     };
-    let meant = options::flags_beginning(long);
+    let meant = table::flags_beginning(long);
     if meant.len() > 1 {
         return format!("{shown} could be any of {}", meant.join(", "));
     }
-    match options::closest_flag(long) {
+    match table::closest_flag(long) {
         Some(known) => format!("unknown option {shown} (did you mean --{known}?)"),
         None => format!("unknown option {shown}"),
     }
@@ -706,7 +703,7 @@ mod tests {
     fn settings_are_listed_by_name() {
         let text = Settings::defaults().to_string();
         let names: Vec<_> = text.lines().map(|line| line.split(' ').next().unwrap()).collect();
-        assert!(names.is_sorted() && names.len() == OPTIONS.len());
+        assert!(names.is_sorted() && names.len() == options().count());
         let at = text.lines().map(|line| line.find(" = ")).collect::<std::collections::BTreeSet<_>>();
         assert_eq!(at.len(), 1);
     }

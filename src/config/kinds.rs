@@ -1,0 +1,451 @@
+//! Owns: the kinds of value that options take: what each accepts, what becomes of it, how it is shown.
+//! Rule: an error is the predicate of a sentence; the option and the source that begin it are added by `sources`.
+//! Never: knows an option.
+
+use super::values::{self, Address, LogTarget, Raw};
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// True or false; the bare flag on a command line stores `given`.
+    Flag {
+        given: bool,
+    },
+    Int {
+        min: i64,
+        max: i64,
+    },
+    /// A file mode: octal when it begins with 0.
+    Mode,
+    Seconds,
+    Text,
+    /// A value of any type that only its being set matters of.
+    Anything,
+    Path,
+    Log,
+    /// A user or a group, by name or by number.
+    Account,
+    /// One of these words, in any case.
+    Choice(&'static [&'static str]),
+    /// Text with a rule of its own, which gives back the value or the predicate of a sentence.
+    Checked(fn(&str) -> Result<String, String>),
+    CommaList,
+    AllowList,
+    /// `NAME=value`, once per flag.
+    Env,
+    /// Listening addresses, one per flag.
+    Addresses,
+    /// A dictionary of texts.
+    Map,
+    /// A Python function, or where it is: `MODULE.NAME`.
+    Hook,
+}
+
+/// A setting's value once it has been checked.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    Unset,
+    Bool(bool),
+    Int(i64),
+    Seconds(Duration),
+    Text(String),
+    Texts(Vec<String>),
+    Pairs(Vec<(String, String)>),
+    Path(PathBuf),
+    Log(LogTarget),
+    Addresses(Vec<Address>),
+    Hook(HookSpec),
+}
+
+/// Where the function is that a hook calls; which arguments it takes only Python can tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HookSpec {
+    /// In the config file that was executed, under the setting's name.
+    Given,
+    Import {
+        module: String,
+        name: String,
+    },
+}
+
+/// As Python writes it, which is what gunicorn prints.
+impl fmt::Display for Value {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |items: Vec<String>| format!("[{}]", items.join(", "));
+        match self {
+            Value::Unset => out.write_str("None"),
+            Value::Bool(true) => out.write_str("True"),
+            Value::Bool(false) => out.write_str("False"),
+            Value::Int(number) => write!(out, "{number}"),
+            Value::Seconds(time) => write!(out, "{}", time.as_secs_f64()),
+            Value::Text(text) => out.write_str(text),
+            Value::Texts(texts) => {
+                out.write_str(&list(texts.iter().map(|text| format!("'{text}'")).collect()))
+            }
+            Value::Pairs(pairs) => {
+                let items: Vec<_> =
+                    pairs.iter().map(|(name, value)| format!("'{name}': '{value}'")).collect();
+                write!(out, "{{{}}}", items.join(", "))
+            }
+            Value::Path(path) | Value::Log(LogTarget::File(path)) => write!(out, "{}", path.display()),
+            Value::Log(LogTarget::Dash) => out.write_str("-"),
+            Value::Addresses(all) => out.write_str(&list(all.iter().map(|one| format!("'{one}'")).collect())),
+            Value::Hook(HookSpec::Given) => out.write_str("<function>"),
+            Value::Hook(HookSpec::Import { name, .. }) => write!(out, "<{name}()>"),
+        }
+    }
+}
+
+impl Kind {
+    /// Whether the option may be given several times, each adding a value.
+    pub fn repeats(self) -> bool {
+        matches!(self, Kind::Env | Kind::Addresses)
+    }
+
+    /// Whether an empty environment variable says something; elsewhere it is taken for an unset one.
+    pub fn takes_empty(self) -> bool {
+        matches!(self, Kind::CommaList | Kind::AllowList)
+    }
+
+    /// What stands for the value in the help.
+    pub fn meta(self) -> &'static str {
+        match self {
+            Kind::Flag { .. } => "",
+            Kind::Int { .. } => "N",
+            Kind::Mode => "MODE",
+            Kind::Seconds => "SECONDS",
+            Kind::Text | Kind::Anything | Kind::Hook => "TEXT",
+            Kind::Choice(_) | Kind::Checked(_) => "WORD",
+            Kind::Path | Kind::Log => "PATH",
+            Kind::Account => "NAME",
+            Kind::CommaList | Kind::AllowList => "LIST",
+            Kind::Env | Kind::Map => "NAME=VALUE",
+            Kind::Addresses => "ADDRESS",
+        }
+    }
+
+    pub fn read(self, raw: &Raw) -> Result<Value, String> {
+        match self {
+            Kind::Flag { .. } => flag(raw),
+            Kind::Int { min, max } => int(raw, min, max),
+            Kind::Mode => mode(raw),
+            Kind::Seconds => seconds(raw),
+            Kind::Text => text(raw, |text| Ok(Value::Text(text.to_string()))),
+            Kind::Anything => anything(raw),
+            Kind::Path => text(raw, |text| values::path(text).map(Value::Path)),
+            Kind::Log => text(raw, |text| Ok(Value::Log(LogTarget::of(text)))),
+            Kind::Account => account(raw),
+            Kind::Choice(words) => choice(raw, words),
+            Kind::Checked(rule) => text(raw, |text| rule(text).map(Value::Text)),
+            Kind::CommaList => texts(raw, values::comma_list).map(Value::Texts),
+            Kind::AllowList => allow_list(raw),
+            Kind::Env => env(raw),
+            Kind::Addresses => addresses(raw),
+            Kind::Map => map(raw),
+            Kind::Hook => hook_spec(raw),
+        }
+    }
+}
+
+fn flag(raw: &Raw) -> Result<Value, String> {
+    let value = match raw {
+        Raw::Bool(value) => Some(*value),
+        Raw::Text(text) => values::boolean(text),
+        _ => None,
+    };
+    value.map(Value::Bool).ok_or_else(|| format!("{raw} is neither true nor false"))
+}
+
+fn int(raw: &Raw, min: i64, max: i64) -> Result<Value, String> {
+    match whole(raw, values::integer) {
+        Some(number) if (min..=max).contains(&number) => Ok(Value::Int(number)),
+        Some(number) if number > max => Err(format!("{raw} is more than {max}")),
+        _ => Err(format!("{raw} is not a whole number ≥ {min}")),
+    }
+}
+
+fn mode(raw: &Raw) -> Result<Value, String> {
+    whole(raw, values::mode)
+        .filter(|mode| (0..=0o7777).contains(mode))
+        .map(Value::Int)
+        .ok_or_else(|| format!("{raw} is not a file mode like 0022"))
+}
+
+fn whole(raw: &Raw, parse: fn(&str) -> Option<i64>) -> Option<i64> {
+    match raw {
+        Raw::Int(number) => Some(*number),
+        // In Python False is 0, and `max_requests = False` has its readers.
+        Raw::Bool(value) => Some(i64::from(*value)),
+        Raw::Text(text) => parse(text),
+        // Python's `cores * 2 / 1` is a float, and a whole one is no mistake; 2^53 is where floats stop counting.
+        Raw::Float(number) if number.fract() == 0.0 && number.abs() < 9e15 => Some(*number as i64),
+        _ => None,
+    }
+}
+
+fn seconds(raw: &Raw) -> Result<Value, String> {
+    let number = match raw {
+        Raw::Int(number) => Some(*number as f64),
+        Raw::Bool(value) => Some(f64::from(*value)),
+        Raw::Float(number) => Some(*number),
+        Raw::Text(text) => text.trim().parse().ok(),
+        _ => None,
+    };
+    number
+        .and_then(values::duration)
+        .map(Value::Seconds)
+        .ok_or_else(|| format!("{raw} is not a number of seconds ≥ 0"))
+}
+
+/// One text; an empty one, or None, leaves the setting unset.
+fn text(raw: &Raw, read: impl Fn(&str) -> Result<Value, String>) -> Result<Value, String> {
+    match raw {
+        Raw::None => Ok(Value::Unset),
+        Raw::Text(text) if text.trim().is_empty() => Ok(Value::Unset),
+        Raw::Text(text) => read(text.trim()),
+        other => Err(format!("{other} is not a text")),
+    }
+}
+
+fn anything(raw: &Raw) -> Result<Value, String> {
+    match raw.is_off() {
+        true => Ok(Value::Unset),
+        false => Ok(Value::Text(raw.to_string())),
+    }
+}
+
+/// Numbers stay texts: whoever looks a name up knows what a number means.
+fn account(raw: &Raw) -> Result<Value, String> {
+    match raw {
+        Raw::Int(number) if *number >= 0 => Ok(Value::Text(number.to_string())),
+        Raw::Int(_) => Err(format!("{raw} is neither a name nor a number ≥ 0")),
+        other => text(other, |text| Ok(Value::Text(text.to_string()))),
+    }
+}
+
+fn choice(raw: &Raw, words: &[&str]) -> Result<Value, String> {
+    let given = match raw {
+        Raw::Text(text) => text.trim().to_ascii_lowercase(),
+        _ => String::new(),
+    };
+    match words.contains(&given.as_str()) {
+        true => Ok(Value::Text(given)),
+        false => Err(format!("{raw} is not one of: {}", words.join(", "))),
+    }
+}
+
+fn texts(raw: &Raw, split: fn(&str) -> Vec<String>) -> Result<Vec<String>, String> {
+    match raw {
+        Raw::None => Ok(Vec::new()),
+        Raw::Text(text) => Ok(split(text)),
+        Raw::List(items) => items.iter().map(item).collect(),
+        other => Err(format!("{other} is not a text or a list of texts")),
+    }
+}
+
+fn item(raw: &Raw) -> Result<String, String> {
+    match raw {
+        Raw::Text(text) => Ok(text.trim().to_string()),
+        other => Err(format!("{other}, in the list, is not a text")),
+    }
+}
+
+/// A text where a list is expected is a list of one.
+fn single(text: &str) -> Vec<String> {
+    match text.trim() {
+        "" => Vec::new(),
+        text => vec![text.to_string()],
+    }
+}
+
+fn allow_list(raw: &Raw) -> Result<Value, String> {
+    let items = texts(raw, values::comma_list)?;
+    let checked: Result<_, _> = items.iter().map(|item| values::network(item)).collect();
+    checked.map(Value::Texts)
+}
+
+fn env(raw: &Raw) -> Result<Value, String> {
+    let items = texts(raw, single)?;
+    let pairs: Result<_, _> = items.iter().map(|item| values::pair(item)).collect();
+    pairs.map(Value::Pairs)
+}
+
+fn addresses(raw: &Raw) -> Result<Value, String> {
+    let items = texts(raw, single)?;
+    let parsed: Result<Vec<_>, _> = items.iter().map(|item| item.parse::<Address>()).collect();
+    parsed.map(Value::Addresses)
+}
+
+fn map(raw: &Raw) -> Result<Value, String> {
+    let pairs: Result<_, String> = match raw {
+        Raw::Map(pairs) => pairs.iter().map(|(key, value)| Ok((key.clone(), item(value)?))).collect(),
+        // The table's default is written this way.
+        Raw::Text(text) => values::comma_list(text).iter().map(|item| values::pair(item)).collect(),
+        other => Err(format!("{other} is not a map of texts")),
+    };
+    pairs.map(Value::Pairs)
+}
+
+fn hook_spec(raw: &Raw) -> Result<Value, String> {
+    if matches!(raw, Raw::Callable(_)) {
+        return Ok(Value::Hook(HookSpec::Given));
+    }
+    text(raw, |text| match text.rsplit_once('.') {
+        Some((module, name)) if !module.is_empty() && !name.is_empty() => {
+            Ok(Value::Hook(HookSpec::Import { module: module.to_string(), name: name.to_string() }))
+        }
+        _ => Err(format!("'{}' is not MODULE.NAME", text.escape_debug())),
+    })
+    .map_err(|why| match raw {
+        Raw::Text(_) => why,
+        other => format!("{other} is neither a function nor MODULE.NAME"),
+    })
+}
+
+/// The kinds of worker there are in gunicorn; here only those that a thread per request can stand in for.
+pub fn worker_class(text: &str) -> Result<String, String> {
+    let advice = match text {
+        "sync" | "gthread" => return Ok(text.to_string()),
+        "egg:gunicorn#sync" | "gunicorn.workers.sync.SyncWorker" => return Ok("sync".to_string()),
+        "egg:gunicorn#gthread" | "gunicorn.workers.gthread.ThreadWorker" => return Ok("gthread".to_string()),
+        _ if text.contains("uvicorn") || text.contains("asgi") || text.contains("aiohttp") => {
+            "only WSGI applications are served"
+        }
+        _ => "use gthread with --threads",
+    };
+    Err(format!("'{}' is not available here, {advice}", text.escape_debug()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::table::{find, options};
+    use super::*;
+
+    fn read(name: &str, raw: Raw) -> Result<Value, String> {
+        find(name).unwrap().read(&raw)
+    }
+
+    fn said(text: &str) -> Raw {
+        Raw::Text(text.to_string())
+    }
+
+    fn refused(name: &str, raw: Raw) -> String {
+        read(name, raw).unwrap_err()
+    }
+
+    #[test]
+    fn numbers() {
+        assert_eq!(read("workers", Raw::Int(3)), Ok(Value::Int(3)));
+        assert_eq!(read("workers", said("0x10")), Ok(Value::Int(16)));
+        assert_eq!(read("workers", Raw::Float(2.0)), Ok(Value::Int(2)));
+        assert_eq!(read("max_requests", Raw::Bool(false)), Ok(Value::Int(0)));
+        assert_eq!(refused("workers", said("x")), "'x' is not a whole number ≥ 1");
+        assert_eq!(refused("workers", Raw::Float(2.5)), "2.5 is not a whole number ≥ 1");
+        assert_eq!(refused("workers", Raw::None), "None is not a whole number ≥ 1");
+        assert_eq!(refused("threads", Raw::Int(0)), "0 is not a whole number ≥ 1");
+        assert_eq!(refused("threads", Raw::Int(65_536)), "65536 is more than 65535");
+    }
+
+    #[test]
+    fn modes_and_seconds() {
+        assert_eq!(read("umask", said("0022")), Ok(Value::Int(0o22)));
+        assert_eq!(read("umask", Raw::Int(18)), Ok(Value::Int(18)));
+        assert_eq!(refused("umask", said("rwx")), "'rwx' is not a file mode like 0022");
+        assert_eq!(refused("umask", Raw::Int(0o10000)), "4096 is not a file mode like 0022");
+        let half = Value::Seconds(Duration::from_millis(500));
+        assert_eq!(read("timeout", said("0.5")), Ok(half.clone()));
+        assert_eq!(read("timeout", Raw::Float(0.5)), Ok(half));
+        assert_eq!(refused("timeout", said("-1")), "'-1' is not a number of seconds ≥ 0");
+        assert_eq!(refused("timeout", said("30s")), "'30s' is not a number of seconds ≥ 0");
+    }
+
+    #[test]
+    fn flags_and_choices() {
+        assert_eq!(read("daemon", said("True")), Ok(Value::Bool(true)));
+        assert_eq!(read("sendfile", Raw::None), Ok(Value::Bool(true)));
+        assert_eq!(refused("daemon", said("x")), "'x' is neither true nor false");
+        assert_eq!(refused("daemon", Raw::Int(1)), "1 is neither true nor false");
+        let refuse = Value::Text("refuse".to_string());
+        assert_eq!(read("header_map", said(" REFUSE")), Ok(refuse));
+        assert_eq!(refused("header_map", said("x")), "'x' is not one of: drop, refuse, dangerous");
+    }
+
+    #[test]
+    fn texts_and_paths() {
+        assert_eq!(read("pidfile", Raw::None), Ok(Value::Unset));
+        assert_eq!(read("pidfile", said(" ")), Ok(Value::Unset));
+        assert_eq!(read("pidfile", said(" a ")), Ok(Value::Path("a".into())));
+        assert_eq!(read("accesslog", said("-")), Ok(Value::Log(LogTarget::Dash)));
+        assert_eq!(refused("pidfile", Raw::Int(3)), "3 is not a text");
+        assert_eq!(refused("chdir", said("a\0b")), "'a\\0b' is not a path");
+    }
+
+    #[test]
+    fn lists() {
+        let list = |items: &[&str]| Raw::List(items.iter().map(|item| said(item)).collect());
+        let paths = Value::Texts(vec!["a".to_string(), "b".to_string()]);
+        assert_eq!(read("pythonpath", said("a,b")), Ok(paths.clone()));
+        assert_eq!(read("pythonpath", list(&["a", "b "])), Ok(paths));
+        assert_eq!(read("bind", Raw::None), Ok(Value::Addresses(vec![])));
+        assert_eq!(read("bind", list(&["fd://3"])), Ok(Value::Addresses(vec![Address::Fd(3)])));
+        assert_eq!(refused("bind", Raw::Int(80)), "80 is not a text or a list of texts");
+        assert_eq!(refused("bind", Raw::List(vec![Raw::Int(80)])), "80, in the list, is not a text");
+        assert_eq!(refused("bind", said("h:x")), "'x' is not a port (0 to 65535)");
+        assert_eq!(refused("raw_env", said("A")), "'A' is not NAME=value");
+        assert!(refused("forwarded_allow_ips", said("x")).starts_with("'x' is not an IP address"));
+    }
+
+    #[test]
+    fn values_are_shown_as_python_shows_them() {
+        let shown = |name: &str, raw| read(name, raw).unwrap().to_string();
+        assert_eq!(shown("pidfile", Raw::None), "None");
+        assert_eq!(shown("daemon", Raw::Bool(true)), "True");
+        assert_eq!(shown("timeout", Raw::Int(30)), "30");
+        assert_eq!(shown("timeout", Raw::Float(0.5)), "0.5");
+        assert_eq!(shown("bind", said(":80")), "['0.0.0.0:80']");
+        assert_eq!(shown("pythonpath", said("a,b")), "['a', 'b']");
+        assert_eq!(shown("secure_scheme_headers", said("A=b")), "{'A': 'b'}");
+        assert_eq!(shown("errorlog", said("-")), "-");
+    }
+
+    #[test]
+    fn maps() {
+        let pairs = vec![("A".to_string(), "b".to_string())];
+        let raw = Raw::Map(vec![("A".to_string(), said("b"))]);
+        assert_eq!(read("secure_scheme_headers", raw), Ok(Value::Pairs(pairs.clone())));
+        assert_eq!(read("secure_scheme_headers", said("A=b")), Ok(Value::Pairs(pairs)));
+        assert_eq!(refused("secure_scheme_headers", Raw::Int(1)), "1 is not a map of texts");
+    }
+
+    #[test]
+    fn hooks() {
+        let function = || Raw::Callable("<function f>".to_string());
+        assert_eq!(read("post_fork", function()), Ok(Value::Hook(HookSpec::Given)));
+        assert_eq!(read("post_fork", Raw::None), Ok(Value::Unset));
+        let spec = HookSpec::Import { module: "a.b".to_string(), name: "c".to_string() };
+        assert_eq!(read("post_fork", said("a.b.c")), Ok(Value::Hook(spec)));
+        assert_eq!(refused("post_fork", said("c")), "'c' is not MODULE.NAME");
+        assert_eq!(refused("post_fork", Raw::Int(3)), "3 is neither a function nor MODULE.NAME");
+        let list = Raw::List(vec![function()]);
+        assert_eq!(refused("post_fork", list), "a list is neither a function nor MODULE.NAME");
+        assert!(options().filter(|opt| matches!(opt.kind, Kind::Hook)).all(|opt| opt.long.is_empty()));
+    }
+
+    #[test]
+    fn worker_classes() {
+        for class in ["sync", "gthread", "gunicorn.workers.gthread.ThreadWorker"] {
+            assert!(read("worker_class", said(class)).is_ok());
+        }
+        assert_eq!(
+            refused("worker_class", said("gevent")),
+            "'gevent' is not available here, use gthread with --threads"
+        );
+        assert_eq!(
+            refused("worker_class", said("uvicorn.workers.UvicornWorker")),
+            "'uvicorn.workers.UvicornWorker' is not available here, only WSGI applications are \
+             served"
+        );
+    }
+}

@@ -1,0 +1,259 @@
+//! Owns: the one table of options, a file for each part of it, and what can be asked of it by name.
+//! Rule: nothing else knows an option's name, flags, default or help; to add an option is to add a row.
+//! Never: decides between sources, keeps a value, acts on one.
+
+mod application;
+mod hooks;
+mod listening;
+mod logging;
+mod process;
+mod proxy;
+mod tls;
+mod workers;
+
+pub use self::application::CONFIGURATION;
+use super::kinds::{Kind, Value};
+use super::values::Raw;
+
+/// One row of the table.
+#[derive(Debug)]
+pub struct Opt {
+    /// The setting's name in config files; gunicorn's where gunicorn has it.
+    pub name: &'static str,
+    pub short: Option<char>,
+    /// The first is shown, the others are other spellings of it. Empty: config file only.
+    pub long: &'static [&'static str],
+    pub env: Option<Env>,
+    pub kind: Kind,
+    /// As text of this kind; empty means unset.
+    pub default: &'static str,
+    /// Whether a reload takes a new value over, without a restart.
+    pub reloadable: bool,
+    pub section: &'static str,
+    pub help: &'static str,
+}
+
+/// The environment variable that replaces a default.
+#[derive(Clone, Copy, Debug)]
+pub struct Env {
+    pub name: &'static str,
+    /// Goes before the variable's text: PORT is only a part of an address.
+    pub prefix: &'static str,
+}
+
+const ANY: i64 = i64::MAX;
+
+/// What most rows have in common.
+const ROW: Opt = Opt {
+    name: "",
+    short: None,
+    long: &[],
+    env: None,
+    kind: Kind::Text,
+    default: "",
+    reloadable: true,
+    section: "",
+    help: "",
+};
+
+const PARTS: [&[Opt]; 8] = [
+    application::ROWS,
+    listening::ROWS,
+    workers::ROWS,
+    proxy::ROWS,
+    tls::ROWS,
+    logging::ROWS,
+    process::ROWS,
+    hooks::ROWS,
+];
+
+/// Every row, in the order in which the help has them.
+pub fn options() -> impl Iterator<Item = &'static Opt> + Clone {
+    PARTS.into_iter().flatten()
+}
+
+/// gunicorn's settings that are not in the table, with their flags: known, so that whoever uses one is told.
+pub const NOT_YET: &[(&str, &str)] = &[
+    ("reload", "--reload"),
+    ("reload_engine", "--reload-engine"),
+    ("reload_extra_files", "--reload-extra-file"),
+    ("spew", "--spew"),
+    ("disable_redirect_access_to_syslog", "--disable-redirect-access-to-syslog"),
+    ("capture_output", "--capture-output"),
+    ("logger_class", "--logger-class"),
+    ("logconfig", "--log-config"),
+    ("logconfig_dict", ""),
+    ("logconfig_json", "--log-config-json"),
+    ("syslog_addr", "--log-syslog-to"),
+    ("syslog", "--log-syslog"),
+    ("syslog_prefix", "--log-syslog-prefix"),
+    ("syslog_facility", "--log-syslog-facility"),
+    ("enable_stdio_inheritance", "-R --enable-stdio-inheritance"),
+    ("statsd_host", "--statsd-host"),
+    ("dogstatsd_tags", "--dogstatsd-tags"),
+    ("statsd_prefix", "--statsd-prefix"),
+    ("enable_backlog_metric", "--enable-backlog-metric"),
+    ("paste", "--paste --paster"),
+    ("raw_paste_global_conf", "--paste-global"),
+    ("ssl_context", ""),
+    ("proxy_protocol", "--proxy-protocol"),
+    ("proxy_allow_ips", "--proxy-allow-from"),
+    ("protocol", "--protocol"),
+    ("uwsgi_allow_ips", "--uwsgi-allow-from"),
+    ("http_protocols", "--http-protocols"),
+    ("http2_cleartext", "--http2-cleartext"),
+    ("http2_max_concurrent_streams", "--http2-max-concurrent-streams"),
+    ("http2_initial_window_size", "--http2-initial-window-size"),
+    ("http2_max_frame_size", "--http2-max-frame-size"),
+    ("http2_max_header_list_size", "--http2-max-header-list-size"),
+    ("permit_obsolete_folding", "--permit-obsolete-folding"),
+    ("strip_header_spaces", "--strip-header-spaces"),
+    ("permit_unconventional_http_method", "--permit-unconventional-http-method"),
+    ("permit_unconventional_http_version", "--permit-unconventional-http-version"),
+    ("casefold_http_method", "--casefold-http-method"),
+    ("asgi_loop", "--asgi-loop"),
+    ("asgi_lifespan", "--asgi-lifespan"),
+    ("asgi_disconnect_grace_period", "--asgi-disconnect-grace-period"),
+    ("websocket_max_message_size", "--websocket-max-message-size"),
+    ("http_parser", "--http-parser"),
+    ("root_path", "--root-path"),
+    ("dirty_apps", "--dirty-app"),
+    ("dirty_workers", "--dirty-workers"),
+    ("dirty_timeout", "--dirty-timeout"),
+    ("dirty_threads", "--dirty-threads"),
+    ("dirty_graceful_timeout", "--dirty-graceful-timeout"),
+    ("on_dirty_starting", ""),
+    ("dirty_post_fork", ""),
+    ("dirty_worker_init", ""),
+    ("dirty_worker_exit", ""),
+    ("control_socket", "--control-socket"),
+    ("control_socket_mode", "--control-socket-mode"),
+    ("control_socket_disable", "--no-control-socket"),
+];
+
+impl Opt {
+    /// The flag as errors show it; a setting without one is shown by its name.
+    pub fn flag(&self) -> String {
+        match self.long.first() {
+            Some(long) => format!("--{long}"),
+            None => self.name.to_string(),
+        }
+    }
+
+    /// A raw value → this setting's value, or the predicate of an error sentence.
+    pub fn read(&self, raw: &Raw) -> Result<Value, String> {
+        match (self.kind, raw) {
+            // A flag set to None in a config file is one that was left alone.
+            (Kind::Flag { .. }, Raw::None) => self.default_value(),
+            (kind, raw) => kind.read(raw),
+        }
+    }
+
+    pub fn default_value(&self) -> Result<Value, String> {
+        self.kind.read(&Raw::Text(self.default.to_string()))
+    }
+}
+
+pub fn find(name: &str) -> Option<&'static Opt> {
+    options().find(|opt| opt.name == name)
+}
+
+/// The setting of gunicorn's that has this name or this flag, if it is one of those not supported yet.
+pub fn not_yet(name: &str) -> bool {
+    NOT_YET
+        .iter()
+        .any(|(setting, flags)| *setting == name || flags.split_whitespace().any(|flag| flag == name))
+}
+
+/// The setting that a misspelt name was probably meant for.
+pub fn closest_name(name: &str) -> Option<&'static str> {
+    let settings = options().map(|opt| opt.name);
+    closest(name, settings.chain(NOT_YET.iter().map(|(name, _)| *name)))
+}
+
+/// The flags that a word, without its dashes, could be short for.
+pub fn flags_beginning(word: &str) -> Vec<String> {
+    options().filter(|opt| opt.long.iter().any(|long| long.starts_with(word))).map(Opt::flag).collect()
+}
+
+/// The long flag, without dashes, that a misspelt one was probably meant for.
+pub fn closest_flag(flag: &str) -> Option<&'static str> {
+    let longs = options().flat_map(|opt| opt.long.iter().copied());
+    closest(flag, longs.chain(["help", "version"]))
+}
+
+fn closest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .map(|candidate| (distance(word, candidate), candidate))
+        // Two edits turn most four-letter words into one another.
+        .filter(|(edits, candidate)| *edits <= 2 && *edits * 3 <= candidate.len())
+        .min_by_key(|(edits, _)| *edits)
+        .map(|(_, candidate)| candidate)
+}
+
+/// Levenshtein's: the insertions, deletions and replacements that lead from one word to the other.
+fn distance(from: &str, to: &str) -> usize {
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (i, a) in from.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, b) in to.bytes().enumerate() {
+            let replaced = diagonal + usize::from(a != b);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[to.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn the_table_is_consistent() {
+        let mut names = BTreeSet::new();
+        let mut flags = BTreeSet::new();
+        for opt in options() {
+            assert!(names.insert(opt.name), "{} twice", opt.name);
+            assert!(opt.long.iter().all(|flag| flags.insert(*flag)));
+            assert!(opt.default_value().is_ok(), "default of {}", opt.name);
+            assert!(!opt.section.is_empty() && opt.help.ends_with('.'));
+        }
+    }
+
+    #[test]
+    fn every_setting_of_gunicorn_is_known_once() {
+        let ours = ["header_timeout", "body_timeout", "write_timeout"];
+        let names: BTreeSet<_> = options()
+            .map(|opt| opt.name)
+            .filter(|name| !ours.contains(name))
+            .chain(NOT_YET.iter().map(|(name, _)| *name))
+            .collect();
+        assert_eq!(names.len(), 120);
+        assert_eq!(options().count() - ours.len() + NOT_YET.len(), 120);
+    }
+
+    #[test]
+    fn misspellings() {
+        assert_eq!(closest_flag("wrokers"), Some("workers"));
+        assert_eq!(closest_flag("keepalive"), Some("keep-alive"));
+        assert_eq!(closest_flag("hepl"), None);
+        assert_eq!(closest_name("worker"), Some("workers"));
+        assert_eq!(closest_name("certfiel"), Some("certfile"));
+        assert_eq!(closest_name("statsd_hots"), Some("statsd_host"));
+        assert_eq!(closest_name("blog"), None);
+        assert_eq!(closest_name("os"), None);
+        assert_eq!(distance("", "abc"), 3);
+        assert_eq!(distance("kitten", "sitting"), 3);
+    }
+
+    #[test]
+    fn prefixes_and_settings_of_gunicorn_only() {
+        let flags = ["--workers", "--worker-class", "--worker-connections", "--worker-tmp-dir"];
+        assert_eq!(flags_beginning("worker"), flags);
+        assert!(not_yet("statsd_host") && not_yet("--statsd-host") && not_yet("-R"));
+        assert!(!not_yet("") && !not_yet("workers"));
+    }
+}

@@ -1,0 +1,159 @@
+//! Owns: the rows of the table about processes, threads, time-outs and limits.
+//! Rule: a row says all there is to say about a setting; its value is read by `config::Config`.
+//! Never: behaviour.
+
+use super::{Env, Kind, Opt, ANY, ROW};
+use crate::config::kinds;
+
+const WORKERS: &str = "Workers";
+const TIMEOUTS: &str = "Timeouts";
+const LIMITS: &str = "Request limits";
+
+pub const ROWS: &[Opt] = &[
+    Opt {
+        name: "workers",
+        short: Some('w'),
+        long: &["workers"],
+        env: Some(Env { name: "WEB_CONCURRENCY", prefix: "" }),
+        kind: Kind::Int { min: 1, max: 65_535 },
+        default: "1",
+        section: WORKERS,
+        help: "Processes that serve requests. Start with one per core; more only if the \
+               application waits a lot and is not thread-safe.",
+        ..ROW
+    },
+    Opt {
+        name: "threads",
+        long: &["threads"],
+        kind: Kind::Int { min: 1, max: 65_535 },
+        default: "1",
+        section: WORKERS,
+        help: "Requests that one worker may have in the application at once. Raise it when the \
+               application waits for databases or other services.",
+        ..ROW
+    },
+    Opt {
+        name: "worker_class",
+        short: Some('k'),
+        long: &["worker-class"],
+        kind: Kind::Checked(kinds::worker_class),
+        default: "sync",
+        section: WORKERS,
+        help: "sync or gthread, for compatibility: both are the one engine, and --threads decides.",
+        ..ROW
+    },
+    Opt {
+        name: "worker_connections",
+        long: &["worker-connections"],
+        kind: Kind::Int { min: 1, max: 1_000_000 },
+        default: "1000",
+        section: WORKERS,
+        help: "Connections that one worker holds open, idle ones included.",
+        ..ROW
+    },
+    Opt {
+        name: "max_requests",
+        long: &["max-requests"],
+        kind: Kind::Int { min: 0, max: ANY },
+        default: "0",
+        section: WORKERS,
+        help: "Replace a worker after this many requests, to bound a leak. 0 = never.",
+        ..ROW
+    },
+    Opt {
+        name: "max_requests_jitter",
+        long: &["max-requests-jitter"],
+        kind: Kind::Int { min: 0, max: u32::MAX as i64 },
+        default: "0",
+        section: WORKERS,
+        help: "Add up to this many, at random, to --max-requests, so that workers are not all \
+               replaced together.",
+        ..ROW
+    },
+    Opt {
+        name: "timeout",
+        short: Some('t'),
+        long: &["timeout"],
+        kind: Kind::Seconds,
+        default: "30",
+        section: TIMEOUTS,
+        help: "How long the application may work on one request. Past it, the client is answered 504, \
+               the request and every thread's stack are logged, and the worker is replaced. 0 = no limit.",
+        ..ROW
+    },
+    Opt {
+        name: "graceful_timeout",
+        long: &["graceful-timeout"],
+        kind: Kind::Seconds,
+        default: "30",
+        section: TIMEOUTS,
+        help: "On stop or reload, how long requests already begun may take to finish; then they are \
+               answered 504.",
+        ..ROW
+    },
+    Opt {
+        name: "keepalive",
+        long: &["keep-alive"],
+        kind: Kind::Seconds,
+        default: "2",
+        section: TIMEOUTS,
+        help: "How long an idle connection is kept for its next request. Behind a proxy, make it \
+               longer than the proxy's own. 0 = close after each response.",
+        ..ROW
+    },
+    Opt {
+        name: "header_timeout",
+        long: &["header-timeout"],
+        kind: Kind::Seconds,
+        default: "10",
+        section: TIMEOUTS,
+        help: "Total time in which a client must send the head of a request. 0 = no limit.",
+        ..ROW
+    },
+    Opt {
+        name: "body_timeout",
+        long: &["body-timeout"],
+        kind: Kind::Seconds,
+        default: "30",
+        section: TIMEOUTS,
+        help: "Longest pause of a client while it sends a request body. 0 = no limit.",
+        ..ROW
+    },
+    Opt {
+        name: "write_timeout",
+        long: &["write-timeout"],
+        kind: Kind::Seconds,
+        default: "30",
+        section: TIMEOUTS,
+        help: "Longest time in which a client takes nothing of its response. 0 = no limit.",
+        ..ROW
+    },
+    Opt {
+        name: "limit_request_line",
+        long: &["limit-request-line"],
+        kind: Kind::Int { min: 0, max: ANY },
+        default: "4094",
+        section: LIMITS,
+        help: "Octets in the request line. 0 = no limit but that of a whole head, 64 KiB.",
+        ..ROW
+    },
+    Opt {
+        name: "limit_request_fields",
+        long: &["limit-request-fields"],
+        kind: Kind::Int { min: 0, max: ANY },
+        default: "100",
+        section: LIMITS,
+        help: "Header fields in one request. 0 = as many as possible, 32768.",
+        ..ROW
+    },
+    Opt {
+        name: "limit_request_field_size",
+        // gunicorn's own spelling has the underscore; scripts in the field carry it.
+        long: &["limit-request-field_size", "limit-request-field-size"],
+        kind: Kind::Int { min: 0, max: ANY },
+        default: "8190",
+        section: LIMITS,
+        help: "Octets in one header field, name and value. 0 = 8190, as in gunicorn.",
+        ..ROW
+    },
+];
