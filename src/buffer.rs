@@ -4,8 +4,9 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use crate::sys::socket;
 use crate::transport::Transport;
 
 /// The most octets taken from a socket at once.
@@ -85,6 +86,27 @@ impl Scratch {
         let most = self.bytes.len().min(at + READ_SIZE);
         self.end = at + transport.receive(&mut self.bytes[at..most])?;
         Ok(self.end - at)
+    }
+
+    /// As `receive`, from the socket itself, where the octets stay until `take` takes some of them.
+    pub fn peek(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
+        self.make_room();
+        let most = self.bytes.len().min(self.end + READ_SIZE);
+        let seen = socket::peek(fd, &mut self.bytes[self.end..most])?;
+        self.end += seen;
+        Ok(seen)
+    }
+
+    /// Takes the first so many of the last `peeked` octets, and forgets the others.
+    ///
+    /// Errors: the kernel's; that it has not that many.
+    pub fn take(&mut self, octets: usize, peeked: usize, fd: BorrowedFd<'_>) -> io::Result<()> {
+        let from = self.end - peeked;
+        self.end = from + octets;
+        match octets == 0 || socket::receive(fd, &mut self.bytes[from..self.end])? == octets {
+            true => Ok(()),
+            false => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
     }
 
     /// Reads and forgets; returns how much.

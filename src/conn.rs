@@ -23,6 +23,7 @@ use crate::http::body::Decoder;
 use crate::http::date::ServerDate;
 use crate::http::parse::{self, Status};
 use crate::http::{Framing, Head, Policy, Reject};
+use crate::proxy_protocol::{self, Header, Mode, Origin, Preface};
 use crate::sys::clock::{self, Nanos, SECOND};
 use crate::sys::poll::{wait_one, Interest};
 use crate::timers::Pace;
@@ -133,6 +134,9 @@ pub struct Conn {
     /// Which of the worker's listeners accepted it.
     pub(crate) listener: usize,
     pub(crate) trusted: bool,
+    preface: Preface,
+    /// What a PROXY header has said, for all its requests.
+    pub(crate) origin: Option<Box<Origin>>,
     state: State,
     deadline: Nanos,
     pending: Vec<u8>,
@@ -167,6 +171,8 @@ impl Conn {
             peer,
             listener,
             trusted,
+            preface: Preface::None,
+            origin: None,
             state: State::Idle,
             deadline: turn.now + turn.settings.header_timeout,
             pending: Vec::new(),
@@ -184,9 +190,16 @@ impl Conn {
         }
     }
 
+    /// Before anything has been read.
+    pub fn expect(&mut self, preface: Preface) {
+        self.preface = preface;
+    }
+
     /// Goes on where another worker has left it: between requests, or at the beginning of one.
     pub fn resume(&mut self, papers: &Papers, octets: Vec<u8>) {
-        if !octets.is_empty() {
+        self.preface = papers.preface;
+        self.origin = papers.origin.map(Box::new);
+        if !octets.is_empty() && !self.is_unintroduced() {
             self.go(State::Head);
         }
         (self.requests, self.deadline, self.pending) = (papers.requests, papers.deadline, octets);
@@ -213,8 +226,24 @@ impl Conn {
             requests: self.requests,
             deadline: self.deadline,
             secure: self.transport.is_secure(),
+            preface: self.preface,
+            origin: self.origin.as_deref().copied(),
         };
         mailbox.send(self.as_fd(), papers, &self.pending)
+    }
+
+    /// For whom it is served: the client that a PROXY header has named, else the peer.
+    pub(crate) fn client(&self) -> Peer {
+        self.origin.as_ref().map_or(self.peer, |origin| Peer::Tcp(origin.client))
+    }
+
+    /// Its client has been named since it was entered in the table.
+    pub fn is_newly_introduced(&self) -> bool {
+        self.origin.is_some() && self.requests == 1
+    }
+
+    fn is_unintroduced(&self) -> bool {
+        matches!(self.preface, Preface::Due(_))
     }
 
     /// Whether something has come that has not been read.
@@ -262,7 +291,7 @@ impl Conn {
             (State::Call, Event::Answered) => self.answered(turn),
             (State::Reply, Event::Writable | Event::Readable) => self.flush(turn),
             (State::Reply, Event::Expired) => {
-                log::debug!("Response to {} was not taken in time (--write-timeout)", self.peer);
+                log::debug!("Response to {} was not taken in time (--write-timeout)", self.client());
                 self.close_cut()
             }
             (State::Linger, Event::Readable) => self.drain_input(turn),
@@ -315,6 +344,11 @@ impl Conn {
     }
 
     fn read(&mut self, turn: &mut Turn<'_>) -> Next {
+        if let Preface::Due(mode) = self.preface {
+            if let Some(next) = self.read_preface(mode, turn) {
+                return next;
+            }
+        }
         turn.desk.scratch.load(&mut self.pending);
         match turn.desk.scratch.receive(&self.transport) {
             Ok(0) => self.vanished(),
@@ -329,12 +363,62 @@ impl Conn {
         }
     }
 
+    /// Reads the PROXY header; None once that is done. Until then the connection counts as idle: its deadline, set when it
+    /// was accepted, is not moved by it. It is read from the socket itself, and no further: what follows may be TLS.
+    fn read_preface(&mut self, mode: Mode, turn: &mut Turn<'_>) -> Option<Next> {
+        let scratch = &mut turn.desk.scratch;
+        let held = self.pending.len();
+        scratch.load(&mut self.pending);
+        let peeked = match scratch.peek(self.transport.as_fd()) {
+            Ok(0) => return Some(self.vanished()),
+            Ok(peeked) => peeked,
+            Err(e) if is_transient(&e) => return Some(self.park(turn)),
+            Err(_) => return Some(self.vanished()),
+        };
+        let read = proxy_protocol::header(scratch.unread(), mode);
+        let taken = match read {
+            Ok(Header::Complete { length, .. }) => length - held,
+            _ => peeked,
+        };
+        if scratch.take(taken, peeked, self.transport.as_fd()).is_err() {
+            return Some(self.vanished());
+        }
+        match read {
+            Ok(Header::Partial) => Some(self.park(turn)),
+            Ok(Header::Complete { origin, .. }) => {
+                scratch.start = scratch.end;
+                self.preface = Preface::None;
+                self.origin = origin.map(Box::new);
+                None
+            }
+            Err(_) => Some(self.refuse_preface(turn)),
+        }
+    }
+
+    fn refuse_preface(&mut self, turn: &mut Turn<'_>) -> Next {
+        if !self.transport.is_secure() {
+            return self.refuse(Reject::ProxyHeader, turn);
+        }
+        // Without a handshake there is nothing to say that the peer would understand.
+        log::warn!("Invalid request from ip={}: {}", self.peer, Reject::ProxyHeader.text());
+        self.linger(turn)
+    }
+
+    /// The same octets are another offence when they come from a peer that may not speak for others.
+    fn offence(&self, reject: Reject, octets: &[u8]) -> Reject {
+        let header = self.preface == Preface::Barred && proxy_protocol::looks_like_header(octets);
+        match header && self.requests == 0 {
+            true => Reject::Forbidden,
+            false => reject,
+        }
+    }
+
     fn broken(&mut self, e: &io::Error, turn: &mut Turn<'_>) -> Next {
         match self.transport.failure() {
             None => self.vanished(),
             Some(Failure::PlainHttp) => self.refuse(Reject::PlainOnTls, turn),
             Some(Failure::Protocol) => {
-                log::debug!("TLS with {} failed: {e}", self.peer);
+                log::debug!("TLS with {} failed: {e}", self.client());
                 self.linger(turn)
             }
         }
@@ -342,7 +426,7 @@ impl Conn {
 
     fn vanished(&mut self) -> Next {
         if self.state != State::Idle {
-            log::debug!("Client {} left in the middle of a request", self.peer);
+            log::debug!("Client {} left in the middle of a request", self.client());
         }
         self.close()
     }
@@ -362,7 +446,10 @@ impl Conn {
             match self.read_head(turn) {
                 Ok(Status::Partial) => return self.wait_for_head(turn),
                 Ok(Status::Complete) => self.head_complete(turn),
-                Err(reject) => return self.refuse(reject, turn),
+                Err(reject) => {
+                    let reject = self.offence(reject, turn.desk.scratch.unread());
+                    return self.refuse(reject, turn);
+                }
             }
         }
         match self.body_is_buffered(&turn.desk.scratch, &turn.settings.policy) {
@@ -475,11 +562,11 @@ impl Conn {
 
     /// Answers with an error page and closes in stages.
     fn refuse(&mut self, reject: Reject, turn: &mut Turn<'_>) -> Next {
-        log::warn!("Invalid request from ip={}: {}", self.peer, reject.text());
+        log::warn!("Invalid request from ip={}: {}", self.client(), reject.text());
         let mut page = Vec::new();
         reject.page(turn.desk.date.at(clock::unix_seconds()), &mut page);
         if let Some(access) = turn.access {
-            access.refused(reject, self.peer, page.len());
+            access.refused(reject, self.client(), page.len());
         }
         turn.desk.scratch.start = turn.desk.scratch.end;
         self.out.push(Segment::Bytes { bytes: page, at: 0 });
@@ -535,7 +622,7 @@ impl Conn {
                 Next::Wait(Interest::Write)
             }
             Err(e) => {
-                log::debug!("Response to {} broke off: {e}", self.peer);
+                log::debug!("Response to {} broke off: {e}", self.client());
                 self.out.clear();
                 // Not as if it were whole: in TLS that would be said by a close_notify.
                 self.closed()

@@ -11,6 +11,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use crate::proxy_protocol::{Mode, Origin, Preface};
 use crate::sys::clock::Nanos;
 use crate::sys::{process, socket};
 use crate::transport::Peer;
@@ -18,7 +19,7 @@ use crate::transport::Peer;
 /// The most octets that travel with a connection.
 pub const MOST_OCTETS: usize = 32 * 1024;
 /// Room for the numbers in front of them.
-const MOST_PREFACE: usize = 160;
+const MOST_PREFACE: usize = 280;
 
 /// What is known of a connection between two workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +33,10 @@ pub struct Papers {
     pub deadline: Nanos,
     /// TLS is to be spoken on it. Nothing has been said yet: a session that has begun cannot travel.
     pub secure: bool,
+    /// What is to come before anything else. The beginning of a PROXY header travels like that of a request.
+    pub preface: Preface,
+    /// What its PROXY header has said.
+    pub origin: Option<Origin>,
 }
 
 /// A connection between two workers.
@@ -57,13 +62,20 @@ impl Mailbox {
     /// Errors: `WouldBlock` when the queue is full; the connection is still the caller's then, who closes its descriptor
     /// only after an `Ok`.
     pub fn send(&self, fd: BorrowedFd<'_>, papers: Papers, octets: &[u8]) -> io::Result<()> {
-        let Papers { peer, listener, requests, deadline, secure } = papers;
+        let Papers { peer, listener, requests, deadline, secure, preface, origin } = papers;
         let from = match peer {
             Peer::Tcp(address) => address.to_string(),
             Peer::Unix => "-".into(),
         };
         let secure = u64::from(secure);
-        let mut message = format!("{listener} {requests} {deadline} {secure} {from}\n").into_bytes();
+        let preface = match preface {
+            Preface::None => "none",
+            Preface::Due(mode) => mode.as_str(),
+            Preface::Barred => "barred",
+        };
+        let origin = origin.map_or_else(|| "-".into(), |origin| origin.to_string());
+        let words = format!("{listener} {requests} {deadline} {secure} {from} {preface} {origin}\n");
+        let mut message = words.into_bytes();
         message.extend_from_slice(octets);
         socket::send_descriptor(self.sender.as_fd(), &message, fd)
     }
@@ -101,7 +113,16 @@ fn read(message: &[u8], fd: OwnedFd) -> Option<Handed> {
         "-" => Peer::Unix,
         address => Peer::Tcp(address.parse::<SocketAddr>().ok()?),
     };
-    let papers = Papers { peer, listener, requests, deadline, secure };
+    let preface = match words.next()? {
+        "none" => Preface::None,
+        "barred" => Preface::Barred,
+        mode => Preface::Due(Mode::of(mode)?),
+    };
+    let origin = match words.next()? {
+        "-" => None,
+        origin => Some(origin.parse().ok()?),
+    };
+    let papers = Papers { peer, listener, requests, deadline, secure, preface, origin };
     Some(Handed { fd, papers, octets: message[end + 1..].to_vec() })
 }
 
@@ -114,7 +135,10 @@ mod tests {
     const PEER: &str = "[2001:db8:1234:5678:9abc:def0:1234:5678%4294967295]:65535";
 
     fn papers(peer: Peer) -> Papers {
-        Papers { peer, listener: u64::MAX, requests: u64::MAX, deadline: Nanos::MAX, secure: true }
+        let longest = "[2001:db8:1234:5678:9abc:def0:1234:5678]:65535";
+        let origin = Some(format!("{longest},{longest}").parse().unwrap());
+        let (requests, deadline, preface) = (u64::MAX, Nanos::MAX, Preface::Due(Mode::Auto));
+        Papers { peer, listener: u64::MAX, requests, deadline, secure: true, preface, origin }
     }
 
     fn send(mailbox: &Mailbox, fd: impl AsFd, octets: &[u8]) -> io::Result<()> {
@@ -142,10 +166,12 @@ mod tests {
     fn a_unix_peer_has_no_address() {
         let mailbox = Mailbox::new().unwrap();
         let (near, _far) = UnixStream::pair().unwrap();
-        let papers = Papers { listener: 1, secure: false, ..papers(Peer::Unix) };
-        mailbox.send(near.as_fd(), papers, b"").unwrap();
-        let handed = mailbox.receive(&mut Vec::new()).unwrap().unwrap();
-        assert_eq!((handed.papers, handed.octets.len()), (papers, 0));
+        for preface in [Preface::None, Preface::Barred, Preface::Due(Mode::V1)] {
+            let papers = Papers { listener: 1, secure: false, preface, origin: None, ..papers(Peer::Unix) };
+            mailbox.send(near.as_fd(), papers, b"").unwrap();
+            let handed = mailbox.receive(&mut Vec::new()).unwrap().unwrap();
+            assert_eq!((handed.papers, handed.octets.len()), (papers, 0));
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@
 //!
 //! # Layers
 //!
-//! A file imports only from lower layers: `sys`, `error`, `config::values` · `config`, `http`, `proxy` · `scoreboard`,
+//! A file imports only from lower layers: `sys`, `error`, `config::values` · `config`, `http`, `proxy`, `proxy_protocol` · `scoreboard`,
 //! `listener`, `log`, `systemd`, `identity`, `access_log`, `buffer`, `timers`, `transport`, `handoff` · `conn`, `exchange`,
 //! `access_sink`, `app` · `event_loop`, `python`, `hooks`, `wsgi`, `daemon` · `worker`, `mold`, `arbiter` · `cli`, `lib`.
 //! `tests/layers.rs` checks it.
@@ -42,6 +42,7 @@ pub mod listener;
 pub mod log;
 pub mod mold;
 pub mod proxy;
+pub mod proxy_protocol;
 pub mod python;
 pub mod scoreboard;
 pub mod sys;

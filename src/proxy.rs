@@ -3,6 +3,7 @@
 //! Never: touches the address of the client (no X-Forwarded-For), a socket, or any other field.
 
 use crate::http::{Fields, Reject};
+use crate::proxy_protocol::{Mode, Preface};
 use ipnet::IpNet;
 use std::fmt;
 use std::net::IpAddr;
@@ -72,6 +73,27 @@ fn network(entry: &str) -> Result<IpNet, BadNetwork> {
         // Host bits are a slip of the pen that would trust a whole network.
         Ok(network) if network == network.trunc() => Ok(network),
         _ => Err(BadNetwork(entry.to_string())),
+    }
+}
+
+/// The settings `proxy_protocol` and `proxy_allow_ips`.
+#[derive(Clone, Debug)]
+pub struct Introductions {
+    mode: Mode,
+    peers: Peers,
+}
+
+impl Introductions {
+    pub fn new<S: AsRef<str>>(mode: Mode, proxy_allow_ips: &[S]) -> Result<Introductions, BadNetwork> {
+        Ok(Introductions { mode, peers: Peers::new(proxy_allow_ips)? })
+    }
+
+    /// "The receiver MUST NOT try to guess" (The PROXY protocol, §2): from a proxy the header must come.
+    pub fn preface(&self, peer: Option<IpAddr>) -> Preface {
+        match self.peers.contain(peer) {
+            true => Preface::Due(self.mode),
+            false => Preface::Barred,
+        }
     }
 }
 
@@ -164,6 +186,15 @@ mod tests {
             assert_eq!(Peers::new(&[entry]), Err(BadNetwork(entry.to_string())));
         }
         assert!(Peers::new(&["10.0.0.1/32"]).is_ok());
+    }
+
+    #[test]
+    fn a_proxy_must_introduce_its_clients_and_nobody_else_may() {
+        let some = Introductions::new(Mode::V2, &["10.0.0.0/8"]).unwrap();
+        assert_eq!(some.preface(peer("10.1.2.3")), Preface::Due(Mode::V2));
+        assert_eq!(some.preface(peer("::ffff:10.1.2.3")), Preface::Due(Mode::V2));
+        assert_eq!(some.preface(peer("11.1.2.3")), Preface::Barred);
+        assert_eq!(some.preface(None), Preface::Due(Mode::V2));
     }
 
     fn scheme(lines: &[(&str, &str)]) -> Result<Option<Scheme>, Reject> {

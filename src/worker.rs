@@ -20,7 +20,7 @@ use crate::hooks::{Hooks, Server, WorkerHooks};
 use crate::identity::Identity;
 use crate::listener::Listener;
 use crate::log::{critical, init, LogFile, Stream};
-use crate::proxy::Trust;
+use crate::proxy::{Introductions, Trust};
 use crate::python::{self, traceback, Interrupts, Mode};
 use crate::scoreboard::{Notice, Phase, Slot};
 use crate::sys::clock::{Nanos, SECOND};
@@ -164,6 +164,7 @@ fn serve(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>, hooks: &WorkerHooks
     let plan = Plan {
         settings: settings(&config),
         trust,
+        introductions: introductions(&config).map_err(|e| boot_failed(py, &e))?,
         access: access.clone(),
         tls,
         listeners,
@@ -235,6 +236,15 @@ pub fn load_app<'py>(py: Python<'py>, config: &Config) -> Result<Bound<'py, PyAn
 pub fn trust(config: &Config) -> PyResult<Trust> {
     Trust::new(&config.forwarded_allow_ips, config.secure_scheme_headers.clone())
         .map_err(|bad| pyo3::exceptions::PyValueError::new_err(format!("{} (--forwarded-allow-ips)", bad.0)))
+}
+
+fn introductions(config: &Config) -> PyResult<Option<Introductions>> {
+    let Some(mode) = config.proxy_protocol else {
+        return Ok(None);
+    };
+    Introductions::new(mode, &config.proxy_allow_ips)
+        .map(Some)
+        .map_err(|bad| pyo3::exceptions::PyValueError::new_err(format!("{} (--proxy-allow-from)", bad.0)))
 }
 
 fn access_log(config: &Config, file: Option<Arc<LogFile>>) -> Option<Arc<AccessLog>> {

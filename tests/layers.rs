@@ -13,6 +13,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("config", 1),
     ("http", 1),
     ("proxy", 1),
+    ("proxy_protocol", 1),
     ("scoreboard", 2),
     ("listener", 2),
     ("log", 2),
@@ -45,7 +46,9 @@ const LAYERS: &[(&str, u32)] = &[
 const BESIDE: &[(&str, &str)] = &[
     ("error", "sys"),
     ("config", "http"),
+    ("config", "proxy_protocol"),
     ("proxy", "http"),
+    ("proxy", "proxy_protocol"),
     ("buffer", "transport"),
     ("access_sink", "access_log"),
     ("access_sink", "log"),

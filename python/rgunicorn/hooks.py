@@ -202,7 +202,6 @@ class Worker:
 class Request:
     """A request, before the application has it."""
 
-    proxy_protocol_info = None
     fragment = ""
 
     def __init__(
@@ -214,6 +213,8 @@ class Request:
         version: Tuple[int, int],
         headers: Headers,
         peer: Any,
+        client: Any,
+        proxy_protocol_info: Optional[Dict[str, Any]],
         scheme: str,
         body: Any,
     ) -> None:
@@ -224,7 +225,10 @@ class Request:
         self.version = version
         self.headers = headers
         self.trailers: Headers = []
-        self.peer_addr = self.remote_addr = peer
+        self.peer_addr = peer
+        # Another than the peer where a PROXY header has named it.
+        self.remote_addr = client
+        self.proxy_protocol_info = proxy_protocol_info
         self.scheme = scheme
         self.body = body
 

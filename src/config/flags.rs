@@ -67,6 +67,9 @@ fn arg(opt: &'static Opt) -> Arg {
     };
     match opt.kind {
         Kind::Flag { .. } => arg,
+        Kind::Switch { bare, .. } => {
+            arg.value_name(opt.kind.meta()).num_args(0..=1).default_missing_value(bare)
+        }
         // `-w -1` must reach the sentence about the number, not be taken for a flag.
         kind => arg.value_name(kind.meta()).allow_negative_numbers(true),
     }

@@ -29,6 +29,11 @@ pub enum Kind {
     Account,
     /// One of these words, in any case.
     Choice(&'static [&'static str]),
+    /// The same, or true, which is the word `bare`, or false, which is the first. The bare flag is true too.
+    Switch {
+        words: &'static [&'static str],
+        bare: &'static str,
+    },
     /// Text with a rule of its own, which gives back the value or the predicate of a sentence.
     Checked(fn(&str) -> Result<String, String>),
     CommaList,
@@ -117,7 +122,7 @@ impl Kind {
             Kind::Mode => "MODE",
             Kind::Seconds => "SECONDS",
             Kind::Text | Kind::Anything | Kind::Hook => "TEXT",
-            Kind::Choice(_) | Kind::Checked(_) => "WORD",
+            Kind::Choice(_) | Kind::Switch { .. } | Kind::Checked(_) => "WORD",
             Kind::Path | Kind::Log => "PATH",
             Kind::Account => "NAME",
             Kind::CommaList | Kind::AllowList => "LIST",
@@ -138,6 +143,7 @@ impl Kind {
             Kind::Log => text(raw, |text| Ok(Value::Log(LogTarget::of(text)))),
             Kind::Account => account(raw),
             Kind::Choice(words) => choice(raw, words),
+            Kind::Switch { words, bare } => switch(raw, words, bare),
             Kind::Checked(rule) => text(raw, |text| rule(text).map(Value::Text)),
             Kind::CommaList => texts(raw, values::comma_list).map(Value::Texts),
             Kind::AllowList => allow_list(raw),
@@ -233,6 +239,21 @@ fn choice(raw: &Raw, words: &[&str]) -> Result<Value, String> {
     match words.contains(&given.as_str()) {
         true => Ok(Value::Text(given)),
         false => Err(format!("{raw} is not one of: {}", words.join(", "))),
+    }
+}
+
+fn switch(raw: &Raw, words: &[&str], bare: &str) -> Result<Value, String> {
+    let off = words.first().copied().unwrap_or_default();
+    let on = match raw {
+        Raw::Bool(on) => Some(*on),
+        Raw::None => Some(false),
+        Raw::Text(text) if text.trim().is_empty() => Some(false),
+        Raw::Text(text) => values::boolean(text),
+        _ => None,
+    };
+    match on {
+        Some(on) => Ok(Value::Text(if on { bare } else { off }.to_string())),
+        None => choice(raw, words),
     }
 }
 
@@ -370,6 +391,24 @@ mod tests {
         let refuse = Value::Text("refuse".to_string());
         assert_eq!(read("header_map", said(" REFUSE")), Ok(refuse));
         assert_eq!(refused("header_map", said("x")), "'x' is not one of: drop, refuse, dangerous");
+    }
+
+    #[test]
+    fn switches_are_words_or_booleans() {
+        for (raw, word) in [
+            (said("V1"), "v1"),
+            (said("auto"), "auto"),
+            (Raw::Bool(true), "auto"),
+            (said("yes"), "auto"),
+            (Raw::Bool(false), "off"),
+            (said("False"), "off"),
+            (said(""), "off"),
+            (Raw::None, "off"),
+        ] {
+            assert_eq!(read("proxy_protocol", raw.clone()), Ok(Value::Text(word.to_string())), "{raw}");
+        }
+        assert_eq!(refused("proxy_protocol", said("v3")), "'v3' is not one of: off, v1, v2, auto");
+        assert_eq!(refused("proxy_protocol", Raw::Int(1)), "1 is not one of: off, v1, v2, auto");
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub use values::{Address, LogTarget, Raw};
 
 use crate::error::Error;
 use crate::http::{HeaderMap, Limits, Policy};
+use crate::proxy_protocol::Mode;
 use log::LevelFilter;
 use sources::{Environment, Gathered, RunPython, Settings};
 use std::path::{Path, PathBuf};
@@ -89,6 +90,10 @@ pub struct Config {
     pub initgroups: bool,
     /// `*`, addresses and networks in CIDR form, each known to parse.
     pub forwarded_allow_ips: Vec<String>,
+    /// None: no PROXY header is understood.
+    pub proxy_protocol: Option<Mode>,
+    /// Who must send one, as `forwarded_allow_ips`.
+    pub proxy_allow_ips: Vec<String>,
     /// Upper-case field name and the exact value that means https.
     pub secure_scheme_headers: Vec<(String, String)>,
     /// None: no access log.
@@ -190,6 +195,8 @@ impl Config {
             group: optional_text(&set, "group"),
             initgroups: flag(&set, "initgroups"),
             forwarded_allow_ips: texts(&set, "forwarded_allow_ips"),
+            proxy_protocol: optional_text(&set, "proxy_protocol").and_then(|word| Mode::of(&word)),
+            proxy_allow_ips: texts(&set, "proxy_allow_ips"),
             secure_scheme_headers: scheme_headers(&set),
             accesslog: log(&set, "accesslog"),
             access_log_format: optional_text(&set, "access_log_format").unwrap_or_default(),

@@ -203,18 +203,15 @@ enum Language {
 }
 
 /// Settings that an operator relies on to be safe: served without them, the site would be up and exposed.
-const PROTECTING: &[&str] = &["ssl_context", "proxy_protocol"];
+const PROTECTING: &[&str] = &["ssl_context"];
 
 /// Errors: a setting that protects is set and cannot be honoured yet; ignoring it is not an option.
 fn refuse_unprotected(unknown: &[(String, Raw)], label: &str) -> Result<(), Error> {
     let refused = unknown.iter().find(|(name, raw)| PROTECTING.contains(&name.as_str()) && !raw.is_off());
     match refused {
-        Some((name, _)) if name == "ssl_context" => Err(Error::Other(format!(
+        Some(_) => Err(Error::Other(format!(
             "{label}: ssl_context makes a context of OpenSSL's, which does not serve here; set certfile, keyfile, \
              ca_certs, cert_reqs and ciphers instead"
-        ))),
-        Some((name, _)) => Err(Error::Other(format!(
-            "{label}: {name} is not supported yet, and the server does not start without what it protects"
         ))),
         None => Ok(()),
     }
@@ -585,6 +582,16 @@ mod tests {
         assert_eq!(value("--back 7", "backlog"), Value::Int(7));
         assert_eq!(value("-D", "daemon"), Value::Bool(true));
         assert_eq!(value("--no-sendfile", "sendfile"), Value::Bool(false));
+        for (line, word) in [
+            ("--proxy-protocol", "auto"),
+            ("--proxy-protocol -w 2", "auto"),
+            ("--proxy-protocol v1 a:b", "v1"),
+            ("--proxy-protocol=v2 a:b", "v2"),
+            ("a:b --proxy-protocol", "auto"),
+            ("a:b", "off"),
+        ] {
+            assert_eq!(value(line, "proxy_protocol"), Value::Text(word.to_string()), "{line}");
+        }
         for flag in ["--limit-request-field_size", "--limit-request-field-size"] {
             let args = [flag, "5"].map(str::to_string);
             let all = gather(&args, &|_| None, &mut |_| Ok(vec![]), Path::new("/nonexistent"));
@@ -818,11 +825,7 @@ mod tests {
             let entries = [(name.to_string(), Raw::Text("x".into()))];
             let error = refuse_unprotected(&entries, "conf").unwrap_err();
             assert_eq!(error.exit_code(), 1);
-            let beginning = match *name {
-                "ssl_context" => "conf: ssl_context makes a context of OpenSSL's".to_string(),
-                _ => format!("conf: {name} is not supported yet"),
-            };
-            assert!(error.to_string().starts_with(&beginning), "{error}");
+            assert!(error.to_string().starts_with(&format!("conf: {name} makes a context")), "{error}");
             assert!(refuse_unprotected(&[(name.to_string(), Raw::None)], "conf").is_ok());
         }
     }

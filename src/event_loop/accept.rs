@@ -191,7 +191,11 @@ impl EventLoop {
             Arrival::New(fd, peer, listener) => {
                 let transport = self.transport(fd, peer, self.plan.tls.is_some())?;
                 let trusted = self.plan.trust.trusts(peer.ip());
-                Conn::new(transport, peer, listener, trusted, &mut turn)
+                let mut conn = Conn::new(transport, peer, listener, trusted, &mut turn);
+                if let Some(introductions) = &self.plan.introductions {
+                    conn.expect(introductions.preface(peer.ip()));
+                }
+                conn
             }
             Arrival::Handed(Handed { fd, papers, octets }) => {
                 let peer = papers.peer;
@@ -230,7 +234,7 @@ impl EventLoop {
     }
 
     fn enter(&self, conn: &Conn) -> usize {
-        let (fd, peer, tls) = (conn.as_fd().as_raw_fd(), conn.peer, conn.transport.tls());
+        let (fd, peer, tls) = (conn.as_fd().as_raw_fd(), conn.client(), conn.transport.tls());
         let mut table = lock(&self.table);
         table.generation = table.generation.wrapping_add(1);
         let entry = Entry {

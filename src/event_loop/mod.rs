@@ -28,7 +28,7 @@ use crate::conn::{Desk, Event, Settings};
 use crate::exchange::claim::Claim;
 use crate::handoff::Mailbox;
 use crate::listener::Listener;
-use crate::proxy::Trust;
+use crate::proxy::{Introductions, Trust};
 use crate::scoreboard::{Notice, Slot};
 use crate::sys::baton::{Baton, Held};
 use crate::sys::clock::{self, Nanos};
@@ -74,6 +74,8 @@ pub trait Overrun: Send + Sync {
 pub struct Plan {
     pub settings: Settings,
     pub trust: Trust,
+    /// None: the PROXY protocol is off.
+    pub introductions: Option<Introductions>,
     pub access: Option<Arc<AccessLog>>,
     /// None: plain HTTP.
     pub tls: Option<Context>,

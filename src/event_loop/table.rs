@@ -40,6 +40,7 @@ pub(super) struct Entry {
     /// None while a thread serves it.
     pub(super) conn: Option<Box<Conn>>,
     pub(super) fd: RawFd,
+    /// Its client: another than the peer where a PROXY header has named it.
     pub(super) peer: Peer,
     /// By which it is answered while a thread serves it for too long.
     pub(super) tls: Option<Arc<Tls>>,
@@ -126,7 +127,12 @@ impl EventLoop {
     /// Does what a connection wants next; gives it back when that is a call.
     pub(super) fn settle(&self, job: Job, next: Next) -> Option<Job> {
         match next {
-            Next::Call => return Some(job),
+            Next::Call => {
+                if job.conn.is_newly_introduced() {
+                    lock(&self.table).entries[job.key].peer = job.conn.client();
+                }
+                return Some(job);
+            }
             Next::Close => self.leave(job),
             Next::Wait(interest) => self.park(job, interest),
         }

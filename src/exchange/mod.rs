@@ -21,6 +21,7 @@ use crate::conn::{Conn, Desk, Fate, Settings};
 use crate::http::body::Decoder;
 use crate::http::response::Delivery;
 use crate::http::{Framing, Head};
+use crate::proxy_protocol::Origin;
 use crate::sys::clock::{self, Nanos};
 use crate::tls::Facts;
 use crate::transport::Peer;
@@ -95,8 +96,23 @@ impl<'a> Exchange<'a> {
         &self.head_octets()[self.conn.head.fields_at..]
     }
 
+    /// For whom the connection is served; a proxy may have named somebody behind it.
+    pub fn client(&self) -> Peer {
+        self.conn.client()
+    }
+
+    /// The other end of the connection.
     pub fn peer(&self) -> Peer {
         self.conn.peer
+    }
+
+    /// What a PROXY header has said of the connection.
+    pub fn origin(&self) -> Option<&Origin> {
+        self.conn.origin.as_deref()
+    }
+
+    pub fn is_secure(&self) -> bool {
+        self.conn.transport.is_secure()
     }
 
     /// None: plain HTTP.
@@ -133,7 +149,7 @@ impl<'a> Exchange<'a> {
             return;
         };
         access.record(&Line {
-            peer: self.conn.peer,
+            peer: self.conn.client(),
             head: &self.conn.head,
             octets: self.head_octets(),
             status: self.reply.status,

@@ -197,7 +197,7 @@ impl Exchange<'_> {
         pace.progress(now, at - *before);
         *before = at;
         let Some(left) = pace.left(now) else {
-            log::debug!("Response to {} was not taken in time (--write-timeout)", self.conn.peer);
+            log::debug!("Response to {} was not taken in time (--write-timeout)", self.conn.client());
             return self.lost();
         };
         match self.wait(Interest::Write, left, release) {

@@ -94,7 +94,7 @@ impl Reject {
             Reject::ForbiddenTrailer => (400, "Forbidden trailer field"),
             Reject::TrailersTooLarge => (431, "Error parsing trailers: limit exceeded"),
             Reject::IncompleteBody => (400, "Request body ended early"),
-            Reject::ProxyHeader => (400, "Invalid PROXY header"),
+            Reject::ProxyHeader => (400, "Invalid or missing PROXY protocol header"),
             Reject::Forbidden => (403, "Request forbidden"),
             Reject::UnsupportedMethod => (501, "Method is not implemented"),
             Reject::RequestTimeout => (408, "Request was not received in time"),

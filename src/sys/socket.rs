@@ -30,6 +30,11 @@ pub fn receive(fd: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<usize> {
     Ok(recv(fd.as_raw_fd(), into, MsgFlags::MSG_DONTWAIT)?)
 }
 
+/// What `receive` would give, left where it is.
+pub fn peek(fd: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<usize> {
+    Ok(recv(fd.as_raw_fd(), into, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK)?)
+}
+
 pub fn transmit(fd: BorrowedFd<'_>, bytes: &[u8], more: bool) -> io::Result<usize> {
     let mut flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
     if more {

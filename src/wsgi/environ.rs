@@ -14,6 +14,7 @@ use crate::exchange::Exchange;
 use crate::http::{rules, Reject, StartLine};
 use crate::listener::Local;
 use crate::proxy::{Scheme, Trust};
+use crate::proxy_protocol::Origin;
 use crate::tls::Facts;
 use crate::transport::Peer;
 
@@ -198,7 +199,10 @@ impl Environ {
         exchange: &Exchange<'_>,
     ) -> Result<Bound<'py, PyDict>, Refusal> {
         let environ = self.templates[exchange.listener()].bind(py).copy()?;
-        self.set_peer(&environ, exchange.peer())?;
+        self.set_peer(&environ, exchange.client())?;
+        if let Some(origin) = exchange.origin() {
+            set_origin(&environ, origin)?;
+        }
         if let Some(facts) = exchange.tls() {
             environ.set_item(&self.keys.scheme, &self.values.https)?;
             set_tls(&environ, &facts)?;
@@ -346,6 +350,13 @@ impl Environ {
         environ.set_item(&self.keys.server_name, name)?;
         environ.set_item(&self.keys.server_port, port)
     }
+}
+
+/// What a PROXY header has said, by gunicorn's names.
+fn set_origin(environ: &Bound<'_, PyDict>, origin: &Origin) -> PyResult<()> {
+    environ.set_item("PROXY_PROTOCOL", origin.protocol())?;
+    environ.set_item("PROXY_ADDR", origin.proxy.ip().to_string())?;
+    environ.set_item("PROXY_PORT", origin.proxy.port().to_string())
 }
 
 /// PEP 3333: with TLS, "as many of the Apache SSL environment variables as are applicable", by mod_ssl's names.

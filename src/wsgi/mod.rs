@@ -264,7 +264,7 @@ impl WsgiCaller {
     fn refuse(&self, py: Python<'_>, exchange: &mut Exchange<'_>, refusal: Refusal) -> Verdict {
         match refusal {
             Refusal::Reject(reject) => {
-                log::warn!("Invalid request from ip={}: {}", exchange.peer(), reject.text());
+                log::warn!("Invalid request from ip={}: {}", exchange.client(), reject.text());
                 exchange.fail_with(reject);
                 Verdict::GoOn
             }
@@ -352,22 +352,22 @@ fn fail(py: Python<'_>, exchange: &mut Exchange<'_>, broken: Broken) -> Verdict 
     let Broken::Raised(e) = broken else {
         log::debug!(
             "Client {} left before the response to {} was complete",
-            exchange.peer(),
+            exchange.client(),
             exchange.request_line()
         );
         return Verdict::GoOn;
     };
     match exchange.body_fault() {
         Some(BodyFault::Incomplete) => {
-            log::debug!("Client {} left inside the body of {}", exchange.peer(), exchange.request_line());
+            log::debug!("Client {} left inside the body of {}", exchange.client(), exchange.request_line());
             exchange.fail_with(Reject::IncompleteBody);
         }
         Some(BodyFault::TimedOut) => {
-            log::warn!("Request {} from ip={}: {e}", exchange.request_line(), exchange.peer());
+            log::warn!("Request {} from ip={}: {e}", exchange.request_line(), exchange.client());
             exchange.fail_with(Reject::RequestTimeout);
         }
         Some(BodyFault::Invalid(reject)) => {
-            log::warn!("Invalid request from ip={}: {}", exchange.peer(), reject.text());
+            log::warn!("Invalid request from ip={}: {}", exchange.client(), reject.text());
             exchange.fail_with(reject);
         }
         Some(BodyFault::Interrupted) | None if python::is_stop(py, &e) => {

@@ -3,13 +3,14 @@
 //! Never: calls a hook.
 
 use pyo3::prelude::*;
-use pyo3::types::PyList;
+use pyo3::types::{PyDict, PyList};
 
 use super::ffi::latin1;
 use super::input::Input;
 use crate::exchange::{Answer, Exchange};
 use crate::http::Version;
 use crate::proxy::{Scheme, Trust};
+use crate::proxy_protocol::Origin;
 use crate::transport::Peer;
 
 /// `class` is `rgunicorn.hooks.Request`.
@@ -34,6 +35,8 @@ pub fn request<'py>(
         version,
         fields(py, exchange)?,
         peer(py, exchange.peer())?,
+        peer(py, exchange.client())?,
+        exchange.origin().map(|origin| proxy_protocol_info(py, origin)).transpose()?,
         scheme(exchange, trust),
         input,
     ))
@@ -58,12 +61,24 @@ fn peer(py: Python<'_>, peer: Peer) -> PyResult<Bound<'_, PyAny>> {
     }
 }
 
+/// With gunicorn's keys.
+fn proxy_protocol_info<'py>(py: Python<'py>, origin: &Origin) -> PyResult<Bound<'py, PyDict>> {
+    let info = PyDict::new(py);
+    info.set_item("proxy_protocol", origin.protocol())?;
+    info.set_item("client_addr", origin.client.ip().to_string())?;
+    info.set_item("client_port", origin.client.port())?;
+    info.set_item("proxy_addr", origin.proxy.ip().to_string())?;
+    info.set_item("proxy_port", origin.proxy.port())?;
+    Ok(info)
+}
+
 /// Fields that contradict each other are refused when the environ is made.
 fn scheme(exchange: &Exchange<'_>, trust: &Trust) -> &'static str {
     let said = exchange.is_trusted().then(|| trust.scheme(&exchange.head().fields, exchange.field_block()));
     match said {
-        Some(Ok(Some(Scheme::Https))) => "https",
-        _ => "http",
+        Some(Ok(Some(said))) => said.as_str(),
+        _ if exchange.is_secure() => Scheme::Https.as_str(),
+        _ => Scheme::Http.as_str(),
     }
 }
 

@@ -96,8 +96,6 @@ pub const NOT_YET: &[(&str, &str)] = &[
     ("paste", "--paste --paster"),
     ("raw_paste_global_conf", "--paste-global"),
     ("ssl_context", ""),
-    ("proxy_protocol", "--proxy-protocol"),
-    ("proxy_allow_ips", "--proxy-allow-from"),
     ("protocol", "--protocol"),
     ("uwsgi_allow_ips", "--uwsgi-allow-from"),
     ("http_protocols", "--http-protocols"),

@@ -46,4 +46,26 @@ pub const ROWS: &[Opt] = &[
                field, refuse the request, or let it pass (dangerous).",
         ..ROW
     },
+    Opt {
+        name: "proxy_protocol",
+        long: &["proxy-protocol"],
+        kind: Kind::Switch { words: &["off", "v1", "v2", "auto"], bare: "auto" },
+        default: "off",
+        section: PROXY,
+        help: "A proxy's connections begin with a PROXY header that names the client: version v1, \
+               v2, or either (auto, also without a word). From the peers in --proxy-allow-from it \
+               must come.",
+        ..ROW
+    },
+    Opt {
+        name: "proxy_allow_ips",
+        long: &["proxy-allow-from"],
+        kind: Kind::AllowList,
+        default: "127.0.0.1,::1",
+        section: PROXY,
+        help: "Proxies that must begin with a PROXY header when --proxy-protocol is on: addresses \
+               and networks, separated by commas; * = every peer. Others must not, and are served \
+               as they are.",
+        ..ROW
+    },
 ];
