@@ -16,6 +16,8 @@ use crate::sys::{file, process};
 
 pub struct PidFile {
     path: PathBuf,
+    /// Where it is to be once the server that has its place is gone.
+    place: PathBuf,
     pid: i32,
     /// Locked.
     file: File,
@@ -33,7 +35,28 @@ impl PidFile {
         }
         let file = write(path, pid)
             .map_err(|e| Error::system(&format!("pid file {}", path.display()), &e, "--pid"))?;
-        Ok(PidFile { path: path.to_path_buf(), pid, file })
+        Ok(PidFile { path: path.to_path_buf(), place: path.to_path_buf(), pid, file })
+    }
+
+    /// The file of a server that is to replace the one whose file this is.
+    pub fn create_second(path: &Path) -> Result<PidFile, Error> {
+        Ok(PidFile { place: path.to_path_buf(), ..PidFile::create(&second(path))? })
+    }
+
+    /// The second server has become the first, and its file takes the first one's place, unless that is somebody's.
+    ///
+    /// Errors: a sentence.
+    pub fn promote(&mut self) -> Result<(), String> {
+        let path = &self.place;
+        if let Some(other) = keeper(path).filter(|other| *other != self.pid) {
+            return Err(format!("pid file {} is that of {other}", path.display()));
+        }
+        if !self.is_ours() {
+            return Err(format!("pid file {} is not ours any more", self.path.display()));
+        }
+        fs::rename(&self.path, path).map_err(|e| format!("pid file {}: {e}", path.display()))?;
+        self.path.clone_from(path);
+        Ok(())
     }
 
     pub fn remove(&self) {
@@ -51,6 +74,12 @@ impl PidFile {
         matches!((here, ours), (Ok(here), Ok(ours)) if here == ours)
             && file::open_no_link(&self.path).ok().and_then(read) == Some(self.pid)
     }
+}
+
+fn second(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".2");
+    name.into()
 }
 
 fn read(mut file: File) -> Option<i32> {
@@ -146,6 +175,20 @@ mod tests {
         file.remove();
         assert!(!path.exists());
         fs::remove_file(&precious).unwrap();
+    }
+
+    #[test]
+    fn the_second_file_takes_the_place_of_the_first() {
+        let path = path("promote");
+        fs::write(&path, "999999999\n").unwrap();
+        let mut file = PidFile::create_second(&path).unwrap();
+        assert!(second(&path).exists());
+        file.promote().unwrap();
+        assert!(!second(&path).exists());
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", process::id()));
+        assert!(!file::try_lock(File::open(&path).unwrap()).unwrap(), "the lock was lost");
+        file.remove();
+        assert!(!path.exists());
     }
 
     #[test]

@@ -4,6 +4,9 @@
 //! free takes next. A connection travels whole (descriptor, octets already read, deadline) or stays where it is.
 //! Never: decides which connection moves, or when.
 //!
+//! A server that replaces another one on USR2 shares its mailbox; whoever changes what a message says changes
+//! `arbiter::kin::VERSION`.
+//!
 //! It is a socket pair (SOCK_SEQPACKET) of which every worker has both ends. The receiving end is watched like a
 //! listener (EPOLLEXCLUSIVE): the kernel wakes one worker that waits, and passes over those that are busy.
 
@@ -57,6 +60,16 @@ impl Mailbox {
     pub fn new() -> io::Result<Mailbox> {
         let (receiver, sender) = process::message_pair()?;
         Ok(Mailbox { receiver, sender })
+    }
+
+    /// Of a server that came before this one: its receiving and its sending end.
+    pub fn inherited(receiver: OwnedFd, sender: OwnedFd) -> Mailbox {
+        Mailbox { receiver, sender }
+    }
+
+    /// Both ends, in that order.
+    pub fn ends(&self) -> [BorrowedFd<'_>; 2] {
+        [self.receiver.as_fd(), self.sender.as_fd()]
     }
 
     /// Errors: `WouldBlock` when the queue is full; the connection is still the caller's then, who closes its descriptor

@@ -12,12 +12,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{lchown, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use crate::config::values::Address;
-use crate::sys::file::Owner;
+use crate::sys::file::{self, Owner};
 use crate::sys::{process, socket};
 
 /// Where a listener really listens, as `getsockname` says.
@@ -62,9 +61,6 @@ pub struct Manner {
     pub only_v6: bool,
 }
 
-/// Listeners are made by one process, the arbiter; workers of different generations know each by its number.
-static MADE: AtomicU64 = AtomicU64::new(0);
-
 pub struct Listener {
     id: u64,
     socket: OwnedFd,
@@ -72,6 +68,8 @@ pub struct Listener {
     local: Local,
     /// Device and inode of the file that `bind` made.
     made: Option<(u64, u64)>,
+    /// By the server that this one is to replace, which may be using it still.
+    shared: bool,
 }
 
 impl Listener {
@@ -84,6 +82,17 @@ impl Listener {
             Address::Unix(path) => bind_unix(path, manner)?,
             Address::Fd(number) => Socket::from(socket::inherited(*number)?),
         };
+        Listener::of(socket, address, manner, false)
+    }
+
+    /// Takes over the socket with which the server before this one serves the address.
+    ///
+    /// Errors: it is no listening socket.
+    pub fn adopt(socket: OwnedFd, address: &Address, manner: &Manner) -> io::Result<Listener> {
+        Listener::of(Socket::from(socket), address, manner, true)
+    }
+
+    fn of(socket: Socket, address: &Address, manner: &Manner, shared: bool) -> io::Result<Listener> {
         socket.set_nonblocking(true)?;
         // Whoever opened it has chosen its backlog.
         if !socket.is_listener()? {
@@ -98,11 +107,12 @@ impl Listener {
             Address::Unix(path) => identity(path),
             _ => None,
         };
-        let id = MADE.fetch_add(1, Relaxed);
-        Ok(Listener { id, socket: socket.into(), address: address.clone(), local, made })
+        let socket: OwnedFd = socket.into();
+        let id = file::inode(socket.as_fd())?;
+        Ok(Listener { id, socket, address: address.clone(), local, made, shared })
     }
 
-    /// The same in every worker that has this listener, and no other listener's.
+    /// The same in every process that has this listener, and no other listener's.
     pub fn id(&self) -> u64 {
         self.id
     }
@@ -113,6 +123,11 @@ impl Listener {
 
     pub fn local(&self) -> &Local {
         &self.local
+    }
+
+    /// Whether it came from the server that this one is to replace.
+    pub fn is_shared(&self) -> bool {
+        self.shared
     }
 
     /// Removes the file of a unix socket, when it is still ours.
@@ -183,6 +198,29 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
     fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
 
+/// Where an inherited socket listens.
+///
+/// Errors: it is not open, or no listening socket.
+pub fn locate(socket: BorrowedFd<'_>) -> io::Result<Local> {
+    let socket = SockRef::from(&socket);
+    match socket.is_listener()? {
+        true => local_of(&socket),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it does not listen")),
+    }
+}
+
+/// Whether a socket that listens there is what the address asks for. May block to resolve a host name.
+pub fn serves(local: &Local, address: &Address) -> bool {
+    match (local, address) {
+        (Local::Unix(bound), Address::Unix(path)) => bound == path,
+        (Local::Tcp(bound), Address::Tcp { host, port }) => {
+            let fits = |wanted: SocketAddr| wanted.ip() == bound.ip() && [0, bound.port()].contains(port);
+            (host.as_str(), *port).to_socket_addrs().is_ok_and(|mut wanted| wanted.any(fits))
+        }
+        _ => false,
+    }
+}
+
 fn local_of(socket: &Socket) -> io::Result<Local> {
     let address = socket.local_addr()?;
     Ok(match address.as_socket() {
@@ -229,6 +267,30 @@ mod tests {
         let Local::Tcp(local) = first.local() else { panic!("{:?}", first.local()) };
         assert!(bind(local.port(), &manner).is_ok());
         assert!(bind(local.port(), &MANNER).is_err());
+    }
+
+    #[test]
+    fn an_inherited_socket_is_known_by_where_it_listens() {
+        let listener = Listener::bind(&Address::Tcp { host: "127.0.0.1".into(), port: 0 }, &MANNER).unwrap();
+        let local = locate(listener.as_fd()).unwrap();
+        assert_eq!(local, *listener.local());
+        let Local::Tcp(SocketAddr::V4(bound)) = local else { panic!("{local:?}") };
+        let port = bound.port();
+        for (text, wanted) in [
+            (format!("127.0.0.1:{port}"), true),
+            ("127.0.0.1:0".into(), true),
+            (format!("127.0.0.2:{port}"), false),
+            (format!("127.0.0.1:{}", port ^ 1), false),
+            ("unix:/x".into(), false),
+        ] {
+            assert_eq!(serves(&local, &text.parse().unwrap()), wanted, "{text}");
+        }
+        let adopted = listener.socket.try_clone().unwrap();
+        let adopted = Listener::adopt(adopted, listener.address(), &MANNER).unwrap();
+        assert_eq!((adopted.id(), adopted.is_shared()), (listener.id(), true));
+        let other = Listener::bind(listener.address(), &MANNER).unwrap();
+        assert_ne!(other.id(), listener.id());
+        assert!(locate(std::io::stderr().as_fd()).is_err());
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::ffi::CString;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use std::sync::{mpsc, Arc, OnceLock};
 use std::thread;
@@ -206,6 +206,12 @@ pub fn dump_stacks_on(py: Python<'_>, signal: i32) -> PyResult<()> {
     options.set_item("all_threads", true)?;
     py.import(intern!(py, "faulthandler"))?.call_method("register", (signal,), Some(&options))?;
     Ok(())
+}
+
+/// The interpreter's program, where it has one.
+pub fn executable(py: Python<'_>) -> Option<PathBuf> {
+    let sys = py.import(intern!(py, "sys")).ok()?;
+    sys.getattr(intern!(py, "executable")).ok()?.extract().ok()
 }
 
 /// Puts a folder in front of `sys.path`, once.

@@ -72,6 +72,8 @@ pub struct Service {
     /// Between two signs of life.
     pulse: Option<Nanos>,
     next_pulse: Nanos,
+    /// Another process speaks for the service.
+    quiet: bool,
 }
 
 impl Service {
@@ -85,13 +87,31 @@ impl Service {
             }
         });
         let pulse = wire.as_ref().and_then(|_| pulse(env, pid));
-        Service { wire, state: State::Starting, pulse, next_pulse: 0 }
+        Service { wire, state: State::Starting, pulse, next_pulse: 0, quiet: false }
     }
 
     fn tell(&self, lines: &str) {
-        if let Some(wire) = &self.wire {
+        if let Some(wire) = self.wire.as_ref().filter(|_| !self.quiet) {
             wire.tell(lines);
         }
+    }
+
+    /// Until `speak`, another process speaks for the service; ours are signs of life only.
+    pub fn hush(&mut self) {
+        self.quiet = true;
+    }
+
+    /// From here on `pid`, this process, is the service, and what state it is in is told afresh.
+    pub fn speak(&mut self, pid: i32) {
+        self.quiet = false;
+        self.tell(&format!("MAINPID={pid}"));
+        self.state = State::Starting;
+    }
+
+    /// From here on `pid` is the service, which has another process and no end.
+    pub fn hand_over(&mut self, pid: i32) {
+        self.tell(&format!("MAINPID={pid}"));
+        self.quiet = true;
     }
 
     /// So many workers are ready of those wanted. The first one is the service's readiness.
@@ -133,7 +153,7 @@ impl Service {
     /// Gives a sign of life when one is due.
     pub fn live(&mut self, now: Nanos) {
         if let Some(pulse) = self.pulse.filter(|_| now >= self.next_pulse) {
-            self.tell("WATCHDOG=1");
+            self.wire.iter().for_each(|wire| wire.tell("WATCHDOG=1"));
             self.next_pulse = now + pulse;
         }
     }
@@ -234,6 +254,20 @@ mod tests {
         service.serves(1, 1);
         service.reloads(1);
         assert_eq!(told(&manager), ["STOPPING=1\nSTATUS=Stopping"]);
+    }
+
+    #[test]
+    fn one_process_at_a_time_speaks_for_the_service() {
+        let (manager, mut new) = pair("succession");
+        new.hush();
+        new.serves(1, 1);
+        new.reloads(1);
+        assert!(told(&manager).is_empty());
+        new.speak(7);
+        new.serves(2, 2);
+        new.hand_over(8);
+        new.stops();
+        assert_eq!(told(&manager), ["MAINPID=7", "READY=1\nSTATUS=2 of 2 worker(s) ready", "MAINPID=8"]);
     }
 
     #[test]

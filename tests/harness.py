@@ -23,7 +23,7 @@ ROOT = os.path.dirname(TESTS)
 # What the server reads from the environment: a test says which of these it wants.
 SERVER_VARIABLES = (
     "GUNICORN_CMD_ARGS", "WEB_CONCURRENCY", "PORT", "FORWARDED_ALLOW_IPS", "SCRIPT_NAME", "SENDFILE",
-    "LISTEN_PID", "LISTEN_FDS", "NOTIFY_SOCKET", "GUNICORN_PID", "GUNICORN_FD", "RUST_LOG", "DJANGO_SETTINGS_MODULE",
+    "LISTEN_PID", "LISTEN_FDS", "NOTIFY_SOCKET", "GUNICORN_PID", "GUNICORN_FD", "RGUNICORN_KIN", "RUST_LOG", "DJANGO_SETTINGS_MODULE",
 )
 LOG_LINE = re.compile(r"^\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [+-]\d{4}\] \[(\d+)\] \[([A-Z]+)\] (.*)$", re.M)
 LISTENING = re.compile(r"Listening at: (.+?) \((\d+)\)\s*$", re.M)

@@ -136,7 +136,7 @@ class Server:
 
     @property
     def proc_name(self) -> str:
-        return self.cfg.proc_name
+        return self.cfg.proc_name + (".2" if self.master_pid else "")
 
     @property
     def timeout(self) -> float:

@@ -41,13 +41,16 @@ pub struct Generation {
 }
 
 /// What every generation stands on, from the start to the end of the server.
+#[derive(Clone, Copy)]
 pub struct Ground<'a> {
     pub passed: &'a [RawFd],
+    /// From the server that this one is to replace; for the first generation.
+    pub inherited: &'a [Arc<Listener>],
     pub identity: Option<&'a Identity>,
 }
 
 impl Ground<'_> {
-    fn manner(&self, config: &Config) -> Manner {
+    pub fn manner(&self, config: &Config) -> Manner {
         Manner {
             backlog: config.backlog,
             umask: config.umask,
@@ -71,11 +74,13 @@ impl Generation {
     ) -> Result<Generation, Error> {
         let Setup { config, hooks } = setup;
         let tls = config.tls.as_ref().map(Context::load).transpose()?;
-        let bound = before.map_or(&[][..], |before| &before.listeners);
+        let bound = before.map_or(ground.inherited, |before| &before.listeners);
         let manner = ground.manner(&config);
-        let mut listeners = Vec::new();
+        let mut listeners: Vec<Arc<Listener>> = Vec::new();
         for address in addresses(&config, ground.passed) {
-            let kept = bound.iter().find(|listener| *listener.address() == address);
+            // Of two that ask for any port each has its own.
+            let is_free = |one: &&Arc<Listener>| !listeners.iter().any(|taken| Arc::ptr_eq(taken, one));
+            let kept = bound.iter().filter(is_free).find(|listener| *listener.address() == address);
             listeners.push(match kept {
                 Some(listener) => listener.clone(),
                 None => {
@@ -94,13 +99,9 @@ impl Generation {
         self.listeners.iter().map(|listener| listener.local().url(secure)).collect::<Vec<_>>().join(",")
     }
 
-    /// Removes the files of listeners that `other` does not use.
-    pub fn unlink(&self, other: &[Arc<Listener>]) {
-        for listener in &self.listeners {
-            if !other.iter().any(|used| Arc::ptr_eq(used, listener)) {
-                listener.unlink();
-            }
-        }
+    /// Removes the files of listeners, but for those that are still used.
+    pub fn unlink(&self, is_used: impl Fn(&Arc<Listener>) -> bool) {
+        self.listeners.iter().filter(|listener| !is_used(listener)).for_each(|listener| listener.unlink());
     }
 }
 

@@ -6,10 +6,12 @@
 pub mod children;
 mod generation;
 mod hooks;
+mod kin;
 mod raw_env;
 mod reload;
 mod spawn;
 mod stop;
+mod upgrade;
 
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -24,6 +26,7 @@ use self::generation::{Generation, Ground, Setup, Tries};
 use self::raw_env::RawEnv;
 use self::reload::Reload;
 use self::spawn::Which;
+use self::upgrade::{Beside, Inheritance, Origin};
 use crate::config::{self, Config};
 use crate::daemon::{self, PidFile};
 use crate::error::Error;
@@ -67,6 +70,7 @@ type Flow = ControlFlow<Outcome>;
 pub struct Arbiter {
     args: Vec<String>,
     start_folder: PathBuf,
+    origin: Origin,
     signals: Signals,
     interrupts: Interrupts,
     waker: Arc<Waker>,
@@ -88,6 +92,8 @@ pub struct Arbiter {
     next_generation: u64,
     ever_ready: bool,
     daemonized: bool,
+    /// The server that replaces this one, or that it replaces.
+    beside: Beside,
     pidfile: Option<PidFile>,
     service: Service,
     /// Listeners that the service manager has opened; they take the place of `bind`.
@@ -100,6 +106,7 @@ pub struct Arbiter {
 ///
 /// Errors: anything that keeps it from starting; nothing is left behind.
 pub fn run(py: Python<'_>, args: &[String]) -> Result<Outcome, Error> {
+    let origin = Origin::of_this_process(py);
     let start_folder = daemon::start_folder().map_err(|e| Error::system("current folder", &e, "--chdir"))?;
     let setup = read_config(py, args, &start_folder)?;
     let config = &setup.config;
@@ -117,9 +124,12 @@ pub fn run(py: Python<'_>, args: &[String]) -> Result<Outcome, Error> {
         ));
     }
     identity.iter().try_for_each(Identity::permit)?;
+    let inheritance = Inheritance::take(&|name| std::env::var(name).ok())?;
     let manager = meet_manager(py).map_err(|e| Error::Other(format!("environment: {e}")))?;
-    let mut arbiter = Arbiter::start(py, Start { args, start_folder, setup, identity, manager })?;
+    let mut arbiter =
+        Arbiter::start(py, Start { args, start_folder, origin, setup, identity, manager, inheritance })?;
     arbiter.show_name(py);
+    arbiter.attend(py);
     log::info!("Listening at: {} ({})", arbiter.current.addresses(), process::id());
     let workers = arbiter.wanted;
     log::info!("Using {workers} worker(s) with {} thread(s) each", arbiter.current.config.threads);
@@ -133,9 +143,11 @@ pub fn run(py: Python<'_>, args: &[String]) -> Result<Outcome, Error> {
 struct Start<'a> {
     args: &'a [String],
     start_folder: PathBuf,
+    origin: Origin,
     setup: Setup,
     identity: Option<Identity>,
     manager: Manager,
+    inheritance: Option<Inheritance>,
 }
 
 /// What the service manager gave us.
@@ -148,7 +160,8 @@ struct Manager {
 fn meet_manager(py: Python<'_>) -> PyResult<Manager> {
     let (env, pid) = (|name: &str| std::env::var(name).ok(), process::id());
     let manager = Manager { service: Service::new(&env, pid), passed: systemd::listeners(&env, pid) };
-    systemd::VARIABLES.iter().try_for_each(|name| python::replace_env(py, name, None).map(drop))?;
+    let variables = systemd::VARIABLES.iter().chain(&upgrade::VARIABLES);
+    variables.into_iter().try_for_each(|name| python::replace_env(py, name, None).map(drop))?;
     Ok(manager)
 }
 
@@ -209,11 +222,11 @@ fn enter(py: Python<'_>, folder: &PathBuf) -> Result<(), Error> {
 
 impl Arbiter {
     fn start(py: Python<'_>, with: Start<'_>) -> Result<Arbiter, Error> {
-        let Start { args, start_folder, setup, identity, manager } = with;
+        let Start { args, start_folder, origin, setup, identity, manager, mut inheritance } = with;
         let config = setup.config.clone();
         let system =
             |what: &'static str| move |e: std::io::Error| Error::system(what, &e, "the system's limits");
-        if config.daemon {
+        if config.daemon && inheritance.is_none() {
             daemon::detach(py)?;
             // `-` means the standard error of the process as it is now.
             init_log(&config)?;
@@ -226,7 +239,8 @@ impl Arbiter {
         let mut raw_env = RawEnv::default();
         let prepared = raw_env.become_that(py, &config.raw_env).and_then(|()| Server::new(py));
         let server = prepared.map_err(|e| Error::Other(format!("cannot prepare hooks: {e} (--config)")))?;
-        let pidfile = config.pidfile.as_deref().map(PidFile::create).transpose()?;
+        let create = if inheritance.is_some() { PidFile::create_second } else { PidFile::create };
+        let pidfile = config.pidfile.as_deref().map(create).transpose()?;
         let interrupts = Interrupts::default();
         let signals = listen_to_signals(py, &interrupts).map_err(system("signal handlers"))?;
         // Not fatal: without it a worker of a mold would be reaped by init and missed by us.
@@ -235,12 +249,24 @@ impl Arbiter {
         }
         let (lifeline, alive) = process::pipe().map_err(system("lifeline pipe"))?;
         let waker = Arc::new(Waker::new().map_err(system("eventfd"))?);
-        let mailbox = Arc::new(Mailbox::new().map_err(system("mailbox"))?);
+        let mut service = manager.service;
+        if inheritance.is_some() {
+            service.hush();
+        }
+        let mailbox = inheritance.as_mut().and_then(|from| from.mailbox.take());
+        let mailbox = Arc::new(mailbox.map_or_else(Mailbox::new, Ok).map_err(system("mailbox"))?);
         let notice = Notice::new().map_err(system("shared memory"))?;
         let daemonized = config.daemon;
-        let ground = Ground { passed: &manager.passed, identity: identity.as_ref() };
+        let ground = Ground { passed: &manager.passed, inherited: &[], identity: identity.as_ref() };
         let started = hooks::start(py, &server, &setup.hooks, config.workers);
-        let current = match started.and_then(|()| Generation::new(1, setup, &ground, None, Tries::Several)) {
+        let manner = ground.manner(&config);
+        let inherited = inheritance.as_mut().map(|from| from.listeners(&config, &manner));
+        let inherited = started.and_then(|()| Ok(inherited.transpose()?.unwrap_or_default()));
+        let first = inherited.and_then(|listeners| {
+            let ground = Ground { inherited: &listeners, ..ground };
+            Generation::new(1, setup, &ground, None, Tries::Several)
+        });
+        let current = match first {
             Ok(current) => current,
             Err(e) => {
                 pidfile.iter().for_each(PidFile::remove);
@@ -250,6 +276,7 @@ impl Arbiter {
         Ok(Arbiter {
             args: args.to_vec(),
             start_folder,
+            origin,
             signals,
             interrupts,
             waker,
@@ -267,8 +294,9 @@ impl Arbiter {
             next_generation: 2,
             ever_ready: false,
             daemonized,
+            beside: inheritance.map_or(Beside::Nobody, |from| Beside::Old(from.old)),
             pidfile,
-            service: manager.service,
+            service,
             passed: manager.passed,
             identity,
         })
@@ -296,7 +324,10 @@ impl Arbiter {
         self.ever_ready |= self.children.iter().any(|child| child.stage == Stage::Ready);
         self.hear_molds();
         self.judge_reload(py);
-        self.notice.set_ready(self.children.staying(self.current.number, self.wanted));
+        if self.hear_other(py, now) {
+            return ControlFlow::Break(self.stop(py, stop::Manner::Graceful));
+        }
+        self.tell_of_serving();
         self.service.serves(self.children.ready(self.current.number), self.wanted);
         self.service.live(now);
         self.dismiss();
@@ -309,7 +340,12 @@ impl Arbiter {
             log::info!("Handling signal: {}", signal::name(signal));
         }
         match signal {
+            signal::SIGTERM if self.puts_off_stop(clock::monotonic()) => {}
             signal::SIGTERM => return ControlFlow::Break(self.stop(py, stop::Manner::Graceful)),
+            // As documented, it finishes the upgrade, and what is finished is not broken off.
+            signal::SIGQUIT if self.beside.is_new_and_ready() => {
+                return ControlFlow::Break(self.stop(py, stop::Manner::Graceful))
+            }
             signal::SIGINT | signal::SIGQUIT => {
                 return ControlFlow::Break(self.stop(py, stop::Manner::Quick))
             }
@@ -318,8 +354,8 @@ impl Arbiter {
             signal::SIGTTIN => self.scale(py, self.wanted + 1),
             signal::SIGTTOU => self.scale(py, self.wanted.saturating_sub(1).max(1)),
             // A terminal that is resized sends it too.
-            signal::SIGWINCH if self.daemonized => self.scale(py, 0),
-            signal::SIGUSR2 => log::warn!("Binary upgrade (USR2) is not supported yet"),
+            signal::SIGWINCH if self.daemonized || self.beside.is_new_and_ready() => self.scale(py, 0),
+            signal::SIGUSR2 => self.start_upgrade(py),
             _ => {}
         }
         ControlFlow::Continue(())
@@ -334,7 +370,8 @@ impl Arbiter {
     }
 
     fn show_name(&self, py: Python<'_>) {
-        python::set_title(py, "master", &self.current.config.proc_name);
+        let second = if self.beside.is_old() { ".2" } else { "" };
+        python::set_title(py, "master", &format!("{}{second}", self.current.config.proc_name));
     }
 
     fn scale(&mut self, py: Python<'_>, wanted: usize) {
@@ -404,7 +441,11 @@ impl Arbiter {
                 return self.boot_failed(py, self.current.number, ending);
             }
         } else if self.reload.as_ref().is_some_and(|reload| is_mold(&reload.generation)) {
-            self.abandon_reload(&format!("its mold {ending}"));
+            self.abandon_reload(py, &format!("its mold {ending}"));
+        } else if self.is_successor(pid) {
+            if self.successor_died(py, pid, ending) {
+                return ControlFlow::Break(self.stop(py, stop::Manner::Graceful));
+            }
         } else {
             log::debug!("Reaped process {pid}, which {ending}");
         }
@@ -414,7 +455,7 @@ impl Arbiter {
     /// A worker, or a mold, that never became ready: fatal only for a server that never was.
     fn boot_failed(&mut self, py: Python<'_>, generation: u64, ending: Ending) -> Flow {
         if self.reload.as_ref().is_some_and(|reload| reload.generation.number == generation) {
-            self.abandon_reload(&format!("a new worker {ending} before it was ready"));
+            self.abandon_reload(py, &format!("a new worker {ending} before it was ready"));
             return ControlFlow::Continue(());
         }
         let reason = match ending {
@@ -487,11 +528,12 @@ impl Arbiter {
         {
             until = Some(until.unwrap_or(Nanos::MAX).min(self.children.backoff.until()));
         }
-        until = until.into_iter().chain(self.service.deadline()).min();
+        until = until.into_iter().chain(self.service.deadline()).chain(self.beside.deadline(now)).min();
         let molds = [Some(&self.current), self.reload.as_ref().map(|reload| &reload.generation)];
         let booting = molds.into_iter().flatten().filter_map(|generation| generation.mold.as_ref());
         let mut fds: Vec<BorrowedFd<'_>> = vec![self.signals.as_fd(), self.waker.as_fd()];
         fds.extend(booting.map(AsFd::as_fd));
+        fds.extend(self.beside.waits());
         let patience = until.map(|until| until.saturating_sub(now));
         if let Err(e) = py.detach(|| wait_few(&fds, Interest::Read, patience)) {
             log::error!("Cannot wait: {e}");

@@ -38,6 +38,7 @@ impl Arbiter {
             Err(e) => {
                 log::error!("Reload failed, the old configuration stays: {e}");
                 self.restore_process(py);
+                self.bring_back(py);
                 self.reload_ended("Reload failed, the old workers serve on");
             }
         }
@@ -55,7 +56,7 @@ impl Arbiter {
         }
         hand_over_logs(config, self.identity.as_ref());
         let before = Some(&self.current);
-        let ground = Ground { passed: &self.passed, identity: self.identity.as_ref() };
+        let ground = Ground { passed: &self.passed, inherited: &[], identity: self.identity.as_ref() };
         let generation = Generation::new(self.next_generation, setup, &ground, before, Tries::Once)?;
         self.next_generation += 1;
         Ok(generation)
@@ -83,7 +84,7 @@ impl Arbiter {
                 generation.config.workers
             );
             let before = std::mem::replace(&mut self.current, generation);
-            before.unlink(&self.current.listeners);
+            self.unlink(&before, &self.current.listeners);
             self.wanted = self.current.config.workers;
             self.show_name(py);
             self.reload_ended("Reload complete");
@@ -91,10 +92,18 @@ impl Arbiter {
     }
 
     /// Drops the new generation; the old one has not been touched.
-    pub(super) fn abandon_reload(&mut self, why: &str) {
+    pub(super) fn abandon_reload(&mut self, py: Python<'_>, why: &str) {
         log::error!("Reload failed, the old workers serve on: {why}");
         self.drop_next_generation();
+        self.bring_back(py);
         self.reload_ended("Reload failed, the old workers serve on");
+    }
+
+    /// Of a server whose workers were ended (WINCH), which HUP is to bring back: better the old ones than none.
+    fn bring_back(&mut self, py: Python<'_>) {
+        if self.wanted == 0 {
+            self.scale(py, self.current.config.workers);
+        }
     }
 
     fn reload_ended(&mut self, how: &str) {
@@ -107,7 +116,7 @@ impl Arbiter {
         let Some(Reload { generation }) = self.reload.take() else {
             return;
         };
-        generation.unlink(&self.current.listeners);
+        self.unlink(&generation, &self.current.listeners);
         let new: Vec<i32> = self
             .children
             .iter()

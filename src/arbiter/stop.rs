@@ -44,9 +44,8 @@ impl Arbiter {
 
     fn end(&mut self, py: Python<'_>, manner: Manner, deadline: Nanos) {
         let told = if manner == Manner::Graceful { signal::SIGTERM } else { signal::SIGQUIT };
-        self.service.stops();
+        self.tell_of_leaving();
         self.dismiss_molds();
-        self.notice.set_stopping();
         self.signal_all(told);
         self.await_children(py, manner, deadline);
         let left: Vec<i32> = self.children.iter().map(|child| child.pid).collect();
@@ -55,14 +54,14 @@ impl Arbiter {
         }
         // SIGKILL needs no consent: they are reaped as soon as the kernel is done with them.
         self.await_children(py, Manner::Quick, Nanos::MAX);
-        self.current.unlink(&[]);
+        self.unlink(&self.current, &[]);
         self.pidfile.iter().for_each(PidFile::remove);
     }
 
     fn dismiss_molds(&mut self) {
         let reload = self.reload.take();
         if let Some(reload) = &reload {
-            reload.generation.unlink(&self.current.listeners);
+            self.unlink(&reload.generation, &self.current.listeners);
         }
         let molds = [self.current.mold.take(), reload.and_then(|reload| reload.generation.mold)];
         for mold in molds.into_iter().flatten() {
@@ -79,6 +78,11 @@ impl Arbiter {
                 if let Some(child) = self.children.remove(pid, clock::monotonic()) {
                     log::debug!("Worker (pid:{}) {ending}.", child.pid);
                     self.tell_of_end(py, &child);
+                } else if self.is_successor(pid) {
+                    self.successor_died(py, pid, ending);
+                    // There is nobody left to leave connections to.
+                    self.notice.set_stopping();
+                    self.signal_all(signal::SIGTERM);
                 }
             }
             let now = clock::monotonic();

@@ -38,6 +38,13 @@ impl Server {
         server.setattr(intern!(py, "LISTENERS"), listeners?)
     }
 
+    /// The servers beside this one: the one that it is to replace, and the one that is to replace it; 0 for none.
+    pub fn set_kin(&self, py: Python<'_>, old: i32, new: i32) -> PyResult<()> {
+        let server = self.0.bind(py);
+        server.setattr(intern!(py, "master_pid"), old)?;
+        server.setattr(intern!(py, "reexec_pid"), new)
+    }
+
     pub fn set_workers(&self, py: Python<'_>, wanted: usize) -> PyResult<()> {
         self.0.bind(py).setattr(intern!(py, "num_workers"), wanted)
     }

@@ -99,6 +99,18 @@ pub fn silence_stdio() -> io::Result<()> {
     Ok(())
 }
 
+/// Lets a program that replaces this one have the descriptor. For a process that is about to do that, and nobody else.
+pub fn let_inherit(fd: BorrowedFd<'_>) -> io::Result<()> {
+    use nix::fcntl::{fcntl, FcntlArg, FdFlag};
+    fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    Ok(())
+}
+
+/// The number of the file behind the descriptor, whoever has it open and under which number; a socket has one too.
+pub fn inode(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    Ok(nix::sys::stat::fstat(fd)?.st_ino)
+}
+
 /// One write(2); what a full disk or a closed pipe did not take is the caller's loss to count.
 pub fn write(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     loop {

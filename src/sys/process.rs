@@ -2,10 +2,13 @@
 //! Rule: every child that dies is reaped, known or not (the arbiter may be PID 1).
 //! Never: forks; that is Python's own `os.fork`, called from `python.rs`.
 
+use std::convert::Infallible;
+use std::ffi::CString;
 use std::fmt;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -84,6 +87,21 @@ pub fn command_line(pid: i32) -> Option<Vec<u8>> {
 
 pub fn id() -> i32 {
     nix::unistd::getpid().as_raw()
+}
+
+/// Our parent, or whoever took its place when it ended.
+pub fn parent() -> i32 {
+    nix::unistd::getppid().as_raw()
+}
+
+/// Runs another program in this process (execve(2)): with the signals blocked that are blocked now, and with those
+/// descriptors that are not CLOEXEC. Unlike `Command::exec`, which would let pending signals in on the way.
+///
+/// Errors: it cannot be run; this process goes on.
+pub fn replace(program: &Path, args: &[CString], env: &[CString]) -> io::Result<Infallible> {
+    use std::os::unix::ffi::OsStrExt;
+    let program = CString::new(program.as_os_str().as_bytes())?;
+    Ok(nix::unistd::execve(&program, args, env)?)
 }
 
 pub fn new_session() -> io::Result<()> {

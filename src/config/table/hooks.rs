@@ -20,7 +20,7 @@ pub const ROWS: &[Opt] = &[
     hook("post_worker_init", "Called as post_worker_init(worker) in the worker once the application is loaded."),
     hook("worker_int", "Called as worker_int(worker) in a worker that INT or QUIT ends."),
     hook("worker_abort", "Called as worker_abort(worker) in a worker on ABRT, also when --timeout breaks off a request."),
-    hook("pre_exec", "For the binary upgrade, which is not there yet: pre_exec(server)."),
+    hook("pre_exec", "In the process that is about to become the new server (USR2): pre_exec(server)."),
     hook("pre_request", "Called as pre_request(worker, req) in the worker before each request."),
     hook("post_request", "Called as post_request(worker, req, environ, resp) in the worker after each request; the last two may be left out."),
     hook("child_exit", "Called as child_exit(server, worker) in the arbiter when a worker has ended."),
