@@ -170,6 +170,7 @@ def test_term_is_obeyed_all_the_same_when_the_new_server_fails(upgrade):
     both.running.wait_log("Waiting for the new server")
     os.kill(both.new, SIGKILL)
     assert both.running.wait_exit() == 0
+    os.unlink(both.running.path("hold"))
 
 
 def test_a_second_term_does_not_wait(upgrade):
