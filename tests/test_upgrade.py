@@ -89,8 +89,9 @@ class Upgrade:
         return self
 
     def end(self, pid, number=SIGTERM):
+        """Ends one of the two; the old one has reaped the new one then."""
         os.kill(pid, number)
-        wait_until(lambda: not alive(pid), 20, self.running.log)
+        wait_until(lambda: not alive(pid) and (harness.stat(pid) or (0, 0))[1] != self.old, 20, self.running.log)
 
 
 @pytest.fixture
