@@ -218,6 +218,11 @@ impl Conn {
         self.transport.is_secure()
     }
 
+    /// Whether its descriptor tells all that another worker would have to know of it, were nothing read of its next request.
+    pub fn is_bare(&self) -> bool {
+        self.preface == Preface::None && self.origin.is_none() && !self.is_bound()
+    }
+
     /// Leaves it to the other workers. After an `Ok` it is theirs, and is to be dropped here.
     pub fn leave_in(&self, mailbox: &Mailbox, listener: u64) -> io::Result<()> {
         let papers = Papers {

@@ -10,7 +10,8 @@
 //! It is a socket pair (SOCK_SEQPACKET) of which every worker has both ends. The receiving end is watched like a
 //! listener (EPOLLEXCLUSIVE): the kernel wakes one worker that waits, and passes over those that are busy.
 
-use std::io;
+use std::fmt;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -40,6 +41,27 @@ pub struct Papers {
     pub preface: Preface,
     /// What its PROXY header has said.
     pub origin: Option<Origin>,
+}
+
+/// In front of the octets. Writing it allocates nothing.
+impl fmt::Display for Papers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Papers { peer, listener, requests, deadline, secure, preface, origin } = self;
+        write!(f, "{listener} {requests} {deadline} {} ", u64::from(*secure))?;
+        match peer {
+            Peer::Tcp(address) => write!(f, "{address} ")?,
+            Peer::Unix => f.write_str("- ")?,
+        }
+        f.write_str(match preface {
+            Preface::None => "none",
+            Preface::Due(mode) => mode.as_str(),
+            Preface::Barred => "barred",
+        })?;
+        match origin {
+            Some(origin) => write!(f, " {origin}"),
+            None => f.write_str(" -"),
+        }
+    }
 }
 
 /// A connection between two workers.
@@ -75,22 +97,18 @@ impl Mailbox {
     /// Errors: `WouldBlock` when the queue is full; the connection is still the caller's then, who closes its descriptor
     /// only after an `Ok`.
     pub fn send(&self, fd: BorrowedFd<'_>, papers: Papers, octets: &[u8]) -> io::Result<()> {
-        let Papers { peer, listener, requests, deadline, secure, preface, origin } = papers;
-        let from = match peer {
-            Peer::Tcp(address) => address.to_string(),
-            Peer::Unix => "-".into(),
-        };
-        let secure = u64::from(secure);
-        let preface = match preface {
-            Preface::None => "none",
-            Preface::Due(mode) => mode.as_str(),
-            Preface::Barred => "barred",
-        };
-        let origin = origin.map_or_else(|| "-".into(), |origin| origin.to_string());
-        let words = format!("{listener} {requests} {deadline} {secure} {from} {preface} {origin}\n");
-        let mut message = words.into_bytes();
+        let mut message = format!("{papers}\n").into_bytes();
         message.extend_from_slice(octets);
         socket::send_descriptor(self.sender.as_fd(), &message, fd)
+    }
+
+    /// The same for a connection of which nothing has been read. Async-signal-safe.
+    pub fn send_untouched(&self, fd: BorrowedFd<'_>, papers: Papers) -> io::Result<()> {
+        let mut message = [0; MOST_PREFACE];
+        let mut rest = &mut message[..];
+        writeln!(rest, "{papers}")?;
+        let unused = rest.len();
+        socket::send_descriptor(self.sender.as_fd(), &message[..MOST_PREFACE - unused], fd)
     }
 
     /// The next connection, if there is one. `buffer` is memory to be used again.
@@ -142,7 +160,7 @@ fn read(message: &[u8], fd: OwnedFd) -> Option<Handed> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::{Read, Write};
+    use std::io::Read;
     use std::os::unix::net::UnixStream;
 
     const PEER: &str = "[2001:db8:1234:5678:9abc:def0:1234:5678%4294967295]:65535";
@@ -173,6 +191,21 @@ mod tests {
         far.read_to_string(&mut text).unwrap();
         assert_eq!(text, "hello");
         assert!(mailbox.receive(&mut Vec::new()).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_a_crashing_worker_passes_on_arrives_too() {
+        let mailbox = Mailbox::new().unwrap();
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let papers = papers(Peer::Tcp(PEER.parse().unwrap()));
+        mailbox.send_untouched(near.as_fd(), papers).unwrap();
+        drop(near);
+        let handed = mailbox.receive(&mut Vec::new()).unwrap().unwrap();
+        assert_eq!((handed.papers, handed.octets.len()), (papers, 0));
+        UnixStream::from(handed.fd).write_all(b"hello").unwrap();
+        let mut text = String::new();
+        far.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "hello");
     }
 
     #[test]

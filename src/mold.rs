@@ -16,8 +16,8 @@ use crate::python::{self, Fork};
 use crate::scoreboard::Scoreboard;
 use crate::sys::clock::SECOND;
 use crate::sys::poll::{wait_one, Interest};
-use crate::sys::process;
 use crate::sys::signal::Blocked;
+use crate::sys::{crash, process};
 use crate::worker::{self, Heritage, Seed};
 
 /// How long the arbiter waits for a mold, which has nothing else to do, to fork.
@@ -109,6 +109,9 @@ pub fn run(py: Python<'_>, seed: MoldSeed) -> MoldOutcome {
     python::set_title(py, "mold", &heritage.config.proc_name);
     if let Err(code) = heritage.settle() {
         return MoldOutcome::Exit(code);
+    }
+    if let Err(e) = crash::install() {
+        log::error!("Cannot prepare for a crash: {e}");
     }
     let app = match worker::load_app(py, &heritage.config) {
         Ok(app) => app.unbind(),

@@ -19,7 +19,7 @@ use pyo3::types::{PyBool, PyCFunction, PyDict, PyFloat, PyInt, PyList, PyModule,
 use crate::config::Raw;
 use crate::error::Error;
 use crate::log;
-use crate::sys::{process, signal};
+use crate::sys::{crash, process, signal};
 
 /// Which side of a fork this is.
 pub enum Fork {
@@ -113,6 +113,7 @@ impl Interrupts {
     pub fn break_off(&self) {
         self.overrun.ever.store(true, Relaxed);
         self.overrun.sent.store(true, Relaxed);
+        crash::expect_abort();
         process::send_signal(process::id(), signal::SIGABRT);
     }
 
@@ -259,8 +260,12 @@ pub fn spawn_thread(
     name: &str,
     body: impl Fn(Python<'_>) + Send + Sync + 'static,
 ) -> PyResult<()> {
-    let target =
-        PyCFunction::new_closure(py, Some(c"serve"), None, move |arguments, _| body(arguments.py()))?;
+    let target = PyCFunction::new_closure(py, Some(c"serve"), None, move |arguments, _| {
+        if let Err(e) = crash::guard_thread() {
+            ::log::warn!("Cannot prepare a thread for a crash: {e}");
+        }
+        body(arguments.py())
+    })?;
     let options = PyDict::new(py);
     options.set_item("target", target)?;
     options.set_item("name", name)?;

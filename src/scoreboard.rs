@@ -49,6 +49,11 @@ const PHASE: usize = 0;
 const REQUESTS: usize = 1;
 const CONNECTIONS: usize = 2;
 const IDLE: usize = 3;
+/// Written in the handler of the signal that ends the worker: the signal, and how.
+const FAULT: usize = 4;
+const STACK_OVERFLOW: u64 = 1 << 8;
+/// Set before the abort that follows a panic.
+const PANIC: u64 = 1 << 9;
 
 // Record words. Writer: the thread that owns the record.
 const SINCE: usize = 0;
@@ -69,6 +74,14 @@ pub struct InFlight {
     pub method: String,
     /// Cut to what a record holds.
     pub target: String,
+}
+
+/// What a worker that crashed said of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SelfFault {
+    pub signal: i32,
+    pub stack_overflow: bool,
+    pub panic: bool,
 }
 
 impl Scoreboard {
@@ -163,6 +176,28 @@ impl Slot {
         self.words()[PHASE].store(phase as u64, Release);
     }
 
+    /// By the worker as it crashes. Async-signal-safe.
+    pub fn set_fault(&self, signal: i32, stack_overflow: bool) {
+        let overflow = if stack_overflow { STACK_OVERFLOW } else { 0 };
+        self.words()[FAULT].fetch_or(signal as u64 & 0xff | overflow, Release);
+    }
+
+    /// By the worker, when the abort that follows is a panic of ours.
+    pub fn set_panic(&self) {
+        self.words()[FAULT].fetch_or(PANIC, Release);
+    }
+
+    /// The crash of the worker, if it had time to say so.
+    pub fn fault(&self) -> Option<SelfFault> {
+        let word = self.words()[FAULT].load(Acquire);
+        let signal = (word & 0xff) as i32;
+        (word != 0).then_some(SelfFault {
+            signal,
+            stack_overflow: word & STACK_OVERFLOW != 0,
+            panic: word & PANIC != 0,
+        })
+    }
+
     /// Counts a request; returns how many there were with it.
     pub fn count_request(&self) -> u64 {
         self.words()[REQUESTS].fetch_add(1, Relaxed) + 1
@@ -239,6 +274,13 @@ impl Slot {
     /// The request that a thread is running.
     pub fn request(&self, thread: usize) -> Option<InFlight> {
         read_record(self.record(thread))
+    }
+
+    /// Whether a thread's request is for the head of a response only. Async-signal-safe.
+    pub fn is_head(&self, thread: usize) -> bool {
+        let record = self.record(thread);
+        record[LENGTHS].load(Relaxed) & 0xff == 4
+            && record[METHOD].load(Relaxed) == u64::from_le_bytes(*b"HEAD\0\0\0\0")
     }
 
     /// Since when a thread runs its request, if it does.

@@ -25,8 +25,8 @@ use crate::python::{self, traceback, Interrupts, Mode};
 use crate::scoreboard::{Notice, Phase, Slot};
 use crate::sys::clock::{Nanos, SECOND};
 use crate::sys::poll::Waker;
-use crate::sys::process;
 use crate::sys::signal::{self, Blocked, Signals};
+use crate::sys::{crash, process};
 use crate::tls::Context;
 use crate::wsgi::load::{self, LoadError};
 use crate::wsgi::{Circumstances, WsgiApp};
@@ -201,13 +201,27 @@ fn boot_failed(py: Python<'_>, e: &PyErr) -> i32 {
 fn boot_signals(py: Python<'_>, interrupts: &Interrupts) -> PyResult<()> {
     python::reset_signals(py, &[signal::SIGCHLD])?;
     interrupts.install(py, &[signal::SIGABRT])?;
+    // Before the application is there: handlers of its own come before ours, and decide.
+    crash::install()?;
+    crash::install_abort()?;
     interrupts.set(Mode::Booting);
-    python::dump_stacks_on(py, signal::stack_dump())
+    python::dump_stacks_on(py, signal::stack_dump())?;
+    guard_stack();
+    Ok(())
+}
+
+/// For a thread of the worker that may run out of stack.
+fn guard_stack() {
+    if let Err(e) = crash::guard_thread() {
+        log::warn!("Cannot prepare a thread for a crash: {e}");
+    }
 }
 
 /// From here on the loop hears of signals. One that came before is still waiting in Python and raises here.
 fn serve_signals(py: Python<'_>, interrupts: &Interrupts) -> PyResult<Signals> {
     let heard = [signal::SIGTERM, signal::SIGINT, signal::SIGQUIT, signal::SIGABRT, signal::SIGUSR1];
+    // faulthandler gives the thread that enables it a stack with little room on it.
+    guard_stack();
     let _blocked = Blocked::all()?;
     let signals = Signals::new(&heard)?;
     interrupts.check(py)?;
@@ -362,6 +376,9 @@ fn reopen_logs(config: &Config, access: Option<&AccessLog>, level: Level) {
 /// Runs the loop in every thread of the worker; returns when it has stopped in this one.
 fn lead_threads(py: Python<'_>, event_loop: EventLoop, app: Arc<WsgiApp>) -> Result<(), i32> {
     let event_loop = Arc::new(event_loop);
+    // It lives as long as the process, which ends without taking anything apart.
+    let kept: &'static Arc<EventLoop> = Box::leak(Box::new(event_loop.clone()));
+    crash::set_scene(&**kept);
     start_helper(&event_loop).map_err(|e| boot_failed(py, &PyErr::from(e)))?;
     if event_loop.threads() == 1 {
         let mut caller = app.caller(0);
@@ -382,6 +399,9 @@ fn lead_threads(py: Python<'_>, event_loop: EventLoop, app: Arc<WsgiApp>) -> Res
 
 fn start_helper(event_loop: &Arc<EventLoop>) -> std::io::Result<()> {
     let event_loop = event_loop.clone();
-    std::thread::Builder::new().name("helper".into()).spawn(move || event_loop.help())?;
+    std::thread::Builder::new().name("helper".into()).spawn(move || {
+        guard_stack();
+        event_loop.help();
+    })?;
     Ok(())
 }

@@ -205,3 +205,32 @@ fn a_response_that_has_begun_is_not_answered_again() {
         assert_eq!(claim.close(), Stage::Late);
     });
 }
+
+#[test]
+fn a_crash_answers_only_where_nobody_else_has() {
+    loom::model(|| {
+        let claim = Arc::new(Claim::default());
+        claim.open(7);
+        let crashing = claim.clone();
+        let crash = thread::spawn(move || (crashing.crash(), crashing.crash()));
+        let replied = claim.begin_reply();
+        match crash.join().unwrap() {
+            (Overrun::Answer(7), Overrun::Answer(7)) => assert!(!replied),
+            (Overrun::TooLate(7), Overrun::TooLate(7)) => assert!(replied),
+            other => panic!("{other:?}"),
+        }
+    });
+}
+
+#[test]
+fn the_helper_and_a_crash_do_not_both_answer() {
+    loom::model(|| {
+        let claim = Arc::new(Claim::default());
+        claim.open(7);
+        let crashing = claim.clone();
+        let crash = thread::spawn(move || crashing.crash());
+        let helper = claim.overrun(claim.look());
+        let crash = crash.join().unwrap();
+        assert!((helper == Overrun::Answer(7)) != (crash == Overrun::Answer(7)), "{helper:?} {crash:?}");
+    });
+}

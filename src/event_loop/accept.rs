@@ -12,7 +12,7 @@ use crate::conn::{Conn, Desk, Event};
 use crate::handoff::Handed;
 use crate::sys::clock::{self, Nanos, SECOND};
 use crate::sys::poll::Interest;
-use crate::sys::socket;
+use crate::sys::{crash, socket};
 use crate::transport::{Peer, Transport};
 
 /// Connections accepted in a row before those that wait have their turn.
@@ -165,6 +165,9 @@ impl EventLoop {
     }
 
     pub(super) fn accept_failed(&self, e: &io::Error, source: Source) {
+        if crash::is_near() {
+            crash::wait_for_the_end();
+        }
         log::error!("Cannot accept on {}: {e}", self.source_name(source));
         let mut table = lock(&self.table);
         table.pause = Some(clock::monotonic() + ACCEPT_PAUSE);
@@ -247,6 +250,7 @@ impl EventLoop {
             queued: Nanos::MAX,
         };
         let key = table.entries.insert(entry);
+        self.roll.enter(key, conn, fd);
         self.plan.slot.set_connections(table.entries.len());
         if table.entries.len() >= self.plan.most_connections {
             self.adjust_listening(&mut table);

@@ -107,11 +107,12 @@ impl EventLoop {
         let waiting =
             table.entries.iter().filter(|(_, entry)| waits(entry) && entry.watched.is_some() == frozen);
         for key in waiting.map(|(key, _)| key).collect::<Vec<_>>() {
-            let Some(conn) = table.entries[key].conn.take() else {
+            let Some(conn) = self.pick(&mut table, key) else {
                 continue;
             };
             if frozen {
                 self.unwatch(&mut table, key, &conn);
+                self.roll.wait(key, conn.state());
                 table.entries[key].conn = Some(conn);
             } else {
                 self.put_back(&mut table, key, conn);

@@ -70,7 +70,7 @@ impl EventLoop {
 
     /// Leaves a connection that waits in the table to the other workers; false when the mailbox is full.
     pub(super) fn give_away(&self, table: &mut Table, key: usize) -> bool {
-        let Some(conn) = table.entries.get_mut(key).and_then(|entry| entry.conn.take()) else {
+        let Some(conn) = self.pick(table, key) else {
             return true;
         };
         if self.post(table, key, &conn) {

@@ -7,6 +7,7 @@
 mod accept;
 mod balance;
 mod call;
+mod crash;
 mod deadline;
 mod drain;
 mod helper;
@@ -21,6 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use slab::Slab;
 
 use self::accept::Source;
+use self::crash::{Pages, Roll};
 use self::table::{Job, Table};
 use crate::access_sink::AccessLog;
 use crate::app::Caller;
@@ -111,6 +113,9 @@ pub struct EventLoop {
     lead: Baton<Lead>,
     /// One for each thread.
     calls: Vec<Claim>,
+    /// How each connection stands, and what it is told, should the process crash.
+    roll: Roll,
+    pages: Pages,
     /// How long calls have been lately (`call`).
     habit: AtomicU32,
     /// How many connections other workers should have instead of this one; by the helper.
@@ -179,6 +184,7 @@ impl EventLoop {
             letter: Vec::new(),
         };
         let calls = (0..plan.threads).map(|_| Claim::default()).collect();
+        let roll = Roll::new(plan.most_connections);
         let looped = EventLoop {
             plan,
             poller,
@@ -189,6 +195,8 @@ impl EventLoop {
             table: Mutex::new(table),
             lead: Baton::new(lead),
             calls,
+            roll,
+            pages: Pages::new(),
             habit: AtomicU32::new(0),
             surplus: AtomicUsize::new(0),
             draining: AtomicBool::new(false),

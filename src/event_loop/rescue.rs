@@ -54,8 +54,7 @@ impl EventLoop {
         let now = clock::monotonic();
         let mut kept = Vec::new();
         while let Some(key) = self.next_expired(now) {
-            let Some(mut conn) = lock(&self.table).entries.get_mut(key).and_then(|entry| entry.conn.take())
-            else {
+            let Some(mut conn) = self.pick(&mut lock(&self.table), key) else {
                 continue;
             };
             if (conn.may_move() || conn.is_bound()) && conn.has_input() {

@@ -102,7 +102,17 @@ impl EventLoop {
                 log::error!("Cannot put off a busy connection: {e}");
             }
         }
+        if conn.is_some() {
+            self.roll.hold(key);
+        }
         conn
+    }
+
+    /// Takes a connection that waits out of the table.
+    pub(super) fn pick(&self, table: &mut Table, key: usize) -> Option<Box<Conn>> {
+        let conn = table.entries.get_mut(key)?.conn.take()?;
+        self.roll.hold(key);
+        Some(conn)
     }
 
     fn advance(&self, mut job: Job, desk: &mut Desk) -> Option<Job> {
@@ -119,7 +129,7 @@ impl EventLoop {
         now: Nanos,
         desk: &mut Desk,
     ) -> Option<Job> {
-        let mut conn = lock(&self.table).entries.get_mut(key)?.conn.take()?;
+        let mut conn = self.pick(&mut lock(&self.table), key)?;
         let next = conn.advance(event, &mut self.turn(desk, now));
         self.settle(Job { key, conn }, next)
     }
@@ -149,6 +159,7 @@ impl EventLoop {
     /// Takes out what is closed or left to another worker.
     pub(super) fn forget(&self, table: &mut Table, key: usize) {
         table.entries.remove(key);
+        self.roll.leave(key);
         self.plan.slot.set_connections(table.entries.len());
         if !table.listening {
             self.adjust_listening(table);
@@ -198,6 +209,7 @@ impl EventLoop {
             return self.forget(table, key);
         }
         entry.watched = Some(interest);
+        self.roll.wait(key, conn.state());
         entry.conn = Some(conn);
         table.timers.set(token, deadline, &mut entry.queued);
         if deadline < table.waits_until {

@@ -5,7 +5,8 @@
 //!
 //! ```text
 //!   Idle ─open─▶ Open ─begin_reply─▶ Sent ─overrun─▶ Late
-//!                  └────overrun────▶ Answering ─answered─▶ Expired      every state but Answering ─close─▶ Idle
+//!                  └────overrun────▶ Answering ─answered─▶ Expired      every state ─close─▶ Idle, but for
+//!                  └────crash──────▶ Doomed                              Answering and Doomed
 //! ```
 
 use crate::sys::atomics::{
@@ -28,10 +29,12 @@ pub enum Stage {
     Expired,
     /// It ran too long after the response had begun.
     Late,
+    /// The process crashes under it, and answers in the handler.
+    Doomed,
 }
 
-const STAGES: [Stage; 6] =
-    [Stage::Idle, Stage::Open, Stage::Sent, Stage::Answering, Stage::Expired, Stage::Late];
+const STAGES: [Stage; 7] =
+    [Stage::Idle, Stage::Open, Stage::Sent, Stage::Answering, Stage::Expired, Stage::Late, Stage::Doomed];
 const BITS: u32 = 3;
 
 /// One thread's word: a serial number of the call, and its stage.
@@ -104,8 +107,8 @@ impl Claim {
     pub fn close(&self) -> Stage {
         loop {
             let seen = self.look();
-            if seen.stage() == Stage::Answering {
-                // One send and one shutdown away, neither of which blocks.
+            if matches!(seen.stage(), Stage::Answering | Stage::Doomed) {
+                // One send and one shutdown away, neither of which blocks; or the end of the process is.
                 yield_now();
             } else if self.swap(seen, Stage::Idle) {
                 return seen.stage();
@@ -126,6 +129,27 @@ impl Claim {
     pub fn answered(&self) {
         let seen = self.look();
         self.word.store(seen.at(Stage::Expired), Release);
+    }
+
+    /// By a process that crashes: from now on the thread says nothing more. What is to be done for the call is the same
+    /// however often it is asked. Async-signal-safe.
+    pub fn crash(&self) -> Overrun {
+        loop {
+            let seen = self.look();
+            let (to, outcome) = match seen.stage() {
+                Stage::Open | Stage::Doomed => (Stage::Doomed, Overrun::Answer(self.fd())),
+                Stage::Sent | Stage::Late => (Stage::Late, Overrun::TooLate(self.fd())),
+                Stage::Idle | Stage::Answering | Stage::Expired => return Overrun::Gone,
+            };
+            if self.swap(seen, to) {
+                return outcome;
+            }
+        }
+    }
+
+    /// The connection of the call, or of the one before.
+    pub fn fd(&self) -> i32 {
+        self.fd.load(Relaxed)
     }
 
     fn swap(&self, seen: Ticket, to: Stage) -> bool {

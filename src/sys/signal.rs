@@ -73,6 +73,11 @@ pub fn name(signal: i32) -> String {
     name.trim_start_matches("SIG").to_ascii_lowercase()
 }
 
+/// "SIGTERM". Async-signal-safe.
+pub fn full_name(signal: i32) -> &'static str {
+    nix::sys::signal::Signal::try_from(signal).map_or("an unknown signal", |signal| signal.as_str())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

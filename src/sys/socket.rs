@@ -6,9 +6,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use nix::sys::socket::{
-    recv, recvmsg, send, sendmsg, shutdown, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown,
-};
+use nix::sys::socket::{recv, recvmsg, send, shutdown, ControlMessageOwned, MsgFlags, Shutdown};
 use socket2::{SockAddr, SockRef};
 
 /// accept4(2): the connection, and the peer's address unless the listener is a unix socket.
@@ -47,13 +45,41 @@ pub fn transmit_vectored(fd: BorrowedFd<'_>, parts: &[IoSlice<'_>]) -> io::Resul
     SockRef::from(&fd).send_vectored_with_flags(parts, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT)
 }
 
-/// A message with a descriptor (unix(7), SCM_RIGHTS); the receiver gets a duplicate of it.
+/// A message with a descriptor (unix(7), SCM_RIGHTS); the receiver gets a duplicate of it. Async-signal-safe, so that a
+/// process that crashes can still pass on what it has.
 pub fn send_descriptor(by: BorrowedFd<'_>, message: &[u8], passed: BorrowedFd<'_>) -> io::Result<()> {
-    let passed = [passed.as_raw_fd()];
-    let control = [ControlMessage::ScmRights(&passed)];
-    let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
-    sendmsg::<()>(by.as_raw_fd(), &[IoSlice::new(message)], &control, flags, None)?;
-    Ok(())
+    const LENGTH: u32 = size_of::<RawFd>() as u32;
+    #[repr(C, align(8))]
+    struct Control([u8; 64]);
+    let mut control = Control([0; 64]);
+    let mut part = libc::iovec { iov_base: message.as_ptr() as *mut libc::c_void, iov_len: message.len() };
+    // SAFETY: the control buffer is aligned for a cmsghdr and has room for one with a descriptor (24 of 64 octets); the
+    // kernel only reads the message.
+    let sent = unsafe {
+        let mut head: libc::msghdr = std::mem::zeroed();
+        (head.msg_iov, head.msg_iovlen) = (&mut part, 1);
+        head.msg_control = control.0.as_mut_ptr().cast();
+        head.msg_controllen = libc::CMSG_SPACE(LENGTH) as _;
+        let first = libc::CMSG_FIRSTHDR(&head);
+        (*first).cmsg_level = libc::SOL_SOCKET;
+        (*first).cmsg_type = libc::SCM_RIGHTS;
+        (*first).cmsg_len = libc::CMSG_LEN(LENGTH) as _;
+        libc::CMSG_DATA(first).cast::<RawFd>().write_unaligned(passed.as_raw_fd());
+        libc::sendmsg(by.as_raw_fd(), &head, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT)
+    };
+    match sent {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// The peer of a connection given by its number, None where it has no address; and the connection, for as long as the
+/// caller knows it to be open. Async-signal-safe.
+pub fn by_number<'a>(number: RawFd) -> io::Result<(BorrowedFd<'a>, Option<SocketAddr>)> {
+    // SAFETY: the caller knows that the owner keeps the descriptor open meanwhile; a wrong number is reported below.
+    let fd = unsafe { BorrowedFd::borrow_raw(number) };
+    let peer = SockRef::from(&fd).peer_addr()?.as_socket();
+    Ok((fd, peer))
 }
 
 /// A message into `into`, and its descriptor, CLOEXEC; None when the process has no room for another descriptor.

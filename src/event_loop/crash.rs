@@ -1,0 +1,357 @@
+//! Owns: what the worker's connections are told when the process crashes, and the roll that says how each stands.
+//! Rule: nobody is told twice and nothing is run twice. A request that is with the application gets a 500, one that is not
+//! a 503; a response that has begun is reset; a connection of which nothing has been read goes to another worker. All of it
+//! happens in a signal handler: atomics, and system calls on numbers that were noted before.
+//! Never: allocates, locks, reads a connection from the table.
+//!
+//! The roll costs a request two compare-and-swaps of a word that nobody else uses. `hold` is the first: after it the connection is its
+//! thread's, and without it the thread goes no further, as the connection has been passed on by a crash elsewhere.
+
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+
+use super::EventLoop;
+use crate::conn::{Conn, State};
+use crate::exchange::claim::{Claim, Overrun, Stage};
+use crate::exchange::without_body;
+use crate::handoff::Papers;
+use crate::http::Reject;
+use crate::log;
+use crate::proxy_protocol::Preface;
+use crate::sys::clock::{self, Nanos, SECOND};
+use crate::sys::crash::{self, Fault, Scene};
+use crate::sys::{process, signal, socket};
+use crate::transport::Peer;
+
+/// Connections beyond the worker's most, which it may take when it leaves.
+const SPARE: usize = 256;
+/// Milliseconds that the handler may wait, in all: for other threads, for room in the mailbox.
+const MOST_WAITS: u32 = 100;
+
+/// How a connection stands, as far as a crash is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+enum Standing {
+    Absent,
+    /// A thread has it.
+    Held,
+    /// Nothing of its next request has been read.
+    Idle,
+    /// Part of a request has been read.
+    Begun,
+    /// Part of a response has left.
+    Replying,
+    /// All is said.
+    Ended,
+}
+
+const STANDINGS: [Standing; 6] =
+    [Standing::Absent, Standing::Held, Standing::Idle, Standing::Begun, Standing::Replying, Standing::Ended];
+
+/// One connection: its descriptor (32 bits), listener (23), whether the descriptor is all there is to it, whether it has
+/// TLS, whether a crash has taken it, standing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Place(u64);
+
+const LISTENER: u64 = 0x7f_ffff;
+const BARE: u64 = 1 << 8;
+const SECURE: u64 = 1 << 7;
+const TAKEN: u64 = 1 << 6;
+const STANDING: u64 = 0x3f;
+
+impl Place {
+    fn new(conn: &Conn, fd: i32) -> Place {
+        let secure = if conn.is_bound() { SECURE } else { 0 };
+        let bare = if conn.is_bare() { BARE } else { 0 };
+        Place(u64::from(fd as u32) << 32 | (conn.listener as u64 & LISTENER) << 9 | bare | secure)
+    }
+
+    fn at(self, standing: Standing) -> Place {
+        Place(self.0 & !STANDING | standing as u64)
+    }
+
+    fn standing(self) -> Standing {
+        STANDINGS[(self.0 & STANDING) as usize % STANDINGS.len()]
+    }
+
+    fn is_taken(self) -> bool {
+        self.0 & TAKEN != 0
+    }
+
+    fn fd(self) -> i32 {
+        (self.0 >> 32) as i32
+    }
+
+    fn listener(self) -> usize {
+        (self.0 >> 9 & LISTENER) as usize
+    }
+
+    fn is_bare(self) -> bool {
+        self.0 & BARE != 0
+    }
+
+    fn is_secure(self) -> bool {
+        self.0 & SECURE != 0
+    }
+}
+
+fn standing(state: State) -> Standing {
+    match state {
+        State::Idle => Standing::Idle,
+        State::Head | State::Body => Standing::Begun,
+        State::Call => Standing::Held,
+        State::Reply => Standing::Replying,
+        State::Linger | State::Closed => Standing::Ended,
+    }
+}
+
+/// Every connection of the worker by its key in the table. Connections beyond its length end unanswered.
+pub(super) struct Roll(Box<[AtomicU64]>);
+
+impl Roll {
+    pub(super) fn new(most_connections: usize) -> Roll {
+        Roll((0..most_connections + SPARE).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    /// A new connection, in the hands of the thread that took it.
+    pub(super) fn enter(&self, key: usize, conn: &Conn, fd: i32) {
+        if let Some(word) = self.0.get(key) {
+            word.store(Place::new(conn, fd).at(Standing::Held).0, Release);
+        }
+    }
+
+    /// A thread takes the connection into its hands.
+    pub(super) fn hold(&self, key: usize) {
+        let Some(word) = self.0.get(key) else { return };
+        let seen = Place(word.load(Relaxed));
+        let held = seen.at(Standing::Held).0;
+        if seen.is_taken() || word.compare_exchange(seen.0, held, AcqRel, Relaxed).is_err() {
+            crash::wait_for_the_end();
+        }
+    }
+
+    /// It is back, and waits.
+    pub(super) fn wait(&self, key: usize, state: State) {
+        let Some(word) = self.0.get(key) else { return };
+        // A crash may mark it meanwhile, and wants to know too.
+        let set = |word| Some(Place(word).at(standing(state)).0);
+        let _ = word.fetch_update(Release, Relaxed, set);
+    }
+
+    /// Its descriptor is closed, or another worker's.
+    pub(super) fn leave(&self, key: usize) {
+        if let Some(word) = self.0.get(key) {
+            word.store(Standing::Absent as u64, Release);
+        }
+    }
+
+    /// By a crash: from now on no thread gets hold of a connection that it does not have.
+    fn take_all(&self) {
+        for word in &self.0 {
+            if word.load(Acquire) != Standing::Absent as u64 {
+                word.fetch_or(TAKEN, AcqRel);
+            }
+        }
+    }
+
+    /// The keys of all that may be there.
+    fn keys(&self) -> std::ops::Range<usize> {
+        0..self.0.len()
+    }
+
+    fn look(&self, key: usize) -> Option<Place> {
+        let word = &self.0[key];
+        let place = Place(word.load(Acquire));
+        match place.standing() {
+            Standing::Absent => None,
+            // It has been accepted since.
+            _ if !place.is_taken() => Some(Place(word.fetch_or(TAKEN, AcqRel) | TAKEN)),
+            _ => Some(place),
+        }
+    }
+}
+
+/// What is said in a crash, made beforehand.
+pub(super) struct Pages {
+    failed: Vec<u8>,
+    failed_head: Vec<u8>,
+    unavailable: Vec<u8>,
+}
+
+impl Pages {
+    pub(super) fn new() -> Pages {
+        let page = |reject: Reject, fields: &str| {
+            let mut page = Vec::new();
+            reject.page(fields.as_bytes(), &mut page);
+            page
+        };
+        let failed = page(Reject::InternalError, "Server: rgunicorn\r\n");
+        let mut failed_head = failed.clone();
+        without_body(&mut failed_head);
+        let unavailable = page(Reject::Unavailable, "Server: rgunicorn\r\nRetry-After: 1\r\n");
+        Pages { failed, failed_head, unavailable }
+    }
+}
+
+/// What became of the connections.
+#[derive(Default)]
+struct Toll {
+    failed: u64,
+    unavailable: u64,
+    reset: u64,
+    passed: u64,
+    closed: u64,
+}
+
+impl Scene for EventLoop {
+    fn last_acts(&self, fault: Fault) -> bool {
+        self.plan.slot.set_fault(fault.signal, fault.stack_overflow);
+        let mut toll = Toll::default();
+        let mut waits = MOST_WAITS;
+        // Before anybody is told: a client that knows may ask again at once, and the other threads run on.
+        for number in self.plan.listeners.iter().map(|l| l.as_fd()).chain([self.plan.mailbox.as_fd()]) {
+            crash::blind(number.as_raw_fd(), self.nudge.as_fd().as_raw_fd());
+        }
+        self.calls.iter().for_each(|claim| _ = claim.crash());
+        self.roll.take_all();
+        for key in self.roll.keys() {
+            let Some(place) = self.settled(key, &mut waits) else { continue };
+            match place.standing() {
+                Standing::Held => self.end_held(place, &mut toll),
+                Standing::Idle => self.end_idle(place, &mut waits, &mut toll),
+                Standing::Begun => self.turn_away(place, &mut toll),
+                Standing::Replying => reset(place, &mut toll),
+                Standing::Ended | Standing::Absent => {}
+            }
+        }
+        report(fault, &toll);
+        true
+    }
+}
+
+impl EventLoop {
+    /// Another thread may be about to put it back, or to open its claim: it is given a moment.
+    fn settled(&self, key: usize, waits: &mut u32) -> Option<Place> {
+        loop {
+            let place = self.roll.look(key)?;
+            if place.standing() != Standing::Held || self.claim(place).is_some() || *waits == 0 {
+                return Some(place);
+            }
+            *waits -= 1;
+            crash::pause_briefly();
+        }
+    }
+
+    /// Of the call that has the connection.
+    fn claim(&self, place: Place) -> Option<(usize, &Claim)> {
+        let serves = |claim: &Claim| claim.fd() == place.fd() && claim.look().stage() != Stage::Idle;
+        self.calls.iter().enumerate().find(|(_, claim)| serves(claim))
+    }
+
+    /// Whose claim is open for a connection has the application's word for it.
+    fn end_held(&self, place: Place, toll: &mut Toll) {
+        let (thread, outcome) = match self.claim(place) {
+            Some((thread, claim)) => (Some(thread), claim.crash()),
+            // Between two steps of ours: nobody can say whether it has been run.
+            None => (None, Overrun::Answer(place.fd())),
+        };
+        match outcome {
+            Overrun::Answer(_) if place.is_secure() => close(place, toll),
+            Overrun::Answer(fd) => {
+                let is_head = thread.is_some_and(|thread| self.plan.slot.is_head(thread));
+                let page = if is_head { &self.pages.failed_head } else { &self.pages.failed };
+                toll.failed += u64::from(crash::say(fd, page));
+            }
+            Overrun::TooLate(_) => reset(place, toll),
+            Overrun::Gone => {}
+        }
+    }
+
+    /// Nothing has been read: whoever goes on with it serves what comes.
+    fn end_idle(&self, place: Place, waits: &mut u32, toll: &mut Toll) {
+        if place.is_secure() {
+            return close(place, toll);
+        }
+        if self.passes(place, waits) {
+            toll.passed += 1;
+        } else if crash::has_input(place.fd()) {
+            self.turn_away(place, toll);
+        } else {
+            close(place, toll);
+        }
+    }
+
+    fn passes(&self, place: Place, waits: &mut u32) -> bool {
+        if self.plan.notice.is_stopping() || !place.is_bare() {
+            return false;
+        }
+        let (Some(listener), Ok((fd, peer))) =
+            (self.plan.listeners.get(place.listener()), socket::by_number(place.fd()))
+        else {
+            return false;
+        };
+        let deadline = clock::monotonic() + self.plan.settings.keepalive.max(GRACE);
+        let peer = peer.map_or(Peer::Unix, Peer::Tcp);
+        let papers = Papers {
+            peer,
+            listener: listener.id(),
+            requests: 1,
+            deadline,
+            secure: false,
+            preface: Preface::None,
+            origin: None,
+        };
+        loop {
+            match self.plan.mailbox.send_untouched(fd, papers) {
+                Ok(()) => return true,
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock && *waits > 0 => {
+                    *waits -= 1;
+                    crash::pause_briefly();
+                }
+                Err(_) => return false,
+            }
+        }
+    }
+
+    /// The application has not been called for it.
+    fn turn_away(&self, place: Place, toll: &mut Toll) {
+        match place.is_secure() {
+            true => close(place, toll),
+            false => toll.unavailable += u64::from(crash::say(place.fd(), &self.pages.unavailable)),
+        }
+    }
+}
+
+/// How long whoever goes on with a connection waits for its next request at the least.
+const GRACE: Nanos = 2 * SECOND;
+
+fn reset(place: Place, toll: &mut Toll) {
+    crash::reset(place.fd());
+    toll.reset += 1;
+}
+
+fn close(place: Place, toll: &mut Toll) {
+    crash::end(place.fd());
+    toll.closed += 1;
+}
+
+/// One line for the error log, above the stacks.
+fn report(fault: Fault, toll: &Toll) {
+    let Some(log) = log::descriptor() else { return };
+    let Toll { failed, unavailable, reset, passed, closed } = toll;
+    let overflow = if fault.stack_overflow { ", its C stack is full" } else { "" };
+    let mut text = [0; 512];
+    let mut rest = &mut text[..];
+    // It fits.
+    let _ = writeln!(
+        rest,
+        "Fatal error: {} in worker (pid:{}){overflow}. Connections: {failed} answered 500, {unavailable} answered 503, \
+         {reset} reset, {passed} left to other workers, {closed} closed. Stacks of all threads:",
+        signal::full_name(fault.signal),
+        process::id(),
+    );
+    let unused = rest.len();
+    crash::note(log.as_raw_fd(), &text[..text.len() - unused]);
+}

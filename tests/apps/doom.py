@@ -1,0 +1,128 @@
+"""Ends its process as its path says. Each answer is the request's query, and names its process.
+
+`inside-NAME` tells that the request with the query NAME has begun; `go` or `go-NAME` ends its waiting. `ran` has a line for
+each call of the application.
+"""
+import ctypes
+import mmap
+import os
+import platform
+import signal
+import sys
+import tempfile
+import time
+
+MACHINE_CODE = {
+    "ill": b"\x0f\x0b",  # ud2
+    "fpe": b"\x31\xc9\xb8\x01\x00\x00\x00\x99\xf7\xf9\xc3",  # 1 / 0
+    "overflow": b"\xe8\xfb\xff\xff\xff",  # a function that calls itself
+}
+
+
+def execute(name):
+    code = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    code.write(MACHINE_CODE[name])
+    address = ctypes.addressof(ctypes.c_char.from_buffer(code))
+    ctypes.CFUNCTYPE(None)(address)()
+
+
+def segv():
+    ctypes.string_at(0)
+
+
+def native(name, number):
+    if platform.machine() == "x86_64":
+        execute(name)
+    signal.raise_signal(number)
+
+
+def bus():
+    with tempfile.TemporaryFile() as file:
+        file.truncate(mmap.PAGESIZE)
+        page = mmap.mmap(file.fileno(), mmap.PAGESIZE)
+        file.truncate(0)
+        page[0]
+
+
+def recurse(*_):
+    return recurse_from_c() + 1
+
+
+recurse_from_c = ctypes.CFUNCTYPE(ctypes.c_int)(recurse)
+
+
+def overflow():
+    if platform.machine() == "x86_64":
+        execute("overflow")
+    sys.setrecursionlimit(10 ** 9)
+    recurse()
+
+
+def fork_and_crash():
+    """The child's end is none of the server's business."""
+    pid = os.fork()
+    if not pid:
+        segv()
+    return "child left with %d" % -os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def fork_and_return():
+    return "child" if not os.fork() else "parent"
+
+
+WAYS = {
+    "segv": segv, "abort": os.abort, "bus": bus, "overflow": overflow,
+    "fpe": lambda: native("fpe", signal.SIGFPE), "ill": lambda: native("ill", signal.SIGILL),
+    "raise": lambda: signal.raise_signal(signal.SIGSEGV),
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "_exit": lambda: os._exit(7), "_exit0": lambda: os._exit(0), "exit": lambda: sys.exit(7),
+    "fork-and-crash": fork_and_crash, "fork-and-return": fork_and_return,
+}
+
+
+def say(name, text):
+    with open(name + ".new", "w") as f:
+        f.write(text)
+    os.rename(name + ".new", name)
+
+
+def enter(name):
+    book = os.open("ran", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(book, name.encode() + b"\n")
+    os.close(book)
+    say("inside-" + name, str(os.getpid()))
+
+
+def wait_for_go(name):
+    deadline = time.monotonic() + 60
+    while not (os.path.exists("go") or os.path.exists("go-" + name)):
+        if time.monotonic() > deadline:
+            raise RuntimeError("nobody said go to " + name)
+        time.sleep(0.005)
+
+
+def application(environ, start_response):
+    path, name = environ["PATH_INFO"][1:], environ["QUERY_STRING"]
+    enter(name)
+    text = name
+    first, _, rest = path.partition("/")
+    if first == "stream":
+        return stream(rest, name, start_response)
+    if first == "wait":
+        wait_for_go(name)
+        path = rest
+    if first == "read":
+        text = str(len(environ["wsgi.input"].read(1)))
+        path = rest
+    if path:
+        text = WAYS[path]() or text
+    start_response("200 OK", [("Content-Type", "text/plain"), ("X-Pid", str(os.getpid()))])
+    return [text.encode()]
+
+
+def stream(path, name, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain"), ("X-Pid", str(os.getpid()))])
+    yield b"begun"
+    wait_for_go(name)
+    WAYS[path]()
+    yield b"ended"
