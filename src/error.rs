@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 
 /// Why the server does not start. The variants are gunicorn's exit codes, which supervisors act on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,8 +15,38 @@ pub enum Error {
     Boot(String),
     /// The application was not found where the operator said.
     AppLoad(String),
+    /// The value of a setting.
+    Setting(Box<Wrong>),
     /// A configuration file, a listener, the pid file, …
     Other(String),
+}
+
+/// What is wrong with a setting, and where it was set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wrong {
+    pub setting: &'static str,
+    /// As whoever set it would call it: a flag, a variable, a file.
+    pub source: String,
+    /// Where the source is a file, that file.
+    pub file: Option<PathBuf>,
+    /// In the file, from 1, once somebody has looked.
+    pub line: Option<usize>,
+    /// The predicate of the sentence.
+    pub why: String,
+}
+
+/// `--workers: …`, `gunicorn.conf.py:12: workers: …`
+impl fmt::Display for Wrong {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.source)?;
+        if let Some(line) = self.line {
+            write!(out, ":{line}")?;
+        }
+        match self.file {
+            Some(_) => write!(out, ": {}: {}", self.setting, self.why),
+            None => write!(out, ": {}", self.why),
+        }
+    }
 }
 
 impl Error {
@@ -27,30 +58,29 @@ impl Error {
 
     pub fn exit_code(&self) -> i32 {
         match self {
-            Error::Other(_) => 1,
+            Error::Setting(_) | Error::Other(_) => 1,
             Error::Usage(_) => 2,
             Error::Boot(_) => 3,
             Error::AppLoad(_) => 4,
-        }
-    }
-
-    fn sentence(&self) -> &str {
-        match self {
-            Error::Usage(text) | Error::Boot(text) | Error::AppLoad(text) | Error::Other(text) => text,
         }
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(self.sentence())
+        match self {
+            Error::Usage(text) | Error::Boot(text) | Error::AppLoad(text) | Error::Other(text) => {
+                out.write_str(text)
+            }
+            Error::Setting(wrong) => wrong.fmt(out),
+        }
     }
 }
 
 impl std::error::Error for Error {}
 
 /// The kernel's words without the number that the standard library appends: it tells an operator nothing.
-fn reason(error: &io::Error) -> String {
+pub fn reason(error: &io::Error) -> String {
     let text = error.to_string();
     match text.rfind(" (os error ") {
         Some(end) => text[..end].to_string(),
@@ -77,6 +107,18 @@ mod tests {
         let error = Error::system("bind 0.0.0.0:80", &denied, "--bind");
         assert_eq!(error.to_string(), "bind 0.0.0.0:80: Permission denied (--bind)");
         assert_eq!(error.exit_code(), 1);
+    }
+
+    #[test]
+    fn a_wrong_setting_is_named_with_its_place() {
+        let wrong = |file: Option<&str>, source: &str, line| {
+            let (file, source, why) =
+                (file.map(PathBuf::from), source.to_string(), "'x' is wrong".to_string());
+            Error::Setting(Box::new(Wrong { setting: "workers", source, file, line, why })).to_string()
+        };
+        assert_eq!(wrong(None, "WEB_CONCURRENCY", None), "WEB_CONCURRENCY: 'x' is wrong");
+        assert_eq!(wrong(Some("c.py"), "c.py", Some(12)), "c.py:12: workers: 'x' is wrong");
+        assert_eq!(wrong(Some("c.py"), "c.py", None), "c.py: workers: 'x' is wrong");
     }
 
     #[test]

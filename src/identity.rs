@@ -34,8 +34,8 @@ impl Identity {
     ///
     /// Errors: there is no such user or group.
     pub fn wanted(config: &Config) -> Result<Option<Identity>, Error> {
-        let account = config.user.as_deref().map(find_user).transpose()?;
-        let named = config.group.as_deref().map(find_group).transpose()?;
+        let account = config.user.as_deref().map(|text| find_user(config, text)).transpose()?;
+        let named = config.group.as_deref().map(|text| find_group(config, text)).transpose()?;
         let uid = account.as_ref().map_or(geteuid(), |account| account.uid);
         let entry = account.and_then(|account| account.entry);
         let own = entry.as_ref().filter(|_| uid != geteuid()).map(|user| user.gid);
@@ -46,16 +46,16 @@ impl Identity {
     }
 
     /// Errors: only root may become somebody else.
-    pub fn permit(&self) -> Result<(), Error> {
+    pub fn permit(&self, config: &Config) -> Result<(), Error> {
         if geteuid().is_root() {
             return Ok(());
         }
-        let option = if self.uid == geteuid() { "--group" } else { "--user" };
-        Err(Error::Other(format!(
-            "workers cannot run as {}: only root may change that, and this is user {} ({option})",
-            self,
+        let setting = if self.uid == geteuid() { "group" } else { "user" };
+        let why = format!(
+            "workers cannot run as {self}: only root may change that, and this is user {}",
             geteuid()
-        )))
+        );
+        Err(config.wrong(setting, why))
     }
 
     pub fn owner(&self) -> Owner {
@@ -94,7 +94,7 @@ impl std::fmt::Display for Identity {
     }
 }
 
-fn find_user(text: &str) -> Result<Account, Error> {
+fn find_user(config: &Config, text: &str) -> Result<Account, Error> {
     let found = match number(text) {
         Some(uid) => {
             return Ok(Account {
@@ -104,15 +104,17 @@ fn find_user(text: &str) -> Result<Account, Error> {
         }
         None => look_up(User::from_name(text), "user")?,
     };
-    found.map(|user| Account { uid: user.uid, entry: Some(user) }).ok_or_else(|| unknown("user", text))
+    found
+        .map(|user| Account { uid: user.uid, entry: Some(user) })
+        .ok_or_else(|| unknown(config, "user", text))
 }
 
-fn find_group(text: &str) -> Result<Gid, Error> {
+fn find_group(config: &Config, text: &str) -> Result<Gid, Error> {
     match number(text) {
         Some(gid) => Ok(Gid::from_raw(gid)),
         None => look_up(Group::from_name(text), "group")?
             .map(|group| group.gid)
-            .ok_or_else(|| unknown("group", text)),
+            .ok_or_else(|| unknown(config, "group", text)),
     }
 }
 
@@ -125,8 +127,8 @@ fn look_up<T>(found: nix::Result<Option<T>>, what: &str) -> Result<Option<T>, Er
     found.map_err(|e| Error::system(&format!("the system's {what}s"), &e.into(), &format!("--{what}")))
 }
 
-fn unknown(what: &str, text: &str) -> Error {
-    Error::Other(format!("there is no {what} '{}' (--{what})", text.escape_debug()))
+fn unknown(config: &Config, what: &str, text: &str) -> Error {
+    config.wrong(what, format!("there is no {what} '{}'", text.escape_debug()))
 }
 
 #[cfg(test)]
@@ -167,8 +169,8 @@ mod tests {
     #[test]
     fn unknown_names_are_named() {
         let refused = |user, group| Identity::wanted(&config(user, group)).unwrap_err().to_string();
-        assert_eq!(refused(Some("no such"), None), "there is no user 'no such' (--user)");
-        assert_eq!(refused(Some("4294967295"), None), "there is no user '4294967295' (--user)");
-        assert_eq!(refused(None, Some("no such")), "there is no group 'no such' (--group)");
+        assert_eq!(refused(Some("no such"), None), "--user: there is no user 'no such'");
+        assert_eq!(refused(Some("4294967295"), None), "--user: there is no user '4294967295'");
+        assert_eq!(refused(None, Some("no such")), "--group: there is no group 'no such'");
     }
 }

@@ -27,6 +27,7 @@ pub mod access_sink;
 pub mod app;
 pub mod arbiter;
 pub mod buffer;
+mod catalogue;
 pub mod cli;
 pub mod config;
 pub mod conn;
@@ -96,10 +97,17 @@ fn leave(py: Python<'_>, code: i32) -> ! {
 #[pymodule(gil_used = false)]
 mod _core {
     use pyo3::prelude::*;
+    use pyo3::types::PyDict;
 
     #[pymodule_export]
     #[allow(non_upper_case_globals)]
     const __version__: &str = crate::version::VERSION;
+
+    /// The table of options, a dictionary for each.
+    #[pyfunction]
+    fn settings(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyDict>>> {
+        crate::catalogue::settings(py)
+    }
 
     /// Runs the command line and returns the exit code.
     #[pyfunction]

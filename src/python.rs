@@ -3,7 +3,6 @@
 //! called with every signal blocked and no other thread in the process.
 //! Never: called by http/ or conn; knows requests.
 
-use std::ffi::CString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
@@ -394,25 +393,38 @@ pub fn values(names: &Bound<'_, PyDict>) -> Vec<(String, Raw)> {
     names.iter().map(|(name, value)| (name.to_string(), raw(&value))).collect()
 }
 
-/// As the module `__config__`, afresh each time, so that a reload sees what the file says now.
+/// As the module `__config__`, afresh each time, so that a reload sees what the file says now. The module's `__file__` is
+/// good in whatever folder the server goes to.
 fn execute<'py>(py: Python<'py>, path: &Path) -> Result<PyResult<Bound<'py, PyDict>>, Error> {
     let shown = path.display();
+    let full = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+    if path.extension().is_some_and(|end| end == "pyc") {
+        return Ok(compiled(py, &full).and_then(|code| run_as_module(py, code, &full)));
+    }
     let code = fs::read(path).map_err(|e| Error::system(&format!("config file {shown}"), &e, "--config"))?;
-    let code = CString::new(code)
-        .map_err(|_| Error::Other(format!("config file {shown} contains a NUL byte (--config)")))?;
-    Ok(run_as_module(py, &code, &shown.to_string()))
+    if code.contains(&0) {
+        return Err(Error::Other(format!("config file {shown} contains a NUL byte (--config)")));
+    }
+    let compiled = py.import("builtins").and_then(|builtins| {
+        let source = pyo3::types::PyBytes::new(py, &code);
+        builtins.call_method1("compile", (source, &full, "exec"))
+    });
+    Ok(compiled.and_then(|code| run_as_module(py, code, &full)))
 }
 
-fn run_as_module<'py>(py: Python<'py>, code: &CString, file: &str) -> PyResult<Bound<'py, PyDict>> {
+fn compiled<'py>(py: Python<'py>, file: &Path) -> PyResult<Bound<'py, PyAny>> {
+    let loader = py.import("importlib.machinery")?.getattr("SourcelessFileLoader")?;
+    loader.call1(("__config__", file))?.call_method1("get_code", ("__config__",))
+}
+
+fn run_as_module<'py>(py: Python<'py>, code: Bound<'py, PyAny>, file: &Path) -> PyResult<Bound<'py, PyDict>> {
     let module = PyModule::new(py, "__config__")?;
-    module.setattr("__file__", file)?;
+    module.setattr("__file__", file.display().to_string())?;
     py.import("sys")?.getattr("modules")?.set_item("__config__", &module)?;
     let names = module.dict();
     let builtins = py.import("builtins")?;
     names.set_item("__builtins__", &builtins)?;
-    let source = code.to_bytes();
-    let compiled = builtins.call_method1("compile", (pyo3::types::PyBytes::new(py, source), file, "exec"))?;
-    builtins.call_method1("exec", (compiled, &names))?;
+    builtins.call_method1("exec", (code, &names))?;
     Ok(names)
 }
 

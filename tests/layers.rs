@@ -34,6 +34,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("hooks", 4),
     ("wsgi", 4),
     ("daemon", 4),
+    ("catalogue", 4),
     ("worker", 5),
     ("mold", 5),
     ("arbiter", 5),
@@ -70,7 +71,8 @@ const BESIDE: &[(&str, &str)] = &[
 /// The arbiter supervises; it must not be able to touch a request.
 const ARBITER_NEVER: &[&str] = &["http", "conn", "exchange", "wsgi", "event_loop", "app", "transport"];
 
-const PYO3: &[&str] = &["lib", "main", "python", "hooks", "wsgi", "daemon", "worker", "mold", "arbiter"];
+const PYO3: &[&str] =
+    &["lib", "catalogue", "main", "python", "hooks", "wsgi", "daemon", "worker", "mold", "arbiter"];
 
 struct Source {
     path: PathBuf,

@@ -258,7 +258,7 @@ def test_hooks_that_cannot_be_used(tmp_path, source, sentence):
     for arguments in [("apps.hello:app",), ("--check-config", "apps.hello:app")]:
         done = harness.run(*arguments, cwd=str(tmp_path))
         assert done.returncode == 1
-        assert "gunicorn.conf.py: " + sentence in done.stderr
+        assert "gunicorn.conf.py:1: " + sentence in done.stderr
 
 
 def test_other_callables(server):

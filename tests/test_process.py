@@ -194,8 +194,8 @@ def test_a_log_that_is_a_link_changes_no_owner(server, commons):
 
 
 @pytest.mark.parametrize("options, words", [
-    (["-u", "no-such-user"], "there is no user 'no-such-user' (--user)"),
-    (["-g", "no-such-group"], "there is no group 'no-such-group' (--group)"),
+    (["-u", "no-such-user"], "--user: there is no user 'no-such-user'"),
+    (["-g", "no-such-group"], "--group: there is no group 'no-such-group'"),
 ])
 @pytest.mark.parametrize("check", [[], ["--check-config"]])
 def test_unknown_names(options, words, check):
@@ -386,7 +386,9 @@ def test_folders_without_a_use(server, tmp_path, option):
     assert server(HELLO, *options(tmp_path)).get("/").status == 200
     done = run("-b", "127.0.0.1:0", *options(tmp_path / "missing"), HELLO)
     assert done.returncode == 1
-    assert done.stderr == "rgunicorn: '%s' is not a directory (%s)\n" % (tmp_path / "missing", option)
+    source = option if option.startswith("-") else "%s:1: %s" % (tmp_path / "conf.py", option)
+    missing = "'%s' is not a folder that exists: No such file or directory" % (tmp_path / "missing")
+    assert done.stderr == "rgunicorn: %s: %s\n" % (source, missing)
 
 
 # --- what is configured ---

@@ -587,16 +587,16 @@ def test_files_that_cannot_be_used(site, authority, stranger, tmp_path):
     openssl("pkcs8", "-topk8", "-in", key, "-out", encrypted, "-passout", "pass:secret")
     other = stranger.key
     rows = [
-        (("--certfile", "/nope"), "certificate /nope: No such file or directory (--certfile)"),
+        (("--certfile", "/nope"), "--certfile: '/nope' is not a file that can be read: No such file or directory"),
         (("--certfile", empty), "%s has no certificate in PEM form in it (--certfile)" % empty),
         (("--certfile", certificate), "%s has no private key in PEM form in it (--keyfile)" % certificate),
-        (("--certfile", certificate, "--keyfile", "/nope"), "key /nope: No such file or directory (--keyfile)"),
+        (("--certfile", certificate, "--keyfile", "/nope"), "--keyfile: '/nope' is not a file that can be read: No such file or directory"),
         (("--certfile", certificate, "--keyfile", other),
          "the key in %s is not that of the certificate in %s (--keyfile)" % (other, certificate)),
         (("--certfile", certificate, "--keyfile", encrypted),
          "the key in %s is encrypted; decrypt it, as nobody is there to be asked for its passphrase (--keyfile)" % encrypted),
-        (("--keyfile", key), "keyfile: there is no certificate to go with it (--certfile)"),
-        (("--ca-certs", authority.certificate), "ca_certs: there is no certificate to go with it (--certfile)"),
+        (("--keyfile", key), "--keyfile: there is no certificate to go with it (--certfile)"),
+        (("--ca-certs", authority.certificate), "--ca-certs: there is no certificate to go with it (--certfile)"),
         ((*https(site), "--cert-reqs", "2"),
          "cert_reqs: no authority is named that client certificates come from (--ca-certs)"),
         ((*https(site), "--cert-reqs", "1", "--ca-certs", empty),

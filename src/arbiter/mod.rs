@@ -3,6 +3,7 @@
 //! word or a deadline. Once a worker has been ready, nothing but a stop signal ends it.
 //! Never: http, conn, wsgi, threads.
 
+mod blame;
 pub mod children;
 mod generation;
 mod hooks;
@@ -29,7 +30,7 @@ use self::spawn::Which;
 use self::upgrade::{Beside, Inheritance, Origin};
 use crate::config::{self, Config};
 use crate::daemon::{self, PidFile};
-use crate::error::Error;
+use crate::error::{self, Error};
 use crate::handoff::Mailbox;
 use crate::hooks::{Hooks, Server};
 use crate::identity::Identity;
@@ -110,7 +111,8 @@ pub fn run(py: Python<'_>, args: &[String]) -> Result<Outcome, Error> {
     let start_folder = daemon::start_folder().map_err(|e| Error::system("current folder", &e, "--chdir"))?;
     let setup = read_config(py, args, &start_folder)?;
     let config = &setup.config;
-    let identity = Identity::wanted(config)?;
+    let located = |error| blame::locate(py, &start_folder, error);
+    let identity = Identity::wanted(config).map_err(located)?;
     if config.print_config {
         // Whoever reads it may have seen enough.
         let _ = std::io::stdout().write_all(config.listing().as_bytes());
@@ -123,7 +125,7 @@ pub fn run(py: Python<'_>, args: &[String]) -> Result<Outcome, Error> {
             "No application module specified (rgunicorn MODULE:APP, or wsgi_app)".into(),
         ));
     }
-    identity.iter().try_for_each(Identity::permit)?;
+    identity.iter().try_for_each(|identity| identity.permit(config)).map_err(located)?;
     let inheritance = Inheritance::take(&|name| std::env::var(name).ok())?;
     let manager = meet_manager(py).map_err(|e| Error::Other(format!("environment: {e}")))?;
     let mut arbiter =
@@ -131,8 +133,9 @@ pub fn run(py: Python<'_>, args: &[String]) -> Result<Outcome, Error> {
     arbiter.show_name(py);
     arbiter.attend(py);
     log::info!("Listening at: {} ({})", arbiter.current.addresses(), process::id());
-    let workers = arbiter.wanted;
-    log::info!("Using {workers} worker(s) with {} thread(s) each", arbiter.current.config.threads);
+    let config = &arbiter.current.config;
+    let (workers, threads) = (arbiter.wanted, config.threads);
+    log::info!("Using worker: {} (workers: {workers}, threads in each: {threads})", config.worker_kind());
     match arbiter.announce_ready(py) {
         true => Ok(arbiter.supervise(py)),
         false => Ok(arbiter.give_up(py, 1)),
@@ -177,6 +180,10 @@ fn check(py: Python<'_>, config: &Config) -> Result<Outcome, Error> {
 /// Reads the configuration from the folder we were started in, then takes over what it says of the process: folder,
 /// import path, error log.
 fn read_config(py: Python<'_>, args: &[String], start_folder: &PathBuf) -> Result<Setup, Error> {
+    take_config(py, args, start_folder).map_err(|error| blame::locate(py, start_folder, error))
+}
+
+fn take_config(py: Python<'_>, args: &[String], start_folder: &PathBuf) -> Result<Setup, Error> {
     enter(py, start_folder)?;
     let mut given = None;
     let loaded = config::load(args, &|name| std::env::var(name).ok(), &mut |path| {
@@ -189,7 +196,6 @@ fn read_config(py: Python<'_>, args: &[String], start_folder: &PathBuf) -> Resul
     if let Some(folder) = &config.chdir {
         enter(py, folder)?;
     }
-    config.check_folders()?;
     for folder in &config.pythonpath {
         python::add_path(py, folder).map_err(|e| Error::Other(format!("{folder}: {e} (--pythonpath)")))?;
     }
@@ -200,9 +206,14 @@ fn read_config(py: Python<'_>, args: &[String], start_folder: &PathBuf) -> Resul
 }
 
 fn init_log(config: &Config) -> Result<(), Error> {
-    let what = format!("error log {:?}", config.errorlog);
-    crate::log::init(&config.errorlog, config.loglevel)
-        .map_err(|e| Error::system(&what, &e, "--error-logfile"))
+    crate::log::init(&config.errorlog, config.loglevel).map_err(|e| {
+        let file =
+            config.settings().find(|(name, _)| *name == "errorlog").map(|(_, value)| value.to_string());
+        config.wrong(
+            "errorlog",
+            format!("'{}' cannot be written: {}", file.unwrap_or_default(), error::reason(&e)),
+        )
+    })
 }
 
 /// Workers that are somebody else will have to reopen what was made here.

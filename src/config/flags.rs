@@ -60,6 +60,7 @@ fn arg(opt: &'static Opt) -> Arg {
         .aliases(&opt.long[1..])
         .action(action)
         .help_heading(opt.section)
+        .hide(opt.ignored.is_some())
         .help(help(opt));
     let arg = match opt.short {
         Some(short) => arg.short(short),
@@ -99,7 +100,7 @@ mod tests {
         command().debug_assert();
         let help = command().render_help().to_string();
         assert!(help.lines().all(|line| line.chars().count() <= 80));
-        for opt in options().filter(|opt| !opt.long.is_empty()) {
+        for opt in options().filter(|opt| !opt.long.is_empty() && opt.ignored.is_none()) {
             assert!(help.contains(&format!("\n{}:\n", opt.section)));
             assert!(help.contains(&opt.flag()));
         }

@@ -24,6 +24,12 @@ pub enum Kind {
     /// A value of any type that only its being set matters of.
     Anything,
     Path,
+    /// A folder that has to be there.
+    Folder,
+    /// A file that has to be there, and is read by the arbiter.
+    File,
+    /// A file that the server makes, in a folder that has to be there.
+    NewFile,
     Log,
     /// A user or a group, by name or by number.
     Account,
@@ -36,6 +42,10 @@ pub enum Kind {
     },
     /// Text with a rule of its own, which gives back the value or the predicate of a sentence.
     Checked(fn(&str) -> Result<String, String>),
+    /// A class of worker, or the text that names it.
+    Worker,
+    /// Any texts, one per flag.
+    Texts,
     CommaList,
     AllowList,
     /// `NAME=value`, once per flag.
@@ -106,7 +116,7 @@ impl fmt::Display for Value {
 impl Kind {
     /// Whether the option may be given several times, each adding a value.
     pub fn repeats(self) -> bool {
-        matches!(self, Kind::Env | Kind::Addresses)
+        matches!(self, Kind::Env | Kind::Addresses | Kind::Texts)
     }
 
     /// Whether an empty environment variable says something; elsewhere it is taken for an unset one.
@@ -121,14 +131,77 @@ impl Kind {
             Kind::Int { .. } => "N",
             Kind::Mode => "MODE",
             Kind::Seconds => "SECONDS",
-            Kind::Text | Kind::Anything | Kind::Hook => "TEXT",
-            Kind::Choice(_) | Kind::Switch { .. } | Kind::Checked(_) => "WORD",
-            Kind::Path | Kind::Log => "PATH",
+            Kind::Text | Kind::Texts | Kind::Anything | Kind::Hook => "TEXT",
+            Kind::Choice(_) | Kind::Switch { .. } | Kind::Checked(_) | Kind::Worker => "WORD",
+            Kind::Path | Kind::Folder | Kind::File | Kind::NewFile | Kind::Log => "PATH",
             Kind::Account => "NAME",
             Kind::CommaList | Kind::AllowList => "LIST",
             Kind::Env | Kind::Map => "NAME=VALUE",
             Kind::Addresses => "ADDRESS",
         }
+    }
+
+    /// One word for it, for programs that read the table.
+    pub fn word(self) -> &'static str {
+        match self {
+            Kind::Flag { .. } => "flag",
+            Kind::Int { .. } => "int",
+            Kind::Mode => "mode",
+            Kind::Seconds => "seconds",
+            Kind::Text => "text",
+            Kind::Anything => "anything",
+            Kind::Path => "path",
+            Kind::Folder => "folder",
+            Kind::File => "file",
+            Kind::NewFile => "new_file",
+            Kind::Log => "log",
+            Kind::Account => "account",
+            Kind::Choice(_) => "choice",
+            Kind::Switch { .. } => "switch",
+            Kind::Checked(_) => "checked",
+            Kind::Worker => "worker",
+            Kind::Texts => "texts",
+            Kind::CommaList => "comma_list",
+            Kind::AllowList => "allow_list",
+            Kind::Env => "env",
+            Kind::Addresses => "addresses",
+            Kind::Map => "map",
+            Kind::Hook => "hook",
+        }
+    }
+
+    /// What is accepted, for people.
+    pub fn allowed(self) -> String {
+        let text = match self {
+            Kind::Flag { .. } => "true or false",
+            Kind::Int { min, max: i64::MAX } => return format!("a whole number ≥ {min}"),
+            Kind::Int { min, max } => return format!("a whole number from {min} to {max}"),
+            Kind::Mode => "a file mode like 0022",
+            Kind::Seconds => "seconds ≥ 0, with decimals if wanted",
+            Kind::Text | Kind::Checked(_) => "text",
+            Kind::Anything => "anything",
+            Kind::Path => "a path",
+            Kind::Folder => "a folder that exists",
+            Kind::File => "a file that can be read",
+            Kind::NewFile => "a file in a folder that exists",
+            Kind::Log => "a file in a folder that exists, or `-`",
+            Kind::Account => "a name or a number",
+            Kind::Choice(words) => return words.join(", "),
+            Kind::Switch { words, bare } => {
+                return format!("{}; true is {bare}, false is {}", words.join(", "), words[0])
+            }
+            Kind::Worker => "sync, gthread",
+            Kind::Texts => "texts, one per flag; in a file a list",
+            Kind::CommaList => "texts, separated by commas; in a file also a list",
+            Kind::AllowList => {
+                "IP addresses and networks, separated by commas, or `*`; in a file also a list"
+            }
+            Kind::Env => "NAME=value, one per flag; in a file a list",
+            Kind::Addresses => "addresses, one per flag; in a file a text or a list",
+            Kind::Map => "a dictionary of texts",
+            Kind::Hook => "a function, or the text MODULE.NAME",
+        };
+        text.to_string()
     }
 
     pub fn read(self, raw: &Raw) -> Result<Value, String> {
@@ -139,12 +212,16 @@ impl Kind {
             Kind::Seconds => seconds(raw),
             Kind::Text => text(raw, |text| Ok(Value::Text(text.to_string()))),
             Kind::Anything => anything(raw),
-            Kind::Path => text(raw, |text| values::path(text).map(Value::Path)),
+            Kind::Path | Kind::Folder | Kind::File | Kind::NewFile => {
+                text(raw, |text| values::path(text).map(Value::Path))
+            }
             Kind::Log => text(raw, |text| Ok(Value::Log(LogTarget::of(text)))),
             Kind::Account => account(raw),
             Kind::Choice(words) => choice(raw, words),
             Kind::Switch { words, bare } => switch(raw, words, bare),
             Kind::Checked(rule) => text(raw, |text| rule(text).map(Value::Text)),
+            Kind::Worker => worker(raw),
+            Kind::Texts => texts(raw, single).map(Value::Texts),
             Kind::CommaList => texts(raw, values::comma_list).map(Value::Texts),
             Kind::AllowList => allow_list(raw),
             Kind::Env => env(raw),
@@ -325,18 +402,51 @@ fn hook_spec(raw: &Raw) -> Result<Value, String> {
     })
 }
 
+fn worker(raw: &Raw) -> Result<Value, String> {
+    match raw {
+        Raw::Callable(shown) => worker_class(class_name(shown)).map(Value::Text),
+        Raw::None | Raw::Text(_) => text(raw, |text| worker_class(text).map(Value::Text)),
+        other => Err(format!("{other} is neither sync nor gthread")),
+    }
+}
+
+/// `<class 'a.b.C'>`, as Python shows a class, without what is around its name.
+fn class_name(shown: &str) -> &str {
+    shown.strip_prefix("<class '").and_then(|rest| rest.strip_suffix("'>")).unwrap_or(shown)
+}
+
+const GREENLETS: &[&str] = &["gevent", "eventlet", "meinheld"];
+const LOOPS: &[&str] = &["asgi", "uvicorn", "aiohttp", "hypercorn", "daphne"];
+
 /// The kinds of worker there are in gunicorn; here only those that a thread per request can stand in for.
-pub fn worker_class(text: &str) -> Result<String, String> {
-    let advice = match text {
-        "sync" | "gthread" => return Ok(text.to_string()),
-        "egg:gunicorn#sync" | "gunicorn.workers.sync.SyncWorker" => return Ok("sync".to_string()),
-        "egg:gunicorn#gthread" | "gunicorn.workers.gthread.ThreadWorker" => return Ok("gthread".to_string()),
-        _ if text.contains("uvicorn") || text.contains("asgi") || text.contains("aiohttp") => {
-            "only WSGI applications are served"
-        }
-        _ => "use gthread with --threads",
+fn worker_class(text: &str) -> Result<String, String> {
+    if let Some(word) = built_in(text) {
+        return Ok(word.to_string());
+    }
+    let names = |words: &[&str]| words.iter().any(|word| text.to_ascii_lowercase().contains(word));
+    let advice = if names(GREENLETS) {
+        "there are no greenlets; use gthread with --threads N for N requests at once"
+    } else if names(LOOPS) {
+        "only WSGI applications are served; an ASGI application needs a server of its own"
+    } else if names(&["tornado"]) {
+        "a Tornado application needs its own server, and for WSGI there is gthread with --threads N"
+    } else {
+        "a worker is sync or gthread; what another class adds can be done in post_fork, post_worker_init or \
+         worker_exit"
     };
-    Err(format!("'{}' is not available here, {advice}", text.escape_debug()))
+    Err(format!("'{}' cannot be honoured: {advice}", text.escape_debug()))
+}
+
+/// `gthread`, `egg:gunicorn#gthread` and `gunicorn.workers.gthread.ThreadWorker` are one.
+fn built_in(text: &str) -> Option<&'static str> {
+    let eggs = ["egg:gunicorn#", "egg:rgunicorn#"];
+    let classes = ["gunicorn.workers.", "rgunicorn.workers."];
+    let short = |prefixes: &[&str]| prefixes.iter().find_map(|prefix| text.strip_prefix(prefix));
+    match (short(&eggs).unwrap_or(text), short(&classes)) {
+        ("sync", _) | (_, Some("sync.SyncWorker")) => Some("sync"),
+        ("gthread", _) | (_, Some("gthread.ThreadWorker")) => Some("gthread"),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -474,17 +584,43 @@ mod tests {
 
     #[test]
     fn worker_classes() {
-        for class in ["sync", "gthread", "gunicorn.workers.gthread.ThreadWorker"] {
-            assert!(read("worker_class", said(class)).is_ok());
+        let class = |name: &str| Raw::Callable(format!("<class '{name}'>"));
+        let (sync, gthread) = (Value::Text("sync".to_string()), Value::Text("gthread".to_string()));
+        for raw in [said("sync"), said("egg:gunicorn#sync"), class("gunicorn.workers.sync.SyncWorker")] {
+            assert_eq!(read("worker_class", raw), Ok(sync.clone()));
         }
-        assert_eq!(
-            refused("worker_class", said("gevent")),
-            "'gevent' is not available here, use gthread with --threads"
-        );
-        assert_eq!(
-            refused("worker_class", said("uvicorn.workers.UvicornWorker")),
-            "'uvicorn.workers.UvicornWorker' is not available here, only WSGI applications are \
-             served"
-        );
+        for raw in [said("gthread"), said("gunicorn.workers.gthread.ThreadWorker")] {
+            assert_eq!(read("worker_class", raw), Ok(gthread.clone()));
+        }
+        assert_eq!(read("worker_class", class("rgunicorn.workers.gthread.ThreadWorker")), Ok(gthread));
+        assert_eq!(read("worker_class", Raw::None), Ok(Value::Unset));
+        assert_eq!(refused("worker_class", Raw::Int(3)), "3 is neither sync nor gthread");
+    }
+
+    #[test]
+    fn worker_classes_that_cannot_be_honoured() {
+        let advised = [
+            ("gevent", "use gthread with --threads N"),
+            ("egg:gunicorn#gevent", "use gthread with --threads N"),
+            ("eventlet", "use gthread with --threads N"),
+            ("geventwebsocket.gunicorn.workers.GeventWebSocketWorker", "use gthread with --threads N"),
+            ("tornado", "gthread with --threads N"),
+            ("asgi", "only WSGI applications are served"),
+            ("uvicorn.workers.UvicornWorker", "only WSGI applications are served"),
+            ("uvicorn_worker.UvicornWorker", "only WSGI applications are served"),
+            ("aiohttp.GunicornWebWorker", "only WSGI applications are served"),
+            ("gunicorn.workers.sync", "a worker is sync or gthread"),
+            ("mine.CustomWorker", "a worker is sync or gthread"),
+        ];
+        for (name, advice) in advised {
+            let why = refused("worker_class", said(name));
+            assert!(
+                why.starts_with(&format!("'{name}' cannot be honoured: ")) && why.contains(advice),
+                "{why}"
+            );
+        }
+        let own = Raw::Callable("<class '__config__.Mine'>".to_string());
+        assert!(refused("worker_class", own)
+            .starts_with("'__config__.Mine' cannot be honoured: a worker is sync"));
     }
 }

@@ -4,6 +4,8 @@
 
 mod flags;
 pub mod kinds;
+pub mod lines;
+mod paths;
 pub mod sources;
 pub mod table;
 pub mod values;
@@ -18,6 +20,7 @@ use log::LevelFilter;
 use sources::{Environment, Gathered, RunPython, Settings};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use table::Opt;
 
 /// The most that a request head may take, whatever the other limits say.
 pub const HEAD_LIMIT: usize = 64 * 1024;
@@ -104,8 +107,6 @@ pub struct Config {
     pub sendfile: bool,
     /// None: plain HTTP.
     pub tls: Option<Tls>,
-    /// With their options; nothing is kept in them.
-    pub unused_folders: Vec<(&'static str, PathBuf)>,
     /// The file that was read; `python:MODULE` if it was a module.
     pub config_file: Option<PathBuf>,
     /// What the fields were made from: two configurations are compared by it.
@@ -134,6 +135,7 @@ fn load_from(
     let mut warnings = gathered.warnings.clone();
     let config = Config::new(gathered);
     config.check()?;
+    paths::check(&config.settings, dir)?;
     warnings.extend(config.doubts());
     Ok(Loaded { config, warnings })
 }
@@ -204,7 +206,6 @@ impl Config {
             loglevel: level(&optional_text(&set, "loglevel").unwrap_or_default()),
             sendfile: flag(&set, "sendfile"),
             tls: tls(&set),
-            unused_folders: unused_folders(&set),
             config_file: from.config_file,
             settings: set,
         }
@@ -218,15 +219,15 @@ impl Config {
     /// What no single option can know to be wrong.
     fn check(&self) -> Result<(), Error> {
         if self.bind.is_empty() {
-            return Err(Error::Other("bind: no address is left to listen on (--bind)".to_string()));
+            return Err(self.wrong("bind", "no address is left to listen on (--bind)".to_string()));
         }
         // Served without TLS, the site would be up and exposed.
         if self.tls.is_none() {
             let set = |name: &&&str| *self.settings.get(name) != Value::Unset;
             if let Some(name) = ["keyfile", "ca_certs"].iter().find(set) {
-                return Err(Error::Other(format!(
-                    "{name}: there is no certificate to go with it (--certfile)"
-                )));
+                return Err(
+                    self.wrong(name, "there is no certificate to go with it (--certfile)".to_string())
+                );
             }
         }
         Ok(())
@@ -237,13 +238,17 @@ impl Config {
         self.settings.to_string()
     }
 
-    /// What `check` cannot tell before the working folder is the one that paths are relative to.
-    pub fn check_folders(&self) -> Result<(), Error> {
-        match self.unused_folders.iter().find(|(_, path)| !path.is_dir()) {
-            Some((option, path)) => {
-                Err(Error::Other(format!("'{}' is not a directory ({option})", path.display())))
-            }
-            None => Ok(()),
+    /// The error that says what is wrong with a setting, in the name of whoever set it.
+    pub fn wrong(&self, name: &str, why: String) -> Error {
+        self.settings.wrong(name, why)
+    }
+
+    /// What gunicorn calls the kind of worker that this is.
+    pub fn worker_kind(&self) -> &'static str {
+        match self.settings.get("worker_class") {
+            Value::Text(class) if class == "gthread" => "gthread",
+            _ if self.threads > 1 => "gthread",
+            _ => "sync",
         }
     }
 
@@ -259,7 +264,24 @@ impl Config {
         if *self.settings.get("ssl_version") != Value::Unset {
             doubts.push("ssl_version is ignored: TLS 1.2 and 1.3 are spoken".to_string());
         }
+        doubts.extend(self.ignored());
         doubts
+    }
+
+    /// The settings without effect that somebody has changed, with the reasons.
+    fn ignored(&self) -> Option<String> {
+        let changed = |(opt, value): &(&Opt, &Value)| opt.default_value().as_ref() != Ok(value);
+        let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
+        for (opt, _) in self.settings.iter().filter(changed) {
+            let Some(why) = opt.ignored else { continue };
+            match reasons.iter_mut().find(|(known, _)| *known == why) {
+                Some((_, names)) => names.push(opt.name),
+                None => reasons.push((why, vec![opt.name])),
+            }
+        }
+        let parts: Vec<_> =
+            reasons.iter().map(|(why, names)| format!("{} ({why})", names.join(", "))).collect();
+        (!parts.is_empty()).then(|| format!("Ignored: {}", parts.join("; ")))
     }
 }
 
@@ -275,11 +297,6 @@ fn tls(set: &Settings) -> Option<Tls> {
         },
         ciphers: optional_text(set, "ciphers"),
     })
-}
-
-fn unused_folders(set: &Settings) -> Vec<(&'static str, PathBuf)> {
-    let named = [("worker_tmp_dir", "--worker-tmp-dir"), ("tmp_upload_dir", "tmp_upload_dir")];
-    named.into_iter().filter_map(|(name, option)| Some((option, path(set, name)?))).collect()
 }
 
 fn proc_name(set: &Settings, app: Option<&str>) -> String {
@@ -516,7 +533,7 @@ mod tests {
     #[test]
     fn no_address_at_all_is_an_error() {
         let error = loaded("", &[("bind", Raw::List(vec![]))]).unwrap_err();
-        assert_eq!(error.to_string(), "bind: no address is left to listen on (--bind)");
+        assert_eq!(error.to_string(), "python:conf: bind: no address is left to listen on (--bind)");
         assert_eq!(error.exit_code(), 1);
     }
 
@@ -532,20 +549,21 @@ mod tests {
     #[test]
     fn tls_is_spoken_with_a_certificate() {
         assert_eq!(config("").tls, None);
-        let client = |line: &str| config(&format!("--certfile c {line}")).tls.unwrap().client;
+        let client = |line: &str| config(&format!("--certfile /dev/null {line}")).tls.unwrap().client;
         assert_eq!(client(""), ClientCertificate::Ignored);
         assert_eq!(client("--cert-reqs 1"), ClientCertificate::Optional);
         assert_eq!(client("--cert-reqs 2"), ClientCertificate::Required);
-        let tls = config("--certfile c --keyfile k --ca-certs a --ciphers x:y").tls.unwrap();
-        assert_eq!((tls.certfile, tls.keyfile), ("c".into(), Some("k".into())));
-        assert_eq!((tls.ca_certs, tls.ciphers.as_deref()), (Some("a".into()), Some("x:y")));
+        let (c, k, a) = ("/dev/null", "/dev/./null", "/dev//null");
+        let tls = config(&format!("--certfile {c} --keyfile {k} --ca-certs {a} --ciphers x:y")).tls.unwrap();
+        assert_eq!((tls.certfile, tls.keyfile), (c.into(), Some(k.into())));
+        assert_eq!((tls.ca_certs, tls.ciphers.as_deref()), (Some(a.into()), Some("x:y")));
     }
 
     #[test]
     fn a_key_without_a_certificate_is_an_error() {
-        for (line, name) in [("--keyfile k", "keyfile"), ("--ca-certs a", "ca_certs")] {
+        for (line, flag) in [("--keyfile k", "--keyfile"), ("--ca-certs a", "--ca-certs")] {
             let sentence = loaded(line, &[]).unwrap_err().to_string();
-            assert_eq!(sentence, format!("{name}: there is no certificate to go with it (--certfile)"));
+            assert_eq!(sentence, format!("{flag}: there is no certificate to go with it (--certfile)"));
         }
         // Templates have the rest of it.
         assert!(loaded("--cert-reqs 2 --ciphers x --suppress-ragged-eofs", &[]).is_ok());
@@ -558,6 +576,62 @@ mod tests {
             assert_eq!(loaded("", &[("ssl_version", raw)]).unwrap().warnings, [text]);
         }
         assert!(loaded("", &[("ssl_version", Raw::None)]).unwrap().warnings.is_empty());
+    }
+
+    #[test]
+    fn what_is_not_for_wsgi_is_ignored_with_one_warning() {
+        let dirty = Raw::List(vec![said("a:B")]);
+        let file = [("dirty_apps", dirty), ("on_dirty_starting", Raw::Callable("f".to_string()))];
+        assert_eq!(
+            loaded("--http-protocols h2,h1 --asgi-loop uvloop --http2-max-frame-size 16384 app:app", &file)
+                .map(|loaded| (loaded.warnings, loaded.config.app))
+                .unwrap(),
+            (
+                vec![
+                    "Ignored: asgi_loop (only WSGI applications are served); http_protocols (HTTP/1.1 is spoken; \
+                     HTTP/2 is for the proxy in front); dirty_apps, on_dirty_starting (there are no dirty workers; \
+                     use a task queue)"
+                        .to_string()
+                ],
+                Some("app:app".to_string())
+            )
+        );
+        assert!(loaded("--http-protocols h1 --dirty-workers 0", &[]).unwrap().warnings.is_empty());
+    }
+
+    #[test]
+    fn paths_are_judged_by_what_they_are_for() {
+        let refused = |line: &str| loaded(line, &[]).unwrap_err();
+        let pairs = [
+            (
+                "--chdir /nonexistent",
+                "--chdir: '/nonexistent' is not a folder that exists: No such file or directory",
+            ),
+            ("--chdir /dev/null", "--chdir: '/dev/null' is not a folder"),
+            (
+                "--certfile /nonexistent",
+                "--certfile: '/nonexistent' is not a file that can be read: No such file or directory",
+            ),
+            ("--certfile /dev", "--certfile: '/dev' is a folder, not a file"),
+            (
+                "--pid /nonexistent/a",
+                "--pid: '/nonexistent/a' is not in a folder that exists: No such file or directory",
+            ),
+            ("--pid /dev/null/a", "--pid: '/dev/null/a' is not in a folder"),
+            ("--access-logfile /dev", "--access-logfile: '/dev' is a folder, not a file"),
+            ("--worker-tmp-dir null --chdir /dev", "--worker-tmp-dir: 'null' is not a folder"),
+        ];
+        for (line, sentence) in pairs {
+            let error = refused(line);
+            assert_eq!((error.to_string().as_str(), error.exit_code()), (sentence, 1));
+        }
+        assert!(loaded("--certfile null --pid new --access-logfile - --chdir /dev", &[]).is_ok());
+    }
+
+    #[test]
+    fn the_kind_of_worker() {
+        let kind = |line: &str| config(line).worker_kind();
+        assert_eq!([kind(""), kind("-k gthread"), kind("--threads 2")], ["sync", "gthread", "gthread"]);
     }
 
     #[test]

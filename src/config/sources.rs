@@ -4,9 +4,10 @@
 
 use super::flags;
 use super::kinds::{HookSpec, Kind, Value};
+use super::lines;
 use super::table::{self, options, Opt};
 use super::values::Raw;
-use crate::error::Error;
+use crate::error::{Error, Wrong};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::ArgMatches;
 use std::fmt;
@@ -20,7 +21,10 @@ pub type Environment<'a> = dyn Fn(&str) -> Option<String> + 'a;
 pub type RunPython<'a> = dyn FnMut(&Path) -> Result<Vec<(String, Raw)>, Error> + 'a;
 
 /// Who said it: decides how an error names the setting and what the exit code is.
+#[derive(Clone, Debug, PartialEq)]
 enum Source {
+    /// Nobody has, so the option is named that would change it.
+    Default,
     Environment(&'static str),
     /// The file's name as errors show it.
     File(String),
@@ -29,12 +33,29 @@ enum Source {
 }
 
 impl Source {
-    fn error(&self, opt: &Opt, why: &str) -> Error {
+    /// The value cannot be understood.
+    fn error(&self, opt: &'static Opt, why: &str) -> Error {
         match self {
-            Source::Environment(variable) => Error::Other(format!("{variable}: {why}")),
-            Source::File(file) => Error::Other(format!("{file}: {}: {why}", opt.name)),
-            Source::CommandArgs => Error::Usage(format!("{CMD_ARGS}: {}: {why}", opt.flag())),
-            Source::CommandLine => Error::Usage(format!("{}: {why}", opt.flag())),
+            Source::CommandArgs | Source::CommandLine => Error::Usage(format!("{}: {why}", self.name(opt))),
+            _ => self.wrong(opt, why.to_string()),
+        }
+    }
+
+    /// The value is understood, and cannot be used.
+    fn wrong(&self, opt: &'static Opt, why: String) -> Error {
+        let file = match self {
+            Source::File(file) => Some(PathBuf::from(file)),
+            _ => None,
+        };
+        Error::Setting(Box::new(Wrong { setting: opt.name, source: self.name(opt), file, line: None, why }))
+    }
+
+    fn name(&self, opt: &Opt) -> String {
+        match self {
+            Source::Environment(variable) => variable.to_string(),
+            Source::File(file) => file.clone(),
+            Source::CommandArgs => format!("{CMD_ARGS}: {}", opt.flag()),
+            Source::CommandLine | Source::Default => opt.flag(),
         }
     }
 }
@@ -45,48 +66,58 @@ const TOML_FILE: &str = "rgunicorn.toml";
 /// Read last, and only when it has a table for us.
 const PROJECT_FILE: &str = "pyproject.toml";
 
-/// A value for every row of the table, in its order.
+/// A value for every row of the table, in its order, and who said so.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Settings(Vec<Value>);
+pub struct Settings(Vec<(Value, Source)>);
 
 impl Settings {
     pub fn defaults() -> Settings {
         let value = |opt: &Opt| {
             opt.default_value().unwrap_or_else(|why| unreachable!("default of {}: {why}", opt.name))
         };
-        Settings(options().map(value).collect())
+        Settings(options().map(|opt| (value(opt), Source::Default)).collect())
     }
 
     pub fn get(&self, name: &str) -> &Value {
-        let at = options().position(|opt| opt.name == name);
-        // Names are literals in `config/mod.rs`, every one of which is looked up whenever a configuration is made.
-        &self.0[at.unwrap_or_else(|| unreachable!("no option {name}"))]
+        &self.find(name).1 .0
     }
 
-    fn set(&mut self, opt: &Opt, raw: &Raw, source: &Source) -> Result<(), Error> {
+    /// The error that says what is wrong with a setting, in the name of whoever set it.
+    pub fn wrong(&self, name: &str, why: String) -> Error {
+        let (opt, (_, source)) = self.find(name);
+        source.wrong(opt, why)
+    }
+
+    fn find(&self, name: &str) -> (&'static Opt, &(Value, Source)) {
+        let found = options().zip(&self.0).find(|(opt, _)| opt.name == name);
+        // Names are literals in the code, every one of which is looked up whenever a configuration is made.
+        found.unwrap_or_else(|| unreachable!("no option {name}"))
+    }
+
+    fn set(&mut self, opt: &'static Opt, raw: &Raw, source: &Source) -> Result<(), Error> {
         let value = opt.read(raw).map_err(|why| source.error(opt, &why))?;
         let at = options().position(|known| known.name == opt.name);
         if let Some(at) = at {
-            self.0[at] = value;
+            self.0[at] = (value, source.clone());
         }
         Ok(())
     }
 
     /// All of them, in the table's order.
     pub fn iter(&self) -> impl Iterator<Item = (&'static Opt, &Value)> {
-        options().zip(&self.0)
+        options().zip(self.0.iter().map(|(value, _)| value))
     }
 
     /// The settings in which two sets differ.
     pub fn changes<'a>(&'a self, other: &'a Settings) -> impl Iterator<Item = &'static Opt> + 'a {
-        options().zip(self.0.iter().zip(&other.0)).filter(|(_, (one, two))| one != two).map(|(opt, _)| opt)
+        self.iter().zip(other.iter()).filter(|((_, one), (_, two))| one != two).map(|((opt, _), _)| opt)
     }
 }
 
 /// `name = value`, sorted, the values one below the other.
 impl fmt::Display for Settings {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut all: Vec<_> = options().map(|opt| opt.name).zip(&self.0).collect();
+        let mut all: Vec<_> = self.iter().map(|(opt, value)| (opt.name, value)).collect();
         all.sort_by_key(|(name, _)| *name);
         let width = all.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
         all.iter().try_for_each(|(name, value)| match value {
@@ -114,16 +145,12 @@ pub fn gather(
 ) -> Result<Gathered, Error> {
     let line = given(parse(args)?, &Source::CommandLine)?;
     let cmd_args = given(command_args(env)?, &Source::CommandArgs)?;
-    let mut all = Gathered {
-        settings: Settings::defaults(),
-        app: None,
-        config_file: config_file(&line, &cmd_args, dir),
-        warnings: Vec::new(),
-    };
+    let (config_file, named_by) = config_file(&line, &cmd_args, dir);
+    let mut all = Gathered { settings: Settings::defaults(), app: None, config_file, warnings: Vec::new() };
     all.environment(env)?;
     if let Some(path) = all.config_file.clone() {
         all.warnings.extend(passed_over(&path, dir));
-        all.file(&path, run_python)?;
+        all.file(&path, &named_by, run_python)?;
     }
     all.flags(&cmd_args, &Source::CommandArgs)?;
     all.flags(&line, &Source::CommandLine)?;
@@ -164,10 +191,10 @@ impl Gathered {
         }));
     }
 
-    fn file(&mut self, path: &Path, run_python: &mut RunPython) -> Result<(), Error> {
+    fn file(&mut self, path: &Path, named_by: &Source, run_python: &mut RunPython) -> Result<(), Error> {
         let label = path.strip_prefix(".").unwrap_or(path).display().to_string();
-        if !is_module(path) && !path.exists() {
-            return Err(Error::Other(format!("config file '{label}' does not exist (--config)")));
+        if let (false, false, Some(opt)) = (is_module(path), path.exists(), table::find("config")) {
+            return Err(named_by.wrong(opt, format!("the file '{label}' does not exist")));
         }
         let (entries, language) = match path.extension() {
             Some(end) if end == "toml" => (read_toml(path, &label)?, Language::Toml),
@@ -176,6 +203,9 @@ impl Gathered {
         let unknown = self.entries(entries, &label)?;
         refuse_unprotected(&unknown, &label)?;
         self.warnings.extend(complaints(unknown, language, &label));
+        if matches!(language, Language::Python) && !is_module(path) && !has_python_name(path) {
+            self.warnings.push(format!("{label}: read as Python, though its name does not end in .py"));
+        }
         Ok(())
     }
 
@@ -252,15 +282,20 @@ fn is_variable(name: &str) -> bool {
     !name.starts_with('_') && !name.contains(|letter: char| letter.is_ascii_uppercase())
 }
 
+fn has_python_name(path: &Path) -> bool {
+    path.extension().is_some_and(|end| end == "py" || end == "pyc")
+}
+
 /// `python:MODULE` is imported, not opened.
 fn is_module(path: &Path) -> bool {
     path.to_string_lossy().starts_with("python:")
 }
 
-/// The file to read: the one that was named, else the first of the usual ones that is there.
-fn config_file(line: &Args, cmd_args: &Args, dir: &Path) -> Option<PathBuf> {
-    let named = [line, cmd_args].into_iter().find_map(Args::config);
-    named.or_else(|| usual_files(dir).next()).or_else(|| project_file(dir))
+/// The file to read, and who has named it: if nobody has, it is the first of the usual ones that is there.
+fn config_file(line: &Args, cmd_args: &Args, dir: &Path) -> (Option<PathBuf>, Source) {
+    let given = [(line, Source::CommandLine), (cmd_args, Source::CommandArgs)];
+    let named = given.into_iter().find_map(|(args, source)| Some((Some(args.config()?), source)));
+    named.unwrap_or_else(|| (usual_files(dir).next().or_else(|| project_file(dir)), Source::Default))
 }
 
 fn usual_files(dir: &Path) -> impl Iterator<Item = PathBuf> + '_ {
@@ -324,10 +359,9 @@ fn read_toml(path: &Path, label: &str) -> Result<Vec<(String, Raw)>, Error> {
 }
 
 fn toml_error(text: &str, label: &str, error: toml::de::Error) -> Error {
-    let before = text.get(..error.span().map_or(0, |span| span.start));
-    let line = before.unwrap_or("").matches('\n').count() + 1;
+    let line = lines::line_at(text, error.span().map_or(0, |span| span.start));
     let why = error.message().replace('\n', ", ");
-    Error::Other(format!("{label}: line {line}: {why}"))
+    Error::Other(format!("{label}:{line}: {why}"))
 }
 
 /// What a command line asks for.
@@ -701,7 +735,7 @@ mod tests {
         assert_eq!((start().value("threads"), start().value("workers")), (Value::Int(3), Value::Int(1)));
         assert!(start().warnings()[0].contains("'wrokers'"));
         dir.file(PROJECT_FILE, "[tool.rgunicorn]\nthreads = = 3\n");
-        assert!(start().refused().0.contains("pyproject.toml: line 2: "));
+        assert!(start().refused().0.contains("pyproject.toml:2: "));
         dir.file(TOML_FILE, "threads = 4\n");
         assert_eq!(start().value("threads"), Value::Int(4));
     }
@@ -732,8 +766,8 @@ mod tests {
         for line in ["-c nope.py", "-c nope.toml", "-c file:nope.py"] {
             let start = Start { line, ..Start::default() };
             let (sentence, code) = start.refused();
-            assert!(sentence.starts_with("config file 'nope."), "{sentence}");
-            assert!(sentence.ends_with("' does not exist (--config)"));
+            assert!(sentence.starts_with("--config: the file 'nope."), "{sentence}");
+            assert!(sentence.ends_with("' does not exist"));
             assert_eq!(code, 1);
         }
     }
@@ -774,7 +808,7 @@ mod tests {
         let path = dir.file(TOML_FILE, "workers = 3\nthreads = = 2\n");
         let start = Start { dir: Some(&dir), ..Start::default() };
         let (sentence, code) = start.refused();
-        assert!(sentence.starts_with(&format!("{path}: line 2: ")), "{sentence}");
+        assert!(sentence.starts_with(&format!("{path}:2: ")), "{sentence}");
         assert!(!sentence.contains('\n'));
         assert_eq!(code, 1);
     }

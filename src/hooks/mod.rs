@@ -10,8 +10,6 @@ mod worker;
 pub use self::server::Server;
 pub use self::worker::{RequestHooks, WorkerHooks};
 
-use std::path::Path;
-
 use pyo3::call::PyCallArgs;
 use pyo3::exceptions::PyImportError;
 use pyo3::prelude::*;
@@ -93,7 +91,7 @@ impl Hooks {
             let Some(spec) = spec(config, name) else {
                 continue;
             };
-            let wrong = |why: String| Error::Other(format!("{}: {name}: {why}", file(config)));
+            let wrong = |why: String| config.wrong(name, why);
             let callable = find(py, name, spec, given).map_err(wrong)?;
             let arguments = arity(&module, &callable, arities).map_err(wrong)?;
             functions.push(Function { hook, callable: callable.unbind(), arguments });
@@ -123,11 +121,6 @@ fn spec<'c>(config: &'c Config, name: &str) -> Option<&'c HookSpec> {
         Some((_, Value::Hook(spec))) => Some(spec),
         _ => None,
     }
-}
-
-fn file(config: &Config) -> String {
-    let path = config.config_file.as_deref().unwrap_or(Path::new("configuration"));
-    path.strip_prefix(".").unwrap_or(path).display().to_string()
 }
 
 fn find<'py>(

@@ -25,7 +25,7 @@ pub const ROWS: &[Opt] = &[
     Opt {
         name: "chdir",
         long: &["chdir"],
-        kind: Kind::Path,
+        kind: Kind::Folder,
         reloadable: true,
         section: APPLICATION,
         help: "Go to this directory before anything is imported.",

@@ -18,6 +18,7 @@ pub const ROWS: &[Opt] = &[
         section: LISTENING,
         help: "Where to listen: HOST:PORT, [IPV6]:PORT, unix:PATH, unix:@NAME (abstract), or fd://N \
                for a descriptor that is already open. May be repeated.",
+        ..ROW
     },
     Opt {
         name: "backlog",

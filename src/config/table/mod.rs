@@ -9,6 +9,7 @@ mod logging;
 mod process;
 mod proxy;
 mod tls;
+mod unserved;
 mod workers;
 
 pub use self::application::CONFIGURATION;
@@ -31,6 +32,8 @@ pub struct Opt {
     pub reloadable: bool,
     pub section: &'static str,
     pub help: &'static str,
+    /// Why it is read and checked, and has no effect.
+    pub ignored: Option<&'static str>,
 }
 
 /// The environment variable that replaces a default.
@@ -54,9 +57,10 @@ const ROW: Opt = Opt {
     reloadable: true,
     section: "",
     help: "",
+    ignored: None,
 };
 
-const PARTS: [&[Opt]; 8] = [
+const PARTS: [&[Opt]; 9] = [
     application::ROWS,
     listening::ROWS,
     workers::ROWS,
@@ -65,6 +69,7 @@ const PARTS: [&[Opt]; 8] = [
     logging::ROWS,
     process::ROWS,
     hooks::ROWS,
+    unserved::ROWS,
 ];
 
 /// Every row, in the order in which the help has them.
@@ -98,32 +103,13 @@ pub const NOT_YET: &[(&str, &str)] = &[
     ("ssl_context", ""),
     ("protocol", "--protocol"),
     ("uwsgi_allow_ips", "--uwsgi-allow-from"),
-    ("http_protocols", "--http-protocols"),
-    ("http2_cleartext", "--http2-cleartext"),
-    ("http2_max_concurrent_streams", "--http2-max-concurrent-streams"),
-    ("http2_initial_window_size", "--http2-initial-window-size"),
-    ("http2_max_frame_size", "--http2-max-frame-size"),
-    ("http2_max_header_list_size", "--http2-max-header-list-size"),
     ("permit_obsolete_folding", "--permit-obsolete-folding"),
     ("strip_header_spaces", "--strip-header-spaces"),
     ("permit_unconventional_http_method", "--permit-unconventional-http-method"),
     ("permit_unconventional_http_version", "--permit-unconventional-http-version"),
     ("casefold_http_method", "--casefold-http-method"),
-    ("asgi_loop", "--asgi-loop"),
-    ("asgi_lifespan", "--asgi-lifespan"),
-    ("asgi_disconnect_grace_period", "--asgi-disconnect-grace-period"),
-    ("websocket_max_message_size", "--websocket-max-message-size"),
     ("http_parser", "--http-parser"),
     ("root_path", "--root-path"),
-    ("dirty_apps", "--dirty-app"),
-    ("dirty_workers", "--dirty-workers"),
-    ("dirty_timeout", "--dirty-timeout"),
-    ("dirty_threads", "--dirty-threads"),
-    ("dirty_graceful_timeout", "--dirty-graceful-timeout"),
-    ("on_dirty_starting", ""),
-    ("dirty_post_fork", ""),
-    ("dirty_worker_init", ""),
-    ("dirty_worker_exit", ""),
     ("control_socket", "--control-socket"),
     ("control_socket_mode", "--control-socket-mode"),
     ("control_socket_disable", "--no-control-socket"),
@@ -136,6 +122,12 @@ impl Opt {
             Some(long) => format!("--{long}"),
             None => self.name.to_string(),
         }
+    }
+
+    /// Every spelling of the flag, with its dashes.
+    pub fn flags(&self) -> Vec<String> {
+        let short = self.short.map(|letter| format!("-{letter}"));
+        short.into_iter().chain(self.long.iter().map(|long| format!("--{long}"))).collect()
     }
 
     /// A raw value → this setting's value, or the predicate of an error sentence.

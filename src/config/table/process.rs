@@ -22,7 +22,7 @@ pub const ROWS: &[Opt] = &[
         name: "pidfile",
         short: Some('p'),
         long: &["pid"],
-        kind: Kind::Path,
+        kind: Kind::NewFile,
         reloadable: false,
         section: PROCESS,
         help: "File to keep the process id in, for as long as the server runs.",
@@ -88,7 +88,7 @@ pub const ROWS: &[Opt] = &[
     Opt {
         name: "worker_tmp_dir",
         long: &["worker-tmp-dir"],
-        kind: Kind::Path,
+        kind: Kind::Folder,
         section: PROCESS,
         help: "Accepted, and without effect: workers are watched through shared memory, not \
                through files.",
@@ -96,7 +96,7 @@ pub const ROWS: &[Opt] = &[
     },
     Opt {
         name: "tmp_upload_dir",
-        kind: Kind::Path,
+        kind: Kind::Folder,
         section: PROCESS,
         help: "Accepted, and without effect, as in gunicorn.",
         ..ROW

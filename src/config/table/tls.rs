@@ -10,7 +10,7 @@ pub const ROWS: &[Opt] = &[
     Opt {
         name: "certfile",
         long: &["certfile"],
-        kind: Kind::Path,
+        kind: Kind::File,
         section: TLS,
         help: "Speak HTTPS, with this certificate and those that lead to its authority, in PEM form.",
         ..ROW
@@ -18,7 +18,7 @@ pub const ROWS: &[Opt] = &[
     Opt {
         name: "keyfile",
         long: &["keyfile"],
-        kind: Kind::Path,
+        kind: Kind::File,
         section: TLS,
         help: "The certificate's key, not encrypted; without this it is in --certfile.",
         ..ROW
@@ -26,7 +26,7 @@ pub const ROWS: &[Opt] = &[
     Opt {
         name: "ca_certs",
         long: &["ca-certs"],
-        kind: Kind::Path,
+        kind: Kind::File,
         section: TLS,
         help: "The authorities that client certificates have to come from.",
         ..ROW

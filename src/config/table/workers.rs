@@ -3,7 +3,6 @@
 //! Never: behaviour.
 
 use super::{Env, Kind, Opt, ANY, ROW};
-use crate::config::kinds;
 
 const WORKERS: &str = "Workers";
 const TIMEOUTS: &str = "Timeouts";
@@ -36,7 +35,7 @@ pub const ROWS: &[Opt] = &[
         name: "worker_class",
         short: Some('k'),
         long: &["worker-class"],
-        kind: Kind::Checked(kinds::worker_class),
+        kind: Kind::Worker,
         default: "sync",
         section: WORKERS,
         help: "sync or gthread, for compatibility: both are the one engine, and --threads decides.",
