@@ -11,6 +11,8 @@ const STABLE_REQUESTS: u64 = 100;
 /// Pauses before the next fork after so many unstable deaths in a row.
 const PAUSES: [Nanos; 8] =
     [0, SECOND / 5, SECOND / 2, SECOND, 2 * SECOND, 5 * SECOND, 10 * SECOND, 30 * SECOND];
+/// The longest of them where workers had been ready: what ended them is a request now and then, and the next one serves.
+const CRASH_PAUSE: Nanos = SECOND;
 /// Workers end what runs too long themselves; one that has not so much later is frozen, and is killed.
 pub const BACKSTOP: Nanos = 2 * SECOND;
 
@@ -39,8 +41,13 @@ pub struct Child {
 }
 
 impl Child {
-    fn is_stable(&self, now: Nanos) -> bool {
-        now.saturating_sub(self.born) >= STABLE_AGE || self.slot.requests() >= STABLE_REQUESTS
+    fn life(&self, now: Nanos) -> Life {
+        let stable = now.saturating_sub(self.born) >= STABLE_AGE || self.slot.requests() >= STABLE_REQUESTS;
+        match (stable, self.has_been_ready()) {
+            (true, _) => Life::Stable,
+            (false, true) => Life::Unstable,
+            (false, false) => Life::NeverReady,
+        }
     }
 
     /// Counts towards the workers wanted: it serves, or will.
@@ -53,6 +60,17 @@ impl Child {
     }
 }
 
+/// So many boots in a row that failed without a reason are no accident.
+const HOPELESS: usize = 6;
+
+/// How far a worker came that nobody had told to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    NeverReady,
+    Unstable,
+    Stable,
+}
+
 /// When the next worker may be forked, after workers died young.
 #[derive(Default)]
 pub struct Backoff {
@@ -61,9 +79,16 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    pub fn died(&mut self, stable: bool, now: Nanos) {
-        self.failures = if stable { 0 } else { self.failures + 1 };
-        self.until = now + PAUSES[self.failures.saturating_sub(1).min(PAUSES.len() - 1)];
+    pub fn died(&mut self, life: Life, now: Nanos) {
+        self.failures = if life == Life::Stable { 0 } else { self.failures + 1 };
+        let pause = PAUSES[self.failures.saturating_sub(1).min(PAUSES.len() - 1)];
+        let most = if life == Life::NeverReady { Nanos::MAX } else { CRASH_PAUSE };
+        self.until = now + pause.min(most);
+    }
+
+    /// Whether a server none of whose workers has ever been ready should stop trying.
+    pub fn is_hopeless(&self) -> bool {
+        self.failures >= HOPELESS
     }
 
     /// A fork that failed is not the application's fault, but trying at once would not help.
@@ -108,7 +133,7 @@ impl Children {
         let at = self.list.iter().position(|child| child.pid == pid)?;
         let child = self.list.remove(at);
         if child.is_active() {
-            self.backoff.died(child.is_stable(now), now);
+            self.backoff.died(child.life(now), now);
         }
         Some(child)
     }
@@ -318,6 +343,15 @@ mod tests {
         assert_eq!(pauses[8], PAUSES[7]);
         children.remove(109, STABLE_AGE);
         assert_eq!(children.backoff.pause(STABLE_AGE), 0);
+    }
+
+    #[test]
+    fn crashes_of_workers_that_served_cost_a_second_at_the_most() {
+        let mut children = table(&[Stage::Ready; 12]);
+        for pid in 100..110 {
+            children.remove(pid, SECOND);
+        }
+        assert_eq!(children.backoff.pause(SECOND), CRASH_PAUSE);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use pyo3::prelude::*;
 
-use self::children::{Child, Children, Stage};
+use self::children::{Child, Children, Life, Stage};
 use self::generation::{Generation, Ground, Setup, Tries};
 use self::raw_env::RawEnv;
 use self::reload::Reload;
@@ -447,7 +447,8 @@ impl Arbiter {
         if is_mold(&self.current) {
             log::error!("Mold (pid:{pid}) {ending}.");
             let was_ready = self.current.mold.take().is_some_and(|mut mold| mold.is_ready());
-            self.children.backoff.died(was_ready, now);
+            let life = if was_ready { Life::Stable } else { Life::NeverReady };
+            self.children.backoff.died(life, now);
             if !was_ready {
                 return self.boot_failed(py, self.current.number, ending);
             }
@@ -469,9 +470,10 @@ impl Arbiter {
             self.abandon_reload(py, &format!("a new worker {ending} before it was ready"));
             return ControlFlow::Continue(());
         }
-        let reason = match ending {
-            Ending::Exited(BOOT_FAILED) => "Worker failed to boot.",
-            Ending::Exited(APP_NOT_FOUND) => "App failed to load.",
+        let (code, reason) = match ending {
+            Ending::Exited(APP_NOT_FOUND) => (APP_NOT_FOUND, "App failed to load."),
+            Ending::Exited(BOOT_FAILED) => (BOOT_FAILED, "Worker failed to boot."),
+            _ if self.children.backoff.is_hopeless() => (BOOT_FAILED, "Worker failed to boot."),
             _ => return ControlFlow::Continue(()),
         };
         if self.ever_ready {
@@ -480,7 +482,6 @@ impl Arbiter {
         }
         log::error!("Shutting down: Master");
         log::error!("Reason: {reason}");
-        let code = if let Ending::Exited(code) = ending { code } else { 1 };
         ControlFlow::Break(self.give_up(py, code))
     }
 
