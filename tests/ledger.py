@@ -1,0 +1,166 @@
+"""A ledger of requests: the application enters each into it before it answers, and the clients note what they were told.
+
+Afterwards both are compared: run at most once, answered exactly once, and lost only where the test says it may be.
+"""
+import itertools
+import os
+import random
+import threading
+import time
+from collections import Counter
+
+import wire
+from harness import wait_until
+
+APP = """
+    import os, time
+
+    HERE = os.getcwd()
+
+    def enter(name):
+        book = os.open(os.path.join(HERE, "ledger-%d" % os.getpid()), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(book, name.encode() + b"\\n")
+        os.close(book)
+
+    def app(environ, start_response):
+        name, _, seconds = environ["QUERY_STRING"].partition("&")
+        enter(name)
+        if seconds:
+            time.sleep(float(seconds))
+        body = name.encode() + environ["wsgi.input"].read()
+        start_response("200 OK", [("Content-Type", "text/plain"), ("X-Pid", str(os.getpid()))])
+        return [body]
+"""
+
+# Another one takes another course.
+SEED = int(os.environ.get("CHAOS_SEED", "1"))
+ANSWERED, CLOSED, LEFT, REFUSED = "answered", "closed without an octet", "left by the client", "answered by the server itself"
+
+
+class Client:
+    """Asks on one connection, and takes a new one when that is closed."""
+
+    def __init__(self, running, number, seed, refusals=()):
+        self.refusals = refusals
+        self.address = running.address
+        self.number = number
+        self.random = random.Random(seed * 1000 + number)
+        self.told = {}
+        self.faults = []
+        self.connection = None
+        self.thread = threading.Thread(target=self.work, daemon=True)
+        self.stop = threading.Event()
+
+    def work(self):
+        try:
+            for serial in itertools.count():
+                if self.stop.is_set():
+                    break
+                name = "%d-%d" % (self.number, serial)
+                self.told[name] = self.ask(name)
+        except Exception as error:
+            self.faults.append("client %d: %r" % (self.number, error))
+        finally:
+            if self.connection:
+                self.connection.close()
+
+    def ask(self, name):
+        """One request: often quick, now and then slow, sometimes sent in pieces or with a body."""
+        if self.connection is None:
+            try:
+                self.connection = wire.Connection(self.address)
+            except (ConnectionRefusedError, ConnectionResetError):
+                # The server has come to its end.
+                self.stop.set()
+                return CLOSED
+        slow = "&%.3f" % self.random.uniform(0.05, 0.3) if self.random.random() < 0.1 else ""
+        body = b"+body" if self.random.random() < 0.2 else None
+        request = wire.request_bytes("POST" if body else "GET", "/?" + name + slow, body=body)
+        cut = self.random.randrange(len(request)) if self.random.random() < 0.3 else len(request)
+        try:
+            self.connection.send(request[:cut])
+            if cut < len(request):
+                time.sleep(self.random.uniform(0, 0.01))
+                self.connection.send(request[cut:])
+            if self.random.random() < 0.03:
+                self.connection.reset()
+                self.connection = None
+                return LEFT
+            if not self.first_octet():
+                return self.lost()
+        except (ConnectionResetError, BrokenPipeError):
+            return self.lost()
+        response = self.connection.read_response()
+        refused = response.status in self.refusals
+        assert refused or response.status == 200 and response.body == name.encode() + (body or b""), (name, response)
+        if response.closing:
+            self.connection.expect_eof()
+            self.connection.close()
+            self.connection = None
+        return REFUSED if refused else ANSWERED
+
+    def first_octet(self):
+        """Waits for it; false when the connection has ended instead."""
+        return bool(self.connection.buffer or self.connection.sock.recv(1, wire.socket.MSG_PEEK))
+
+    def lost(self):
+        self.connection.close()
+        self.connection = None
+        return CLOSED
+
+
+class Clients:
+    """`refusals` are the statuses that the server itself may answer."""
+
+    def __init__(self, running, count, seed, refusals=()):
+        self.all = [Client(running, number, seed, refusals) for number in range(count)]
+
+    def __enter__(self):
+        for client in self.all:
+            client.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        for client in self.all:
+            client.stop.set()
+        for client in self.all:
+            client.thread.join(40)
+
+    def told(self):
+        assert not [fault for client in self.all for fault in client.faults]
+        return {name: what for client in self.all for name, what in client.told.items()}
+
+    def answers(self):
+        return sum(len(client.told) for client in self.all)
+
+    def wait_answers(self, count):
+        """So many more requests have come to an end."""
+        goal = self.answers() + count
+        wait_until(lambda: self.answers() >= goal or any(client.faults for client in self.all), 30)
+
+
+def ledger(running):
+    """(request, pid) for each time that a request was run."""
+    found = []
+    for name in os.listdir(running.path("")):
+        if name.startswith("ledger-"):
+            found += [(line, int(name[len("ledger-"):])) for line in running.read(name).splitlines()]
+    return found
+
+
+def compare(running, clients, killed):
+    told = clients.told()
+    entries = ledger(running)
+    runs = Counter(name for name, _ in entries)
+    by = dict(entries)
+    assert not {name: count for name, count in runs.items() if count > 1}, "run more than once"
+    assert not {name for name, what in told.items() if what == ANSWERED and name not in by}, "answered, never run"
+    closed = {name for name, what in told.items() if what == CLOSED}
+    assert not {(name, by[name]) for name in closed if name in by and by[name] not in killed}, "run, never answered"
+    return told
+
+
+def compare_all(running, clients):
+    """And none is lost."""
+    told = compare(running, clients, ())
+    assert CLOSED not in told.values(), Counter(told.values())
