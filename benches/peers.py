@@ -27,6 +27,7 @@ class Start:
     keepalive: Optional[int] = None     # seconds an idle connection is kept, where that can be set
     connections: Optional[int] = None   # that one worker must be able to hold
     background: bool = False            # the application has a thread of its own
+    preload: bool = False               # workers are forked from the loaded application
 
     @property
     def address(self):
@@ -86,8 +87,9 @@ def rgunicorn(env, start):
 def gunicorn_options(start):
     log = ["--access-logfile", str(start.access_log)] if start.access_log else []
     keep = ["--keep-alive", str(start.keepalive)] if start.keepalive else []
+    early = ["--preload"] if start.preload else []
     most = ["--worker-connections", str(start.connections)] if start.connections else []
-    return ["-w", str(start.workers), "-b", start.address, *log, *keep, *most, start.app]
+    return ["-w", str(start.workers), "-b", start.address, *log, *keep, *most, *early, start.app]
 
 
 def uwsgi(env, start, protocol):

@@ -3,13 +3,14 @@
 import shutil
 
 import holding
+import molds
 import parallel
 import reloading
 import tails
 
 
 def build():
-    scenarios = [*tails.build(), *parallel.build(), *holding.build(), *reloading.build()]
+    scenarios = [*tails.build(), *parallel.build(), *holding.build(), *reloading.build(), *molds.build()]
     return {scenario.name: scenario for scenario in scenarios}
 
 

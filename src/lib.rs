@@ -18,7 +18,7 @@
 //!
 //! A file imports only from lower layers: `sys`, `error`, `config::values` · `config`, `http`, `proxy`, `proxy_protocol` · `scoreboard`,
 //! `listener`, `log`, `systemd`, `identity`, `access_log`, `buffer`, `timers`, `transport`, `handoff` · `conn`, `exchange`,
-//! `access_sink`, `app` · `event_loop`, `python`, `hooks`, `wsgi`, `daemon` · `worker`, `mold`, `arbiter` · `cli`, `lib`.
+//! `access_sink`, `app` · `event_loop`, `python`, `hooks`, `wsgi`, `daemon` · `worker`, `fork_doctor`, `mold`, `arbiter` · `cli`, `lib`.
 //! `tests/layers.rs` checks it.
 #![deny(unsafe_code, clippy::undocumented_unsafe_blocks)]
 
@@ -35,6 +35,7 @@ pub mod daemon;
 pub mod error;
 pub mod event_loop;
 pub mod exchange;
+pub mod fork_doctor;
 pub mod handoff;
 pub mod hooks;
 pub mod http;

@@ -3,20 +3,24 @@
 //! the worker becomes a child of the arbiter, which is the subreaper, and outlives the mold.
 //! Never: supervises; it answers the arbiter's requests until their socket ends.
 //!
-//! Messages (SOCK_SEQPACKET): to the mold, a request for a worker; from it, `READY` once, then a pid for each request.
+//! Messages (SOCK_SEQPACKET): to the mold, a request for a worker; from it, `READY` once, then a pid for each request. The
+//! application is loaded in it and may write there too: the arbiter believes no number before it has checked it.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use nix::sys::socket::{recv, send, MsgFlags};
 use pyo3::prelude::*;
 
+use crate::config::Config;
+use crate::fork_doctor::Doctor;
 use crate::python::{self, Fork};
 use crate::scoreboard::Scoreboard;
-use crate::sys::clock::SECOND;
+use crate::sys::clock::{self, Nanos, SECOND};
 use crate::sys::poll::{wait_one, Interest};
-use crate::sys::signal::Blocked;
+use crate::sys::signal::{Blocked, SIGKILL};
 use crate::sys::{crash, process};
 use crate::worker::{self, Heritage, Seed};
 
@@ -38,46 +42,97 @@ pub enum MoldOutcome {
     Worker(Box<Seed>, Py<PyAny>),
 }
 
+/// What the arbiter knows of a mold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Loading,
+    Ready,
+    /// It has ended, or is of no use any more; it is reaped soon.
+    Lost {
+        was_ready: bool,
+    },
+}
+
 /// The arbiter's side.
 pub struct Mold {
     pub pid: i32,
+    pub born: Nanos,
     socket: OwnedFd,
-    ready: bool,
+    state: State,
+}
+
+/// What a mold answers to a request for a worker.
+#[derive(Debug)]
+pub enum Answer {
+    /// The number of a process, which may be wrong.
+    Worker(i32),
+    /// It could not fork now.
+    Refusal(io::Error),
 }
 
 impl Mold {
     pub fn new(pid: i32, socket: OwnedFd) -> Mold {
-        Mold { pid, socket, ready: false }
+        Mold { pid, born: clock::monotonic(), socket, state: State::Loading }
     }
 
-    /// Whether the application is loaded.
-    pub fn is_ready(&mut self) -> bool {
-        if !self.ready && matches!(receive(&self.socket), Ok(Some([READY, ..]))) {
-            self.ready = true;
+    /// Takes what is in the socket; what stayed there would keep the arbiter from waiting.
+    pub fn listen(&mut self) {
+        loop {
+            match (self.state, receive(&self.socket)) {
+                (_, Ok(None)) | (State::Lost { .. }, _) => return,
+                (State::Loading, Ok(Some([READY, ..]))) => self.state = State::Ready,
+                // The late answer of a question that was given up.
+                (_, Ok(Some(_))) => {}
+                (_, Err(_)) => self.give_up(),
+            }
         }
-        self.ready
     }
 
-    /// Has a worker forked for the slot; returns its pid.
+    /// Whether the application is loaded and workers can be had.
+    pub fn is_ready(&self) -> bool {
+        self.state == State::Ready
+    }
+
+    /// Whether the application was ever loaded.
+    pub fn was_ready(&self) -> bool {
+        matches!(self.state, State::Ready | State::Lost { was_ready: true })
+    }
+
+    /// Ends it; its place is free when it has been reaped.
+    pub fn give_up(&mut self) {
+        process::send_signal(self.pid, SIGKILL);
+        self.state = State::Lost { was_ready: self.was_ready() };
+    }
+
+    /// Has a worker forked for the slot.
     ///
-    /// Errors: the mold is gone, could not fork, or does not answer.
-    pub fn fork_worker(&self, slot: usize, age: u64, most_requests: u64) -> io::Result<i32> {
+    /// Errors: the mold is gone or does not answer; it is of no more use.
+    pub fn fork_worker(&mut self, slot: usize, age: u64, most_requests: u64) -> io::Result<Answer> {
+        self.listen();
         transmit(&self.socket, [slot as i64, age as i64, most_requests as i64])?;
-        let deadline = crate::sys::clock::monotonic() + FORK_PATIENCE;
-        while let Some(left) = deadline.checked_sub(crate::sys::clock::monotonic()) {
+        let deadline = clock::monotonic() + FORK_PATIENCE;
+        while let Some(left) = deadline.checked_sub(clock::monotonic()) {
             wait_one(self.socket.as_fd(), Interest::Read, Some(left))?;
-            match receive(&self.socket)? {
-                Some([pid, ..]) if pid > 0 => return Ok(pid as i32),
-                Some([errno, ..]) => return Err(io::Error::from_raw_os_error(-errno as i32)),
-                None => continue,
+            if let Some([number, ..]) = receive(&self.socket)? {
+                return answer(number);
             }
         }
         Err(io::ErrorKind::TimedOut.into())
     }
 }
 
+/// A pid, or an errno below zero.
+fn answer(number: i64) -> io::Result<Answer> {
+    match i32::try_from(number) {
+        Ok(pid) if pid > 0 => Ok(Answer::Worker(pid)),
+        Ok(errno) if errno < 0 && errno > -4096 => Ok(Answer::Refusal(io::Error::from_raw_os_error(-errno))),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
 impl AsFd for Mold {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+    /// Readable when it has something to say, or has ended.
+    fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 }
@@ -98,13 +153,16 @@ fn receive(fd: &OwnedFd) -> io::Result<Option<[i64; 3]>> {
 
 fn transmit(fd: &OwnedFd, numbers: [i64; 3]) -> io::Result<()> {
     let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_ne_bytes()).collect();
-    send(fd.as_raw_fd(), &bytes, MsgFlags::MSG_NOSIGNAL)?;
+    // The peer may not read; a few dozen bytes fit unless it never has.
+    send(fd.as_raw_fd(), &bytes, MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT)?;
     Ok(())
 }
 
 /// The mold's life.
 pub fn run(py: Python<'_>, seed: MoldSeed) -> MoldOutcome {
     let MoldSeed { mut heritage, board, socket, blocked } = seed;
+    // Its end says that the mold is gone: it stays open until the process has run its exit handlers and is.
+    let socket = ManuallyDrop::new(socket);
     drop(blocked);
     python::set_title(py, "mold", &heritage.config.proc_name);
     if let Err(code) = heritage.settle() {
@@ -113,14 +171,10 @@ pub fn run(py: Python<'_>, seed: MoldSeed) -> MoldOutcome {
     if let Err(e) = crash::install() {
         log::error!("Cannot prepare for a crash: {e}");
     }
-    let app = match worker::load_app(py, &heritage.config) {
-        Ok(app) => app.unbind(),
+    let app = match load(py, &heritage.config) {
+        Ok(app) => app,
         Err(code) => return MoldOutcome::Exit(code),
     };
-    warn_about_threads(py);
-    if let Err(e) = python::freeze_heap(py) {
-        log::warn!("Cannot freeze the heap of the preloaded application: {e}");
-    }
     if transmit(&socket, [READY, 0, 0]).is_err() {
         return MoldOutcome::Exit(0);
     }
@@ -141,6 +195,7 @@ pub fn run(py: Python<'_>, seed: MoldSeed) -> MoldOutcome {
                 }
             }
             Ok(Grand::Worker(blocked)) => {
+                drop(ManuallyDrop::into_inner(socket));
                 let slot = board.slot(slot as usize);
                 let (age, most_requests) = (age as u64, most_requests as u64);
                 let seed = Seed { heritage, slot, age, most_requests, worker: None, blocked };
@@ -156,14 +211,17 @@ pub fn run(py: Python<'_>, seed: MoldSeed) -> MoldOutcome {
     }
 }
 
-fn warn_about_threads(py: Python<'_>) {
-    match python::thread_names(py) {
-        Ok(names) if names.len() > 1 => log::warn!(
-            "The application started threads while it was loaded ({}); they do not exist in workers (--preload)",
-            names[1..].join(", ")
-        ),
-        _ => {}
+/// Loads the application so that its pages can be shared, and says what of it cannot.
+fn load(py: Python<'_>, config: &Config) -> Result<Py<PyAny>, i32> {
+    let doctor = Doctor::before_load();
+    let collector = python::pause_collector(py);
+    let app = worker::load_app(py, config)?.unbind();
+    doctor.examine(py);
+    if let Err(e) = collector.and_then(|before| python::freeze_heap(py, before)) {
+        log::warn!("Cannot freeze the heap of the preloaded application: {e}");
     }
+    process::trim_heap();
+    Ok(app)
 }
 
 enum Grand {
@@ -201,4 +259,59 @@ fn fork_grandchild(py: Python<'_>) -> io::Result<Grand> {
 /// What a mold needs from the arbiter to be made: the arbiter's end, and the mold's.
 pub fn sockets() -> io::Result<(OwnedFd, OwnedFd)> {
     process::message_pair()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A mold without a process: the arbiter's side, and the socket of the other.
+    fn mold() -> (Mold, OwnedFd) {
+        let (ours, theirs) = sockets().unwrap();
+        (Mold::new(i32::MAX, ours), theirs)
+    }
+
+    #[test]
+    fn it_is_ready_once_it_has_said_so() {
+        let (mut mold, theirs) = mold();
+        mold.listen();
+        assert!(!mold.is_ready());
+        transmit(&theirs, [READY, 0, 0]).unwrap();
+        mold.listen();
+        assert!(mold.is_ready() && mold.was_ready());
+        drop(theirs);
+        mold.listen();
+        assert!(!mold.is_ready() && mold.was_ready());
+    }
+
+    #[test]
+    fn one_that_ends_before_it_is_ready_never_was() {
+        let (mut mold, theirs) = mold();
+        drop(theirs);
+        mold.listen();
+        assert!(!mold.is_ready() && !mold.was_ready());
+    }
+
+    #[test]
+    fn nothing_that_is_said_unasked_stays_in_the_socket() {
+        let (mut mold, theirs) = mold();
+        for number in [i64::MIN, -1, 1, READY, i64::MAX] {
+            transmit(&theirs, [number; 3]).unwrap();
+        }
+        mold.listen();
+        assert!(mold.is_ready());
+        assert!(!wait_one(mold.as_fd(), Interest::Read, Some(0)).unwrap());
+        assert!(nix::unistd::write(&theirs, b"short").is_ok());
+        mold.listen();
+        assert!(!mold.is_ready(), "it does not speak this language");
+    }
+
+    #[test]
+    fn only_numbers_that_can_be_pids_or_errors_are_answers() {
+        assert!(matches!(answer(7), Ok(Answer::Worker(7))));
+        assert!(matches!(answer(-11), Ok(Answer::Refusal(e)) if e.raw_os_error() == Some(libc::EAGAIN)));
+        for number in [i64::MIN, i64::from(i32::MIN), -4096, 0, 1 << 32, i64::MAX] {
+            assert_eq!(answer(number).unwrap_err().kind(), io::ErrorKind::InvalidData, "{number}");
+        }
+    }
 }

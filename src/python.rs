@@ -301,11 +301,27 @@ pub fn flush(py: Python<'_>) {
     }
 }
 
-/// Collects what imports left and moves the rest out of the collector's sight, so that children share its pages.
-pub fn freeze_heap(py: Python<'_>) -> PyResult<()> {
+/// The thresholds of the garbage collector.
+type Thresholds = (i32, i32, i32);
+
+/// Keeps the collector from running by itself; returns how it was. By its threshold, so that an application that turns
+/// it off or sets one of its own is heard.
+pub fn pause_collector(py: Python<'_>) -> PyResult<Thresholds> {
     let gc = py.import(intern!(py, "gc"))?;
-    gc.call_method0(intern!(py, "collect"))?;
+    let before: Thresholds = gc.call_method0(intern!(py, "get_threshold"))?.extract()?;
+    gc.call_method1(intern!(py, "set_threshold"), (0, before.1, before.2))?;
+    Ok(before)
+}
+
+/// Moves every object out of the collector's sight, so that children share their pages, and lets it run again. Nothing is
+/// collected before: the holes that it would leave are filled in each child, a page copied for each (gc.freeze()).
+pub fn freeze_heap(py: Python<'_>, before: Thresholds) -> PyResult<()> {
+    let gc = py.import(intern!(py, "gc"))?;
     gc.call_method0(intern!(py, "freeze"))?;
+    let now: Thresholds = gc.call_method0(intern!(py, "get_threshold"))?.extract()?;
+    if now.0 == 0 {
+        gc.call_method1(intern!(py, "set_threshold"), (before.0, now.1, now.2))?;
+    }
     Ok(())
 }
 
@@ -347,13 +363,18 @@ fn stacks(py: Python<'_>) -> PyResult<String> {
     Ok(text.trim_end().to_string())
 }
 
-/// How many threads Python knows of.
-pub fn thread_names(py: Python<'_>) -> PyResult<Vec<String>> {
-    py.import(intern!(py, "threading"))?
-        .call_method0(intern!(py, "enumerate"))?
-        .try_iter()?
-        .map(|thread| thread?.getattr(intern!(py, "name"))?.extract())
-        .collect()
+/// The threads that Python knows of: the kernel's number, and the name.
+pub fn threads(py: Python<'_>) -> PyResult<Vec<(i32, String)>> {
+    let list = py.import(intern!(py, "threading"))?.call_method0(intern!(py, "enumerate"))?;
+    let mut found = Vec::new();
+    for thread in list.try_iter()? {
+        let thread = thread?;
+        // One that is only about to start has no number.
+        if let Some(id) = thread.getattr(intern!(py, "native_id"))?.extract()? {
+            found.push((id, thread.getattr(intern!(py, "name"))?.extract()?));
+        }
+    }
+    Ok(found)
 }
 
 /// The traceback as Python prints it, without the final line end.

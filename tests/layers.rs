@@ -36,6 +36,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("daemon", 4),
     ("catalogue", 4),
     ("worker", 5),
+    ("fork_doctor", 5),
     ("mold", 5),
     ("arbiter", 5),
     ("cli", 6),
@@ -63,6 +64,7 @@ const BESIDE: &[(&str, &str)] = &[
     ("hooks", "python"),
     ("daemon", "python"),
     ("mold", "worker"),
+    ("mold", "fork_doctor"),
     ("arbiter", "worker"),
     ("arbiter", "mold"),
     ("lib", "cli"),
@@ -71,8 +73,19 @@ const BESIDE: &[(&str, &str)] = &[
 /// The arbiter supervises; it must not be able to touch a request.
 const ARBITER_NEVER: &[&str] = &["http", "conn", "exchange", "wsgi", "event_loop", "app", "transport"];
 
-const PYO3: &[&str] =
-    &["lib", "catalogue", "main", "python", "hooks", "wsgi", "daemon", "worker", "mold", "arbiter"];
+const PYO3: &[&str] = &[
+    "lib",
+    "catalogue",
+    "main",
+    "python",
+    "hooks",
+    "wsgi",
+    "daemon",
+    "worker",
+    "fork_doctor",
+    "mold",
+    "arbiter",
+];
 
 struct Source {
     path: PathBuf,

@@ -16,6 +16,11 @@ const CRASH_PAUSE: Nanos = SECOND;
 /// Workers end what runs too long themselves; one that has not so much later is frozen, and is killed.
 pub const BACKSTOP: Nanos = 2 * SECOND;
 
+/// Whether the death of a process that was born then is no sign of a loop of deaths.
+pub fn is_old(born: Nanos, now: Nanos) -> bool {
+    now.saturating_sub(born) >= STABLE_AGE
+}
+
 /// What the arbiter has made of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
@@ -42,12 +47,8 @@ pub struct Child {
 
 impl Child {
     fn life(&self, now: Nanos) -> Life {
-        let stable = now.saturating_sub(self.born) >= STABLE_AGE || self.slot.requests() >= STABLE_REQUESTS;
-        match (stable, self.has_been_ready()) {
-            (true, _) => Life::Stable,
-            (false, true) => Life::Unstable,
-            (false, false) => Life::NeverReady,
-        }
+        let stable = is_old(self.born, now) || self.slot.requests() >= STABLE_REQUESTS;
+        Life::of(stable, self.has_been_ready())
     }
 
     /// Counts towards the workers wanted: it serves, or will.
@@ -69,6 +70,16 @@ pub enum Life {
     NeverReady,
     Unstable,
     Stable,
+}
+
+impl Life {
+    pub fn of(stable: bool, was_ready: bool) -> Life {
+        match (stable, was_ready) {
+            (true, _) => Life::Stable,
+            (false, true) => Life::Unstable,
+            (false, false) => Life::NeverReady,
+        }
+    }
 }
 
 /// When the next worker may be forked, after workers died young.

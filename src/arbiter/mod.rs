@@ -376,7 +376,7 @@ impl Arbiter {
     fn hear_molds(&mut self) {
         let next = self.reload.as_mut().and_then(|reload| reload.generation.mold.as_mut());
         for mold in self.current.mold.iter_mut().chain(next) {
-            mold.is_ready();
+            mold.listen();
         }
     }
 
@@ -446,11 +446,14 @@ impl Arbiter {
         let is_mold = |generation: &Generation| generation.mold.as_ref().is_some_and(|mold| mold.pid == pid);
         if is_mold(&self.current) {
             log::error!("Mold (pid:{pid}) {ending}.");
-            let was_ready = self.current.mold.take().is_some_and(|mut mold| mold.is_ready());
-            let life = if was_ready { Life::Stable } else { Life::NeverReady };
-            self.children.backoff.died(life, now);
-            if !was_ready {
-                return self.boot_failed(py, self.current.number, ending);
+            if let Some(mut mold) = self.current.mold.take() {
+                mold.listen();
+                let was_ready = mold.was_ready();
+                let stable = was_ready && children::is_old(mold.born, now);
+                self.children.backoff.died(Life::of(stable, was_ready), now);
+                if !was_ready {
+                    return self.boot_failed(py, self.current.number, ending);
+                }
             }
         } else if self.reload.as_ref().is_some_and(|reload| is_mold(&reload.generation)) {
             self.abandon_reload(py, &format!("its mold {ending}"));
@@ -536,8 +539,7 @@ impl Arbiter {
     fn wait(&mut self, py: Python<'_>) {
         let now = clock::monotonic();
         let mut until = self.children.next_deadline(self.timeout(), self.graceful_timeout(), now);
-        if self.children.missing(self.current.number, self.wanted) > 0 && self.children.backoff.until() > now
-        {
+        if self.lacks_processes() && self.children.backoff.until() > now {
             until = Some(until.unwrap_or(Nanos::MAX).min(self.children.backoff.until()));
         }
         until = until.into_iter().chain(self.service.deadline()).chain(self.beside.deadline(now)).min();

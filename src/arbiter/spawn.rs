@@ -11,10 +11,11 @@ use super::children::{Child, Stage};
 use super::generation::Generation;
 use super::{Arbiter, Flow, Outcome};
 use crate::config::Config;
-use crate::mold::{self, Mold, MoldSeed};
+use crate::mold::{self, Answer, Mold, MoldSeed};
 use crate::python::{self, Fork};
 use crate::scoreboard::Slot;
 use crate::sys::clock::{self, Nanos};
+use crate::sys::process;
 use crate::sys::signal::Blocked;
 use crate::worker::{Heritage, Seed};
 
@@ -28,9 +29,7 @@ pub(super) enum Which {
 impl Arbiter {
     /// Forks what the generations lack, one worker a turn, so that signals are heard in between.
     pub(super) fn spawn_missing(&mut self, py: Python<'_>, now: Nanos) -> Flow {
-        if self.children.backoff.pause(now) == 0
-            && self.children.missing(self.current.number, self.wanted) > 0
-        {
+        if self.children.backoff.pause(now) == 0 && self.lacks_processes() {
             self.spawn(py, Which::Current)?;
         }
         if let Some(reload) = &self.reload {
@@ -39,6 +38,16 @@ impl Arbiter {
             }
         }
         ControlFlow::Continue(())
+    }
+
+    /// A mold that died is replaced while its workers serve, before one of them is missing.
+    pub(super) fn lacks_processes(&self) -> bool {
+        let has_no_mold = self.current.config.preload_app && self.current.mold.is_none();
+        self.lacks_workers() || has_no_mold && self.wanted > 0
+    }
+
+    fn lacks_workers(&self) -> bool {
+        self.children.missing(self.current.number, self.wanted) > 0
     }
 
     pub(super) fn generation(&mut self, which: Which) -> &mut Generation {
@@ -50,7 +59,7 @@ impl Arbiter {
 
     fn spawn(&mut self, py: Python<'_>, which: Which) -> Flow {
         let generation = self.generation(which);
-        let mold_ready = generation.mold.as_mut().map(Mold::is_ready);
+        let mold_ready = generation.mold.as_ref().map(Mold::is_ready);
         let spawned = match (generation.config.preload_app, mold_ready) {
             (false, _) => self.fork_worker(py, which),
             (true, None) => self.fork_mold(py, which),
@@ -145,13 +154,38 @@ impl Arbiter {
         let Some(worker) = self.before_fork(py, which, &slot, most_requests)? else {
             return Ok(Some(self.give_up(py, 1)));
         };
+        match self.ask_mold(which, &slot, most_requests) {
+            Some(Answer::Worker(pid)) => self.adopt(py, which, pid, slot, &worker).map(|()| None),
+            Some(Answer::Refusal(e)) => Err(e),
+            None => Ok(None),
+        }
+    }
+
+    /// None when there is no mold to ask, any more; then another will be made.
+    fn ask_mold(&mut self, which: Which, slot: &Slot, most_requests: u64) -> Option<Answer> {
         let age = self.next_age;
-        let Some(mold) = &self.generation(which).mold else {
-            return Ok(None);
+        let mut mold = self.generation(which).mold.take()?;
+        let asked = mold.fork_worker(slot.index(), age, most_requests);
+        let answer = match asked {
+            // The application runs in the mold: a number of its choice must not make us signal any process.
+            Ok(Answer::Worker(pid)) if !self.is_new_child(pid, &mold) => {
+                Err(io::Error::other(format!("it says that {pid} is a worker, which is not so")))
+            }
+            asked => asked,
         };
-        let pid = mold.fork_worker(slot.index(), age, most_requests)?;
-        self.adopt(py, which, pid, slot, &worker)?;
-        Ok(None)
+        if let Err(e) = &answer {
+            log::error!("Mold (pid:{}) is of no use any more and is replaced: {e} (--preload)", mold.pid);
+            mold.give_up();
+        }
+        self.generation(which).mold = Some(mold);
+        answer.ok()
+    }
+
+    fn is_new_child(&self, pid: i32, asked: &Mold) -> bool {
+        let molds =
+            [self.current.mold.as_ref(), self.reload.as_ref().and_then(|r| r.generation.mold.as_ref())];
+        let is_mold = molds.into_iter().flatten().chain([asked]).any(|mold| mold.pid == pid);
+        process::is_child(pid) && !is_mold && self.children.iter().all(|child| child.pid != pid)
     }
 
     fn free_slot(&mut self, which: Which) -> io::Result<Slot> {

@@ -8,6 +8,7 @@ pub mod atomics;
 pub mod baton;
 pub mod clock;
 pub mod crash;
+pub mod descriptors;
 pub mod file;
 pub mod poll;
 pub mod process;

@@ -13,7 +13,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::signal::kill;
-use nix::sys::wait::{waitpid, WaitPidFlag, WaitStatus};
+use nix::sys::wait::{waitid, waitpid, Id, WaitPidFlag, WaitStatus};
 use nix::unistd::Pid;
 
 /// How a process ended.
@@ -55,6 +55,43 @@ pub fn await_child(pid: i32) -> io::Result<()> {
             Err(Errno::EINTR) => continue,
             other => return other.map(|_| ()).map_err(io::Error::from),
         }
+    }
+}
+
+/// Whether the process is a child of ours, alive or not yet reaped.
+pub fn is_child(pid: i32) -> bool {
+    let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    pid > 0 && waitid(Id::Pid(Pid::from_raw(pid)), look).is_ok()
+}
+
+/// A thread as the kernel names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Thread {
+    pub id: i32,
+    pub name: String,
+}
+
+/// The threads of this process but its first (proc(5), `/proc/self/task`).
+pub fn other_threads() -> io::Result<Vec<Thread>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc/self/task")? {
+        let entry = entry?;
+        let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        // One that has ended meanwhile has no name any more.
+        if let (Some(thread), Ok(name)) = (number, fs::read_to_string(entry.path().join("comm"))) {
+            found.push(Thread { id: thread, name: name.trim_end().to_string() });
+        }
+    }
+    found.retain(|thread| thread.id != id());
+    Ok(found)
+}
+
+/// Gives the memory that the C library keeps for later back to the system (malloc_trim(3)).
+pub fn trim_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim(3) has no precondition.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 
