@@ -26,13 +26,14 @@ LOCKED := $(if $(filter true,$(CI)),--locked)
 CARGO := CARGO_TARGET_DIR=target/$(VERSION) PYO3_PYTHON=$(INTERPRETER) cargo
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test check fmt clippy cargo-test embed pytest smoke smoke-embed wheel bench system clean
+.PHONY: help demo test check fmt clippy cargo-test embed pytest smoke smoke-embed wheel docs bench system clean
 
 help:
 	@echo 'make demo    serve the example Django project on 127.0.0.1:8000, behind Nginx on 127.0.0.1:8080 where it is installed'
 	@echo 'make test    check and test everything, with every Python found; installs what that needs'
 	@echo 'make check   rustfmt and clippy only'
 	@echo 'make wheel   build the release wheels into target/wheels, one for every Python found'
+	@echo 'make docs    write the list of settings in docs/settings.md'
 	@echo 'make bench   compare with other servers; see benches/README.md'
 	@echo 'make clean   remove all that was made'
 
@@ -127,6 +128,9 @@ target/test-wheels/%/.built: $(SOURCES) .venvs/%/.packages $(TEST_VENV)/.package
 .PRECIOUS: target/wheels/.% .venvs/%/.wheel .venvs/%/.packages target/test-wheels/%/.built
 
 # --- the rest -----------------------------------------------------------------------------------------------------------
+
+docs: $(TEST_VENV)/.wheel
+	$(TEST_VENV)/bin/python docs/generate.py
 
 bench: target/wheels/.$(VERSION)
 	$(PYTHON) benches/run.py --wheel target/wheels/rgunicorn-*-cp$(subst .,,$(VERSION))-*.whl $(BENCH_ARGS)
