@@ -159,6 +159,6 @@ fn path_info(line: &Line<'_>) -> Vec<u8> {
     let path = line.head.start.path.of(line.octets);
     let script_name = (line.environ)("SCRIPT_NAME").unwrap_or_default();
     let mut decoded = Vec::new();
-    rules::decode_path(path.strip_prefix(script_name.as_bytes()).unwrap_or(path), &mut decoded);
+    rules::decode_path(rules::path_below(path, script_name.as_bytes()), &mut decoded);
     decoded
 }

@@ -31,6 +31,10 @@ impl Scratch {
         &self.bytes[self.start..self.end]
     }
 
+    pub fn unread_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.start..self.end]
+    }
+
     pub fn range(&self, start: usize, end: usize) -> &[u8] {
         &self.bytes[start..end]
     }

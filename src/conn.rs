@@ -484,8 +484,24 @@ impl Conn {
     }
 
     fn read_head(&mut self, turn: &mut Turn<'_>) -> Result<Status, Reject> {
-        let bytes = turn.desk.scratch.unread();
         let policy = &turn.settings.policy;
+        if !policy.leniency.is_none() {
+            return self.read_lenient_head(turn);
+        }
+        self.parse_head(turn.desk.scratch.unread(), policy)
+    }
+
+    /// Where something is to be accepted that the rules refuse.
+    fn read_lenient_head(&mut self, turn: &mut Turn<'_>) -> Result<Status, Reject> {
+        let policy = &turn.settings.policy;
+        if !parse::worth_parsing(turn.desk.scratch.unread(), self.seen) {
+            return Ok(Status::Partial);
+        }
+        let judged = policy.leniency.rewrite(turn.desk.scratch.unread_mut());
+        self.parse_head(&turn.desk.scratch.unread()[..judged], policy)
+    }
+
+    fn parse_head(&mut self, bytes: &[u8], policy: &Policy) -> Result<Status, Reject> {
         self.repeated = self.repeat(bytes, policy);
         if self.repeated {
             return Ok(Status::Complete);

@@ -157,6 +157,7 @@ fn serve(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>, hooks: &WorkerHooks
         sendfile: config.sendfile,
         interrupts: interrupts.clone(),
         trust: trust.clone(),
+        root_path: config.root_path.clone(),
         hooks: hooks.of_requests(py).map_err(|e| boot_failed(py, &e))?,
         locals: listeners.iter().map(|listener| listener.local().clone()).collect(),
     };

@@ -418,6 +418,27 @@ fn class_name(shown: &str) -> &str {
 const GREENLETS: &[&str] = &["gevent", "eventlet", "meinheld"];
 const LOOPS: &[&str] = &["asgi", "uvicorn", "aiohttp", "hypercorn", "daphne"];
 
+/// A mount point as it stands at the beginning of a request's path.
+pub fn root_path(text: &str) -> Result<String, String> {
+    let plain = text.bytes().all(|octet| octet.is_ascii_graphic() && !matches!(octet, b'%' | b'?' | b'#'));
+    match text.starts_with('/') && plain {
+        true => Ok(text.trim_end_matches('/').to_string()),
+        false => Err(format!("'{}' is not a path like /shop, of plain letters", text.escape_debug())),
+    }
+}
+
+/// What is spoken with the peers.
+pub fn protocol(text: &str) -> Result<String, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "http" => Ok("http".to_string()),
+        "uwsgi" => {
+            Err("'uwsgi' is not available yet, use http (in Nginx proxy_pass instead of uwsgi_pass)"
+                .to_string())
+        }
+        _ => Err(format!("'{}' is not one of: http, uwsgi", text.escape_debug())),
+    }
+}
+
 /// The kinds of worker there are in gunicorn; here only those that a thread per request can stand in for.
 fn worker_class(text: &str) -> Result<String, String> {
     if let Some(word) = built_in(text) {
@@ -519,6 +540,20 @@ mod tests {
         }
         assert_eq!(refused("proxy_protocol", said("v3")), "'v3' is not one of: off, v1, v2, auto");
         assert_eq!(refused("proxy_protocol", Raw::Int(1)), "1 is not one of: off, v1, v2, auto");
+    }
+
+    #[test]
+    fn mount_points_and_protocols() {
+        for (given, path) in [("/shop", "/shop"), ("/shop/v1/", "/shop/v1"), ("/", "")] {
+            assert_eq!(read("root_path", said(given)), Ok(Value::Text(path.to_string())));
+        }
+        assert_eq!(read("root_path", said("")), Ok(Value::Unset));
+        for bad in ["shop", "/a b", "/a?b", "/%41", "/\u{e9}"] {
+            assert!(refused("root_path", said(bad)).ends_with("is not a path like /shop, of plain letters"));
+        }
+        assert_eq!(read("protocol", said("HTTP")), Ok(Value::Text("http".to_string())));
+        assert!(refused("protocol", said("uwsgi")).starts_with("'uwsgi' is not available yet, use http"));
+        assert_eq!(refused("protocol", said("ftp")), "'ftp' is not one of: http, uwsgi");
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub use kinds::{HookSpec, Value};
 pub use values::{Address, LogTarget, Raw};
 
 use crate::error::Error;
-use crate::http::{HeaderMap, Limits, Policy};
+use crate::http::{HeaderMap, Leniency, Limits, Methods, Policy};
 use crate::proxy_protocol::Mode;
 use log::LevelFilter;
 use sources::{Environment, Gathered, RunPython, Settings};
@@ -93,6 +93,8 @@ pub struct Config {
     pub initgroups: bool,
     /// `*`, addresses and networks in CIDR form, each known to parse.
     pub forwarded_allow_ips: Vec<String>,
+    /// Where the application is mounted, as far as nothing else says so; without a slash at its end, "" for nowhere.
+    pub root_path: String,
     /// None: no PROXY header is understood.
     pub proxy_protocol: Option<Mode>,
     /// Who must send one, as `forwarded_allow_ips`.
@@ -197,6 +199,7 @@ impl Config {
             group: optional_text(&set, "group"),
             initgroups: flag(&set, "initgroups"),
             forwarded_allow_ips: texts(&set, "forwarded_allow_ips"),
+            root_path: optional_text(&set, "root_path").unwrap_or_default(),
             proxy_protocol: optional_text(&set, "proxy_protocol").and_then(|word| Mode::of(&word)),
             proxy_allow_ips: texts(&set, "proxy_allow_ips"),
             secure_scheme_headers: scheme_headers(&set),
@@ -315,6 +318,16 @@ fn policy(set: &Settings) -> Policy {
         },
         header_map: header_map(&optional_text(set, "header_map").unwrap_or_default()),
         forwarder_headers: texts(set, "forwarder_headers").into_iter().map(upper).collect(),
+        methods: match flag(set, "permit_unconventional_http_method") {
+            true => Methods::Any,
+            false => Methods::Conventional,
+        },
+        leniency: Leniency {
+            folding: flag(set, "permit_obsolete_folding"),
+            name_spaces: flag(set, "strip_header_spaces"),
+            versions: flag(set, "permit_unconventional_http_version"),
+            casefold: flag(set, "casefold_http_method"),
+        },
     }
 }
 

@@ -4,12 +4,14 @@
 
 pub mod body;
 pub mod date;
+pub mod lenient;
 pub mod octets;
 pub mod parse;
 pub mod reject;
 pub mod response;
 pub mod rules;
 
+pub use lenient::Leniency;
 pub use reject::Reject;
 
 /// A range of octets, relative to a base that the holder names.
@@ -131,6 +133,16 @@ pub enum HeaderMap {
     Dangerous,
 }
 
+/// Which methods are passed on (setting `permit_unconventional_http_method`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Methods {
+    /// Those that look like the registered ones: 3 to 20 octets, no lower-case letter, no `#`.
+    #[default]
+    Conventional,
+    /// Every token (RFC 9110 §9.1).
+    Any,
+}
+
 /// Everything the operator decided about heads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
@@ -138,4 +150,7 @@ pub struct Policy {
     pub header_map: HeaderMap,
     /// Upper-case names with `_` that a trusted peer may send (setting `forwarder_headers`); `*` is every name.
     pub forwarder_headers: Vec<String>,
+    pub methods: Methods,
+    /// What `lenient` rewrites before a head is parsed.
+    pub leniency: Leniency,
 }

@@ -28,13 +28,13 @@ pub fn head(bytes: &[u8], policy: &Policy, trusted: bool, head: &mut Head) -> Re
     match reader.read(head) {
         Ok(Status::Complete) => Ok(Status::Complete),
         Ok(Status::Partial) => {
-            survey(reader.window, &policy.limits)?;
+            survey(reader.window, policy)?;
             match bytes.len() > reader.window.len() {
                 true => Err(Reject::HeadTooLarge),
                 false => Ok(Status::Partial),
             }
         }
-        Err(reject) => Err(survey(reader.window, &policy.limits).err().unwrap_or(reject)),
+        Err(reject) => Err(survey(reader.window, policy).err().unwrap_or(reject)),
     }
 }
 
@@ -107,7 +107,7 @@ impl<'b> Reader<'b> {
         }
         self.ended_by_crlf(end + CRLF.len())?;
         let line = self.window.get(at..end).ok_or(Reject::RequestLine)?;
-        rules::start_line(line, at)
+        rules::start_line(line, at, self.policy.methods)
     }
 
     /// RFC 9112 §2.2 lets a recipient take a lone LF for a line end, as httparse does; peers differ on it, so it is
@@ -203,7 +203,7 @@ fn start_before_block(bytes: &[u8], policy: &Policy, head: &Head) -> Option<(Sta
     if line.len() > limits.request_line || bytes.len() > window(bytes, limits).len() {
         return None;
     }
-    let start = rules::start_line(line, 0).ok()?;
+    let start = rules::start_line(line, 0, policy.methods).ok()?;
     // Framing and persistence depend on the version; only the origin-form begins with its path.
     let origin_form = line.get(start.target.start as usize) == Some(&b'/');
     (origin_form && start.version == head.start.version).then_some((start, fields_at))
@@ -226,9 +226,10 @@ fn ends_after(bytes: &[u8], seen: usize) -> bool {
 
 /// The slow, exact reading: refuses for the first octet that cannot stand where it stands. Only what follows from the
 /// meaning of complete fields is left to the other way.
-fn survey(window: &[u8], limits: &Limits) -> Result<(), Reject> {
+fn survey(window: &[u8], policy: &Policy) -> Result<(), Reject> {
+    let limits = &policy.limits;
     let (_, rest) = skip_empty_line(window)?;
-    let Some(mut rest) = survey_request_line(rest, limits)? else {
+    let Some(mut rest) = survey_request_line(rest, policy)? else {
         return Ok(());
     };
     let mut count = 0;
@@ -248,17 +249,17 @@ fn survey(window: &[u8], limits: &Limits) -> Result<(), Reject> {
 }
 
 /// Returns what is behind the line, if its end has arrived.
-fn survey_request_line<'b>(rest: &'b [u8], limits: &Limits) -> Result<Option<&'b [u8]>, Reject> {
+fn survey_request_line<'b>(rest: &'b [u8], policy: &Policy) -> Result<Option<&'b [u8]>, Reject> {
     let (line, behind) = until_line_end(rest);
-    let within = line.get(..limits.request_line).unwrap_or(line);
-    rules::start_line_so_far(within)?;
-    if line.len() > limits.request_line {
+    let most = policy.limits.request_line;
+    rules::start_line_so_far(line.get(..most).unwrap_or(line), policy.methods)?;
+    if line.len() > most {
         return Err(Reject::UriTooLong);
     }
     if behind.is_empty() {
         return Ok(None);
     }
-    rules::start_line(line, 0)?;
+    rules::start_line(line, 0, policy.methods)?;
     line_end(behind, Reject::RequestLine)
 }
 
@@ -298,13 +299,15 @@ fn line_end(behind: &[u8], stray: Reject) -> Result<Option<&[u8]>, Reject> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::{Framing, HeaderMap, Version};
+    use crate::http::{Framing, HeaderMap, Leniency, Methods, Version};
 
     fn policy() -> Policy {
         Policy {
             limits: Limits { request_line: 4094, fields: 100, field_size: 8190, head: 65536 },
             header_map: HeaderMap::Drop,
             forwarder_headers: vec!["SCRIPT_NAME".into(), "PATH_INFO".into()],
+            methods: Methods::Conventional,
+            leniency: Leniency::default(),
         }
     }
 
@@ -877,6 +880,22 @@ mod tests {
         assert_eq!(outcome_of(head(61).as_bytes(), &policy), Err(Reject::HeadTooLarge));
         let endless = "GET / HTTP/1.1\r\n".to_string() + &"A: b\r\n".repeat(20);
         assert_eq!(outcome_of(endless.as_bytes(), &policy), Err(Reject::HeadTooLarge));
+    }
+
+    #[test]
+    fn any_token_may_be_a_method_where_that_is_permitted() {
+        let policy = Policy { methods: Methods::Any, ..policy() };
+        let line = |method: &str| format!("{method} / HTTP/1.1\r\n\r\n");
+        for method in ["get", "#x", "a", &"M".repeat(60), "m!$%&'*+-.^_`|~9"] {
+            assert!(matches!(outcome_of(line(method).as_bytes(), &policy), Ok(Some(_))), "{method}");
+            let strict = Policy { methods: Methods::Conventional, ..policy.clone() };
+            let usual = !method.contains(|c: char| c.is_ascii_lowercase() || c == '#');
+            let refused = outcome_of(line(method).as_bytes(), &strict);
+            assert!(refused == Err(Reject::Method) || usual && method.len() <= 20, "{method}");
+        }
+        for method in ["", "G(T", "G,T", "G\0T", "\u{e9}"] {
+            assert_eq!(outcome_of(line(method).as_bytes(), &policy), Err(Reject::Method), "{method}");
+        }
     }
 
     #[test]

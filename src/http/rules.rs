@@ -2,7 +2,7 @@
 //! Rule: what is refused is refused for the first offending octet, so that the answer does not depend on segmentation.
 //! Never: finds where a line ends (that is `parse`), keeps anything but the outcome, allocates.
 
-use super::{octets, Fields, Framing, HeaderMap, Policy, Reject, Span, StartLine, Version};
+use super::{octets, Fields, Framing, HeaderMap, Methods, Policy, Reject, Span, StartLine, Version};
 use memchr::{memchr, memchr2, memchr_iter};
 
 /// Bounds that gunicorn sets on the length of a method.
@@ -21,9 +21,9 @@ fn cut(octets: &[u8], separator: u8) -> Option<(&[u8], &[u8])> {
 
 /// RFC 9112 §3: `request-line = method SP request-target SP HTTP-version`, single spaces, no CRLF here.
 /// `at` is added to every offset.
-pub fn start_line(line: &[u8], at: usize) -> Result<StartLine, Reject> {
+pub fn start_line(line: &[u8], at: usize, methods: Methods) -> Result<StartLine, Reject> {
     let parts = Parts::of(line);
-    parts.check()?;
+    parts.check(methods)?;
     let target = parts.target.ok_or(Reject::RequestLine)?;
     let version = match parts.version.ok_or(Reject::RequestLine)? {
         b"HTTP/1.1" => Version::Http11,
@@ -44,8 +44,8 @@ pub fn start_line(line: &[u8], at: usize) -> Result<StartLine, Reject> {
 }
 
 /// Whether a request line can begin like this: every octet that has arrived is checked at once.
-pub fn start_line_so_far(line: &[u8]) -> Result<(), Reject> {
-    Parts::of(line).check()
+pub fn start_line_so_far(line: &[u8], methods: Methods) -> Result<(), Reject> {
+    Parts::of(line).check(methods)
 }
 
 /// The parts of a request line as far as it has arrived; a part that is there may be followed by more of it, unless the
@@ -76,12 +76,16 @@ impl<'b> Parts<'b> {
 
     /// In the order of the octets.
     #[inline]
-    fn check(&self) -> Result<(), Reject> {
-        method_so_far(self.method)?;
+    fn check(&self, methods: Methods) -> Result<(), Reject> {
+        method_so_far(self.method, methods)?;
         let Some(target) = self.target else {
             return Ok(());
         };
-        if self.method.len() < *METHOD_OCTETS.start() {
+        let shortest = match methods {
+            Methods::Conventional => *METHOD_OCTETS.start(),
+            Methods::Any => 1,
+        };
+        if self.method.len() < shortest {
             return Err(Reject::Method);
         }
         if !octets::is_target(target) {
@@ -96,11 +100,12 @@ impl<'b> Parts<'b> {
 }
 
 /// RFC 9110 §9.1: "The method token is case-sensitive"; narrowed as gunicorn narrows it.
-fn method_so_far(method: &[u8]) -> Result<(), Reject> {
-    if method.len() > *METHOD_OCTETS.end() || !octets::all(method, octets::METHOD) {
-        return Err(Reject::Method);
-    }
-    Ok(())
+fn method_so_far(method: &[u8], methods: Methods) -> Result<(), Reject> {
+    let good = match methods {
+        Methods::Conventional => method.len() <= *METHOD_OCTETS.end() && octets::all(method, octets::METHOD),
+        Methods::Any => octets::all(method, octets::TOKEN),
+    };
+    good.then_some(()).ok_or(Reject::Method)
 }
 
 /// RFC 9112 §2.3: `HTTP-version = HTTP-name "/" DIGIT "." DIGIT`, case-sensitive.
@@ -436,6 +441,14 @@ fn is_forwarder_header(name: &[u8], allowed: &[String]) -> bool {
     allowed.iter().any(|known| known == "*" || known.as_bytes().eq_ignore_ascii_case(name))
 }
 
+/// The part of a path behind `mount`, or all of it when it is not below that: `/shop` is no mount point of `/shopping`.
+pub fn path_below<'p>(path: &'p [u8], mount: &[u8]) -> &'p [u8] {
+    match path.strip_prefix(mount) {
+        Some(rest) if matches!(rest.first(), None | Some(b'/')) => rest,
+        _ => path,
+    }
+}
+
 /// RFC 3875 §4.1.5: PATH_INFO is the path, decoded once; bad escapes stay as they are and nothing is normalised.
 /// Appends to `out`.
 pub fn decode_path(path: &[u8], out: &mut Vec<u8>) {
@@ -492,6 +505,22 @@ mod tests {
     }
 
     #[test]
+    fn path_below_ends_at_a_segment() {
+        for (path, mount, rest) in [
+            ("/shop/a", "/shop", "/a"),
+            ("/shop", "/shop", ""),
+            ("/shop/", "/shop", "/"),
+            ("/shopping", "/shop", "/shopping"),
+            ("/other", "/shop", "/other"),
+            ("/a", "", "/a"),
+            ("", "", ""),
+            ("*", "/shop", "*"),
+        ] {
+            assert_eq!(path_below(path.as_bytes(), mount.as_bytes()), rest.as_bytes(), "{path} {mount}");
+        }
+    }
+
+    #[test]
     fn decimal_is_digits_within_63_bits() {
         assert_eq!(decimal(b"0"), Some(0));
         assert_eq!(decimal(b"0000000000000000000000012"), Some(12));
@@ -506,9 +535,9 @@ mod tests {
         for line in
             ["GET / HTTP/1.1", "OPTIONS * HTTP/1.0", "CONNECT h:1 HTTP/1.1", "GET http://h/p?q HTTP/1.1"]
         {
-            assert!(start_line(line.as_bytes(), 0).is_ok(), "{line}");
+            assert!(start_line(line.as_bytes(), 0, Methods::Conventional).is_ok(), "{line}");
             for end in 0..=line.len() {
-                let so_far = start_line_so_far(&line.as_bytes()[..end]);
+                let so_far = start_line_so_far(&line.as_bytes()[..end], Methods::Conventional);
                 assert_eq!(so_far, Ok(()), "{line} {end}");
             }
         }

@@ -63,12 +63,44 @@ pub struct Environ {
     /// A template for each listener.
     templates: Vec<Py<PyDict>>,
     unix: Vec<bool>,
-    script_name: Option<String>,
+    /// SCRIPT_NAME where no field says otherwise.
+    mount: Mount,
     names: Names,
     keys: Keys,
     values: Values,
     last_peer: Option<(IpAddr, Py<PyString>)>,
     path: Vec<u8>,
+}
+
+/// Where the application is mounted.
+enum Mount {
+    /// By SCRIPT_NAME in the environment, as in gunicorn: a path outside of it is a mistake.
+    Strict(String),
+    /// By `root_path`: whoever is in front may have taken it off already. May be empty.
+    Lenient(String),
+}
+
+impl Mount {
+    fn new(root_path: &str) -> Mount {
+        match std::env::var("SCRIPT_NAME") {
+            Ok(name) if !name.is_empty() => Mount::Strict(name),
+            _ => Mount::Lenient(root_path.to_string()),
+        }
+    }
+
+    fn name(&self) -> &str {
+        let (Mount::Strict(name) | Mount::Lenient(name)) = self;
+        name
+    }
+
+    /// The part of `path` behind `name`, which is this mount's or one that a field has given. None where it has no such
+    /// part.
+    fn rest<'p>(&self, path: &'p [u8], name: &str) -> Option<&'p [u8]> {
+        match self {
+            Mount::Lenient(root) if root == name => Some(rules::path_below(path, name.as_bytes())),
+            _ => path.strip_prefix(name.as_bytes()),
+        }
+    }
 }
 
 /// Left with a connection: its last request's environ, untouched by the application, and the request line it is for.
@@ -84,6 +116,7 @@ impl Environ {
         base: &Bound<'_, PyDict>,
         locals: &[Local],
         trust: Trust,
+        root_path: &str,
     ) -> PyResult<Environ> {
         let text = |text: &str| PyString::intern(py, text).unbind();
         let keys = Keys {
@@ -109,12 +142,11 @@ impl Environ {
             http10: text("HTTP/1.0"),
             http11: text("HTTP/1.1"),
         };
-        let script_name = std::env::var("SCRIPT_NAME").ok().filter(|name| !name.is_empty());
         let mut made = Environ {
             trust,
             templates: Vec::new(),
             unix: locals.iter().map(|local| matches!(local, Local::Unix(_))).collect(),
-            script_name,
+            mount: Mount::new(root_path),
             names: Names::new(py)?,
             keys,
             values,
@@ -138,7 +170,7 @@ impl Environ {
         template.set_item(&keys.query, &values.empty)?;
         template.set_item(&keys.protocol, &values.http11)?;
         template.set_item(&keys.scheme, &values.http)?;
-        template.set_item(&keys.script_name, self.script_name.as_deref().unwrap_or(""))?;
+        template.set_item(&keys.script_name, self.mount.name())?;
         template.set_item(&keys.remote_addr, &values.empty)?;
         if let Local::Tcp(address) = local {
             template.set_item(&keys.remote_port, &values.empty)?;
@@ -256,7 +288,7 @@ impl Environ {
             Some(name) => name.cast::<PyString>().map_err(PyErr::from)?.to_str()?,
             None => "",
         };
-        let Some(rest) = path.strip_prefix(prefix.as_bytes()) else {
+        let Some(rest) = self.mount.rest(path, prefix) else {
             return Err(Refusal::Reject(Reject::ScriptName));
         };
         if path_is_target && rest.len() == path.len() && !rest.contains(&b'%') {

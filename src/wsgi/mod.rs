@@ -44,6 +44,7 @@ pub struct Circumstances {
     pub workers: usize,
     pub sendfile: bool,
     pub trust: Trust,
+    pub root_path: String,
     pub locals: Vec<Local>,
     pub interrupts: Interrupts,
     /// None where no hook is about requests.
@@ -133,7 +134,13 @@ impl WsgiCaller {
     fn new(py: Python<'_>, app: &WsgiApp, thread: usize) -> PyResult<WsgiCaller> {
         let circumstances = &app.circumstances;
         let trust = circumstances.trust.clone();
-        let environ = Environ::new(py, app.base.bind(py), &circumstances.locals, trust.clone())?;
+        let environ = Environ::new(
+            py,
+            app.base.bind(py),
+            &circumstances.locals,
+            trust.clone(),
+            &circumstances.root_path,
+        )?;
         let (lease, reply, start_response, input) = objects(py)?;
         Ok(WsgiCaller {
             app: app.app.clone_ref(py),

@@ -6,6 +6,7 @@ mod application;
 mod hooks;
 mod listening;
 mod logging;
+mod parsing;
 mod process;
 mod proxy;
 mod tls;
@@ -60,10 +61,11 @@ const ROW: Opt = Opt {
     ignored: None,
 };
 
-const PARTS: [&[Opt]; 9] = [
+const PARTS: [&[Opt]; 10] = [
     application::ROWS,
     listening::ROWS,
     workers::ROWS,
+    parsing::ROWS,
     proxy::ROWS,
     tls::ROWS,
     logging::ROWS,
@@ -101,15 +103,6 @@ pub const NOT_YET: &[(&str, &str)] = &[
     ("paste", "--paste --paster"),
     ("raw_paste_global_conf", "--paste-global"),
     ("ssl_context", ""),
-    ("protocol", "--protocol"),
-    ("uwsgi_allow_ips", "--uwsgi-allow-from"),
-    ("permit_obsolete_folding", "--permit-obsolete-folding"),
-    ("strip_header_spaces", "--strip-header-spaces"),
-    ("permit_unconventional_http_method", "--permit-unconventional-http-method"),
-    ("permit_unconventional_http_version", "--permit-unconventional-http-version"),
-    ("casefold_http_method", "--casefold-http-method"),
-    ("http_parser", "--http-parser"),
-    ("root_path", "--root-path"),
     ("control_socket", "--control-socket"),
     ("control_socket_mode", "--control-socket-mode"),
     ("control_socket_disable", "--no-control-socket"),

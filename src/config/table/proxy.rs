@@ -3,6 +3,7 @@
 //! Never: behaviour.
 
 use super::{Env, Kind, Opt, ROW};
+use crate::config::kinds;
 
 const PROXY: &str = "Behind a proxy";
 
@@ -66,6 +67,15 @@ pub const ROWS: &[Opt] = &[
         help: "Proxies that must begin with a PROXY header when --proxy-protocol is on: addresses \
                and networks, separated by commas; * = every peer. Others must not, and are served \
                as they are.",
+        ..ROW
+    },
+    Opt {
+        name: "root_path",
+        long: &["root-path"],
+        kind: Kind::Checked(kinds::root_path),
+        section: PROXY,
+        help: "Where the application is mounted, SCRIPT_NAME for it: taken off paths that begin \
+               with it. The environment's SCRIPT_NAME and a trusted peer's field come first.",
         ..ROW
     },
 ];

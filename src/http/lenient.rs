@@ -1,0 +1,329 @@
+//! Owns: what an operator wants accepted although the rules refuse it: it is rewritten, in place, into what they accept.
+//! Rule: no octet is added or removed, and the outcome does not depend on the segmentation. A field by which two servers
+//! could come to differ about the length of a message, or the life of a connection, is left as it is, to be refused.
+//! Never: refuses anything, looks behind the head.
+
+use super::octets;
+use memchr::{memchr, memchr2};
+
+/// White space before a colon that is put up with.
+const MOST_SPACES: usize = 64;
+
+/// gunicorn's settings of these names; none is on unless asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Leniency {
+    /// `permit_obsolete_folding`
+    pub folding: bool,
+    /// `strip_header_spaces`
+    pub name_spaces: bool,
+    /// `permit_unconventional_http_version`
+    pub versions: bool,
+    /// `casefold_http_method`
+    pub casefold: bool,
+}
+
+impl Leniency {
+    pub fn is_none(self) -> bool {
+        self == Leniency::default()
+    }
+
+    /// Rewrites the head at the start of `bytes`. Returns how many of its octets can be judged: what the others are
+    /// depends on octets still to come.
+    pub fn rewrite(self, bytes: &mut [u8]) -> usize {
+        // RFC 9112 §2.2: one empty line may come first.
+        let start = if bytes.starts_with(b"\r\n") { 2 } else { 0 };
+        let line_end = line_end(bytes, start);
+        let end = line_end.unwrap_or(bytes.len());
+        let Some(version) = self.request_line(bytes, start, end) else {
+            return bytes.len();
+        };
+        if self.versions && !rewrite_version(&mut bytes[version..end], line_end.is_some()) {
+            return version;
+        }
+        match line_end {
+            Some(end) if bytes[end..].starts_with(b"\r\n") => self.fields(bytes, end + 2),
+            _ => bytes.len(),
+        }
+    }
+
+    /// Returns where the version begins, if it has begun.
+    fn request_line(self, bytes: &mut [u8], start: usize, end: usize) -> Option<usize> {
+        let line = &mut bytes[start..end];
+        let method_end = memchr(b' ', line).unwrap_or(line.len());
+        if self.casefold {
+            line[..method_end].make_ascii_uppercase();
+        }
+        let target = method_end + 1;
+        let target_end = target + memchr(b' ', line.get(target..)?)?;
+        Some(start + target_end + 1)
+    }
+
+    /// The field lines from `at` on, up to the empty one.
+    fn fields(self, bytes: &mut [u8], mut at: usize) -> usize {
+        loop {
+            let name = bytes[at..].iter().take_while(|&&octet| octets::is(octet, octets::TOKEN)).count();
+            // No name: the head is over, or it is none.
+            if name == 0 {
+                return bytes.len();
+            }
+            let open = !is_of_the_message(&bytes[at..at + name]);
+            if self.name_spaces && open && !close_up(bytes, at + name) {
+                return at + name;
+            }
+            let folding = self.folding && open && bytes.get(at + name) == Some(&b':');
+            match next_line(bytes, at, folding) {
+                Some(next) => at = next,
+                None => return bytes.len(),
+            }
+        }
+    }
+}
+
+/// The first CR or LF from `at` on.
+fn line_end(bytes: &[u8], at: usize) -> Option<usize> {
+    Some(at + memchr2(b'\r', b'\n', bytes.get(at..)?)?)
+}
+
+/// Fields that say where the message ends, whom it is for, and what becomes of the connection.
+fn is_of_the_message(name: &[u8]) -> bool {
+    const NAMES: [&[u8]; 10] = [
+        b"content-length",
+        b"transfer-encoding",
+        b"host",
+        b"connection",
+        b"expect",
+        b"te",
+        b"trailer",
+        b"upgrade",
+        b"keep-alive",
+        b"proxy-connection",
+    ];
+    NAMES.iter().any(|known| name.eq_ignore_ascii_case(known))
+}
+
+/// RFC 9112 §2.3: "HTTP/1.1" for whatever claims to be that or later, "HTTP/1.0" for what is older. False while the version
+/// may go on.
+fn rewrite_version(version: &mut [u8], ended: bool) -> bool {
+    const KNOWN: &[u8; 5] = b"HTTP/";
+    let fits = |(place, octet): (usize, &u8)| match place {
+        0..=4 => *octet == KNOWN[place],
+        6 => *octet == b'.',
+        _ => octet.is_ascii_digit(),
+    };
+    if version.len() > 8 || !version.iter().enumerate().all(fits) {
+        return true;
+    }
+    if let (true, [.., major, b'.', minor]) = (ended, &mut version[..]) {
+        (*major, *minor) = match (*major, *minor) {
+            (b'0', _) | (b'1', b'0') => (b'1', b'0'),
+            _ => (b'1', b'1'),
+        };
+    }
+    ended
+}
+
+/// Moves a colon that has white space before it to `at`, where the name ends. False while it may still come.
+fn close_up(bytes: &mut [u8], at: usize) -> bool {
+    let spaces = bytes[at..].iter().take_while(|octet| matches!(octet, b' ' | b'\t')).count();
+    if spaces == 0 || spaces > MOST_SPACES {
+        return true;
+    }
+    match bytes.get(at + spaces) {
+        None => return false,
+        Some(b':') => bytes.swap(at, at + spaces),
+        Some(_) => {}
+    }
+    true
+}
+
+/// Where the line behind the one at `at` begins; None if that is not there. RFC 9112 §5.2: a server may "replace each
+/// received obs-fold with one or more SP octets prior to interpreting the field value".
+fn next_line(bytes: &mut [u8], mut at: usize, folding: bool) -> Option<usize> {
+    loop {
+        let end = line_end(bytes, at)?;
+        match bytes.get(end..end + 3)? {
+            [b'\r', b'\n', b' ' | b'\t'] if folding => bytes[end..end + 2].fill(b' '),
+            [b'\r', b'\n', _] => return Some(end + 2),
+            _ => return None,
+        }
+        at = end + 2;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{parse, Head, HeaderMap, Limits, Methods, Policy, Reject};
+    use super::*;
+
+    const ALL: Leniency = Leniency { folding: true, name_spaces: true, versions: true, casefold: true };
+
+    fn policy() -> Policy {
+        Policy {
+            limits: Limits { request_line: 4094, fields: 100, field_size: 8190, head: 65536 },
+            header_map: HeaderMap::Drop,
+            forwarder_headers: Vec::new(),
+            methods: Methods::Conventional,
+            leniency: ALL,
+        }
+    }
+
+    /// As a connection does it, more and more octets; the head's octets and what was made of them.
+    fn grown(bytes: &[u8], leniency: Leniency, step: usize) -> Result<Option<(Vec<u8>, String)>, Reject> {
+        let (mut held, policy) = (Vec::new(), policy());
+        for piece in bytes.chunks(step) {
+            held.extend_from_slice(piece);
+            let judged = leniency.rewrite(&mut held);
+            let mut head = Head::default();
+            if parse::head(&held[..judged], &policy, true, &mut head)? == parse::Status::Complete {
+                held.truncate(head.length);
+                return Ok(Some((held, format!("{head:?}"))));
+            }
+        }
+        Ok(None)
+    }
+
+    fn read(bytes: &[u8], leniency: Leniency) -> Result<Option<Vec<u8>>, Reject> {
+        let whole = grown(bytes, leniency, bytes.len().max(1));
+        for step in [1, 2, 3, 7] {
+            assert_eq!(grown(bytes, leniency, step), whole, "{step} {:?}", String::from_utf8_lossy(bytes));
+        }
+        Ok(whole?.map(|(octets, _)| octets))
+    }
+
+    fn becomes(from: &str, leniency: Leniency) -> Result<String, Reject> {
+        let octets = read(from.as_bytes(), leniency)?.expect("a whole head");
+        Ok(String::from_utf8(octets).unwrap())
+    }
+
+    fn ok(text: &str) -> Result<String, Reject> {
+        Ok(text.to_string())
+    }
+
+    #[test]
+    fn folded_lines_become_one() {
+        let only = Leniency { folding: true, ..Leniency::default() };
+        let head = |fields: &str| format!("GET / HTTP/1.1\r\n{fields}\r\n");
+        for (from, to) in [
+            ("X: a\r\n b\r\n", "X: a   b\r\n"),
+            ("X: a\r\n\tb\r\n c\r\nY: d\r\n", "X: a  \tb   c\r\nY: d\r\n"),
+            ("X:\r\n a\r\n \r\n", "X:   a   \r\n"),
+        ] {
+            assert_eq!(becomes(&head(from), only), Ok(head(to)), "{from:?}");
+            assert_eq!(becomes(&head(from), Leniency::default()), Err(Reject::ObsoleteFolding));
+        }
+        for from in [" X: a\r\n", "X\r\n : a\r\n", "X\r\n y: a\r\n"] {
+            assert!(becomes(&head(from), only).is_err(), "{from:?}");
+        }
+    }
+
+    #[test]
+    fn spaces_before_a_colon_go_behind_it() {
+        let only = Leniency { name_spaces: true, ..Leniency::default() };
+        let head = |fields: &str| format!("GET / HTTP/1.1\r\n{fields}\r\n");
+        assert_eq!(
+            becomes(&head("X : a\r\nY \t :b\r\n"), only),
+            Ok(head("X: a\r\nY:\t  b\r\n").replace("X: a", "X:  a"))
+        );
+        assert_eq!(becomes(&head("X : a\r\n"), Leniency::default()), Err(Reject::FieldName));
+        for from in ["X Y: a\r\n", " : a\r\n", "X \r\n", &format!("X{}: a\r\n", " ".repeat(65))] {
+            assert!(becomes(&head(from), only).is_err(), "{from:?}");
+        }
+        assert!(becomes(&head(&format!("X{}: a\r\n", " ".repeat(64))), only).is_ok());
+    }
+
+    #[test]
+    fn leniency_never_touches_what_frames_a_message() {
+        for name in [
+            "Content-Length",
+            "transfer-encoding",
+            "HOST",
+            "Connection",
+            "Expect",
+            "TE",
+            "Trailer",
+            "Upgrade",
+        ] {
+            let value = if name == "Content-Length" { "0" } else { "chunked" };
+            for line in
+                [format!("{name} : {value}"), format!("{name}\t: {value}"), format!("{name}:\r\n {value}")]
+            {
+                let head = format!("POST / HTTP/1.1\r\nA : b\r\n{line}\r\n\r\n");
+                let answer = becomes(&head, ALL);
+                assert!(
+                    matches!(answer, Err(Reject::FieldName | Reject::ObsoleteFolding)),
+                    "{line:?} {answer:?}"
+                );
+            }
+        }
+        // What they look like behind a fold, or in a value, is no field of theirs.
+        let folded = "GET / HTTP/1.1\r\nA: b\r\n Content-Length: 5\r\n\r\n";
+        assert_eq!(becomes(folded, ALL), ok("GET / HTTP/1.1\r\nA: b   Content-Length: 5\r\n\r\n"));
+    }
+
+    #[test]
+    fn other_versions_are_served_as_the_nearest_known_one() {
+        let only = Leniency { versions: true, ..Leniency::default() };
+        for (from, to) in [
+            ("HTTP/1.0", "HTTP/1.0"),
+            ("HTTP/1.1", "HTTP/1.1"),
+            ("HTTP/1.2", "HTTP/1.1"),
+            ("HTTP/2.0", "HTTP/1.1"),
+            ("HTTP/9.9", "HTTP/1.1"),
+            ("HTTP/0.9", "HTTP/1.0"),
+        ] {
+            let line = |version: &str| format!("\r\nGET / {version}\r\nA: b\r\n\r\n");
+            assert_eq!(becomes(&line(from), only), Ok(line(to)));
+        }
+        for bad in ["HTTP/2", "HTTP/1.10", "HTTP/x.1", "http/2.0", "HTTP/2.0 ", "HTTP/", "HTTP"] {
+            assert!(becomes(&format!("GET / {bad}\r\n\r\n"), only).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn methods_are_put_in_upper_case() {
+        let only = Leniency { casefold: true, ..Leniency::default() };
+        let line = |method: &str| format!("{method} /path HTTP/1.1\r\nHost: h\r\n\r\n");
+        assert_eq!(becomes(&line("get"), only), Ok(line("GET")));
+        assert_eq!(becomes(&line("m-Search"), only), Ok(line("M-SEARCH")));
+        assert_eq!(becomes(&line("get"), Leniency::default()), Err(Reject::Method));
+        assert_eq!(becomes(&line("ge#"), only), Err(Reject::Method));
+        assert_eq!(becomes("options * http/1.1\r\n\r\n", only), Err(Reject::Version));
+    }
+
+    #[test]
+    fn nothing_behind_the_head_is_touched() {
+        let bytes = b"post / HTTP/2.0\r\nA : b\r\n c\r\n\r\nget / HTTP/2.0\r\nA : b\r\n c\r\n\r\n";
+        let mut held = bytes.to_vec();
+        ALL.rewrite(&mut held);
+        let behind = bytes.len() / 2 + 1;
+        let body = memchr::memmem::find(bytes, b"\r\n\r\n").unwrap() + 4;
+        assert!(body <= behind && held[body..] == bytes[body..]);
+    }
+
+    #[test]
+    fn no_mutation_makes_leniency_depend_on_segmentation() {
+        let seeds: [&[u8]; 3] = [
+            b"get /a HTTP/2.0\r\nHost: h\r\nA : b\r\n c\r\nB: c\r\n\r\nrest",
+            b"\r\nPOST / HTTP/0.9\r\nContent-Length : 5\r\nX\t:\r\n\t\r\n\r\n",
+            b"PUT / HTTP/1.9\r\nTransfer-Encoding:\r\n chunked\r\nX: y\r\n\r\n",
+        ];
+        let splices: [&[u8]; 12] =
+            [b"\r", b"\n", b"\r\n", b" ", b"\t", b":", b"\0", b"a", b"\r\n ", b" :", b"Host", b""];
+        let mut state = 88_172_645_463_325_252_u64;
+        let mut below = |bound: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state % bound as u64) as usize
+        };
+        for _ in 0..10_000 {
+            let mut bytes = seeds[below(seeds.len())].to_vec();
+            for _ in 0..=below(3) {
+                let at = below(bytes.len() + 1);
+                let end = bytes.len().min(at + below(4));
+                bytes.splice(at..end, splices[below(splices.len())].iter().copied());
+            }
+            let _ = read(&bytes, ALL);
+        }
+    }
+}
