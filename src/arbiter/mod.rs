@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use pyo3::prelude::*;
 
-use self::children::{Child, Children, Life, Stage};
+use self::children::{Child, Children, Life, Stage, BACKSTOP};
 use self::generation::{Generation, Ground, Setup, Tries};
 use self::raw_env::RawEnv;
 use self::reload::Reload;
@@ -37,13 +37,16 @@ use crate::identity::Identity;
 use crate::mold::MoldSeed;
 use crate::python::{self, Interrupts};
 use crate::scoreboard::{Notice, Phase};
-use crate::sys::clock::{self, Nanos};
+use crate::sys::clock::{self, Nanos, Vigil, SECOND};
 use crate::sys::poll::{wait_few, Interest, Waker};
 use crate::sys::process::{self, Ending};
 use crate::sys::signal::{self, Blocked, Signals};
 use crate::systemd::{self, Service};
 use crate::tls::Context;
 use crate::worker::{Lifeline, Seed, APP_NOT_FOUND, BOOT_FAILED};
+
+/// What workers are given to end a request themselves, after a time in which the arbiter did not run.
+const MERCY: Nanos = BACKSTOP + SECOND;
 
 const HEARD: [i32; 10] = [
     signal::SIGCHLD,
@@ -82,6 +85,7 @@ pub struct Arbiter {
     lifeline: Arc<Lifeline>,
     _alive: std::os::fd::OwnedFd,
     children: Children,
+    vigil: Vigil,
     /// What hooks are given, and where they find `raw_env`.
     server: Arc<Server>,
     raw_env: RawEnv,
@@ -296,6 +300,7 @@ impl Arbiter {
             lifeline: Arc::new(lifeline),
             _alive: alive,
             children: Children::default(),
+            vigil: Vigil::default(),
             server: Arc::new(server),
             raw_env,
             wanted: current.config.workers,
@@ -508,6 +513,10 @@ impl Arbiter {
     }
 
     fn kill_stuck(&mut self, now: Nanos) {
+        self.vigil.wake(now, MERCY);
+        if self.vigil.held(now).is_some() {
+            return;
+        }
         let graceful = self.graceful_timeout();
         if let Some(timeout) = self.timeout() {
             for pid in self.children.overdue(timeout, now) {
@@ -542,6 +551,9 @@ impl Arbiter {
         if self.lacks_processes() && self.children.backoff.until() > now {
             until = Some(until.unwrap_or(Nanos::MAX).min(self.children.backoff.until()));
         }
+        if let Some(held) = self.vigil.held(now) {
+            until = until.map(|until| until.max(held));
+        }
         until = until.into_iter().chain(self.service.deadline()).chain(self.beside.deadline(now)).min();
         let molds = [Some(&self.current), self.reload.as_ref().map(|reload| &reload.generation)];
         let booting = molds.into_iter().flatten().filter_map(|generation| generation.mold.as_ref());
@@ -549,6 +561,7 @@ impl Arbiter {
         fds.extend(booting.map(AsFd::as_fd));
         fds.extend(self.beside.waits());
         let patience = until.map(|until| until.saturating_sub(now));
+        self.vigil.plan(until.unwrap_or(0));
         if let Err(e) = py.detach(|| wait_few(&fds, Interest::Read, patience)) {
             log::error!("Cannot wait: {e}");
         }

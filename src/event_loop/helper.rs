@@ -20,7 +20,7 @@ use super::rescue::{Look, MOST_MOVES};
 use super::{lock, EventLoop};
 use crate::conn::Desk;
 use crate::sys::baton::Standing;
-use crate::sys::clock::{self, Nanos, SECOND};
+use crate::sys::clock::{self, Nanos, Vigil, SECOND};
 use crate::sys::poll::{wait_few, Events, Interest};
 use crate::sys::process;
 
@@ -32,8 +32,11 @@ const QUIET: u32 = 1;
 const LONG_TURN: u32 = 4;
 /// How long the process may take to end beside a thread that is stuck.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// What a request is given to finish after a time in which this process did not run.
+const MERCY: Nanos = SECOND;
 /// Ticks between two comparisons with the other workers.
 const COMPARE: u32 = 32;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
     Asleep,
@@ -52,6 +55,7 @@ struct Watch {
     compare: u32,
     events: Events,
     desk: Desk,
+    vigil: Vigil,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -70,10 +74,16 @@ impl EventLoop {
             compare: COMPARE,
             events: Events::default(),
             desk: Desk::new(&self.plan.settings),
+            vigil: Vigil::default(),
         };
         while !self.stopped.load(Relaxed) {
             let now = clock::monotonic();
-            let due = self.enforce_timeout(now, &mut watch.desk).min(self.end_drain(now, &mut watch.desk));
+            watch.vigil.wake(now, MERCY);
+            let due = match watch.vigil.held(now) {
+                Some(until) => until,
+                None => self.enforce_timeout(now, &mut watch.desk).min(self.end_drain(now, &mut watch.desk)),
+            };
+            watch.vigil.plan(due);
             let patience = due.saturating_sub(now);
             watch.mode = match watch.mode {
                 Mode::Asleep => self.sleep(&mut watch, patience),

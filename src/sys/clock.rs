@@ -22,3 +22,55 @@ pub fn monotonic() -> Nanos {
 pub fn unix_seconds() -> u64 {
     nanos(ClockId::CLOCK_REALTIME_COARSE) / SECOND
 }
+
+/// Waking so much later than planned means that the process did not run: it was stopped, its container frozen.
+const LATE: Nanos = SECOND / 5;
+
+/// Keeps whoever ends what takes too long from counting the time in which nobody ran.
+#[derive(Default)]
+pub struct Vigil {
+    /// When the last sleep was to end at the latest; 0 is never.
+    planned: Nanos,
+    held_until: Nanos,
+}
+
+impl Vigil {
+    /// Notes that it is awake, and for how long to wait before anything is ended if it has overslept: what was frozen too
+    /// may finish in that time.
+    pub fn wake(&mut self, now: Nanos, mercy: Nanos) {
+        if self.planned > 0 && now > self.planned.saturating_add(LATE) {
+            self.held_until = now.saturating_add(mercy);
+        }
+        self.planned = 0;
+    }
+
+    pub fn plan(&mut self, until: Nanos) {
+        self.planned = until;
+    }
+
+    /// Until when nothing may be ended, if that is still to come.
+    pub fn held(&self, now: Nanos) -> Option<Nanos> {
+        Some(self.held_until).filter(|until| *until > now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_overslept_waits_a_moment_and_nobody_else_does() {
+        let mut vigil = Vigil::default();
+        vigil.wake(5 * SECOND, SECOND);
+        vigil.plan(6 * SECOND);
+        vigil.wake(6 * SECOND + LATE, SECOND);
+        assert_eq!(vigil.held(6 * SECOND + LATE), None);
+        vigil.plan(7 * SECOND);
+        vigil.wake(60 * SECOND, SECOND);
+        assert_eq!(vigil.held(60 * SECOND), Some(61 * SECOND));
+        vigil.plan(60 * SECOND);
+        vigil.wake(60 * SECOND + 1, SECOND);
+        assert_eq!(vigil.held(60 * SECOND + 1), Some(61 * SECOND));
+        assert_eq!(vigil.held(61 * SECOND), None);
+    }
+}
