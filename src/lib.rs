@@ -18,7 +18,8 @@
 //!
 //! A file imports only from lower layers: `sys`, `error`, `config::values` · `config`, `http`, `proxy`, `proxy_protocol` · `scoreboard`,
 //! `listener`, `log`, `systemd`, `identity`, `access_log`, `buffer`, `timers`, `transport`, `handoff` · `conn`, `exchange`,
-//! `access_sink`, `app` · `event_loop`, `python`, `hooks`, `wsgi`, `daemon` · `worker`, `fork_doctor`, `mold`, `arbiter` · `cli`, `lib`.
+//! `access_sink`, `app` · `event_loop`, `python`, `launch`, `hooks`, `wsgi`, `daemon` · `worker`, `fork_doctor`, `mold`,
+//! `arbiter` · `cli`, `surface`, `lib`.
 //! `tests/layers.rs` checks it.
 #![deny(unsafe_code, clippy::undocumented_unsafe_blocks)]
 
@@ -40,6 +41,7 @@ pub mod handoff;
 pub mod hooks;
 pub mod http;
 pub mod identity;
+pub mod launch;
 pub mod listener;
 pub mod log;
 pub mod mold;
@@ -47,6 +49,7 @@ pub mod proxy;
 pub mod proxy_protocol;
 pub mod python;
 pub mod scoreboard;
+pub mod surface;
 pub mod sys;
 pub mod systemd;
 pub mod timers;
@@ -60,31 +63,41 @@ use pyo3::prelude::*;
 
 use crate::arbiter::Outcome;
 use crate::cli::Command;
+use crate::error::Error;
+use crate::launch::Launch;
 use crate::mold::MoldOutcome;
 
 /// Runs the command line `argv` (with the program's name first) and returns the exit code. In a forked worker it does
 /// not return.
 pub fn run(py: Python<'_>, argv: &[String]) -> i32 {
     let args = argv.get(1..).unwrap_or_default();
-    let ended = match cli::parse(args) {
+    match cli::parse(args) {
         Ok(Command::Help(text) | Command::Version(text)) => {
             print!("{text}");
-            return 0;
+            0
         }
-        Ok(Command::Run { args }) => arbiter::run(py, &args),
-        Err(e) => Err(e),
-    };
-    match ended {
+        Ok(Command::Run { args }) => serve(py, Launch::Command(args)),
+        Err(e) => refuse(&e),
+    }
+}
+
+fn refuse(e: &Error) -> i32 {
+    eprintln!("rgunicorn: {e}");
+    e.exit_code()
+}
+
+/// Runs the server that was asked for and returns the exit code, as `run` does.
+pub fn serve(py: Python<'_>, launch: Launch) -> i32 {
+    // What is still in the buffers would be written by every forked process once more.
+    python::flush(py);
+    match arbiter::run(py, launch) {
         Ok(Outcome::Exit(code)) => code,
         Ok(Outcome::Worker(seed)) => leave(py, worker::run(py, *seed, None)),
         Ok(Outcome::Mold(seed)) => match mold::run(py, *seed) {
             MoldOutcome::Exit(code) => leave(py, code),
             MoldOutcome::Worker(seed, app) => leave(py, worker::run(py, *seed, Some(app))),
         },
-        Err(e) => {
-            eprintln!("rgunicorn: {e}");
-            e.exit_code()
-        }
+        Err(e) => refuse(&e),
     }
 }
 
@@ -100,6 +113,9 @@ mod _core {
     use pyo3::prelude::*;
     use pyo3::types::PyDict;
 
+    use crate::launch::{Launch, Program};
+    use crate::surface;
+
     #[pymodule_export]
     #[allow(non_upper_case_globals)]
     const __version__: &str = crate::version::VERSION;
@@ -114,5 +130,55 @@ mod _core {
     #[pyfunction]
     fn main(py: Python<'_>, argv: Vec<String>) -> i32 {
         super::run(py, &argv)
+    }
+
+    #[pymodule_export]
+    use crate::surface::ConfigError;
+    #[pymodule_export]
+    use crate::wsgi::load::AppImportError;
+
+    /// Runs the server of an application object and returns the exit code.
+    #[pyfunction]
+    fn serve(py: Python<'_>, app: Py<PyAny>) -> i32 {
+        super::serve(py, Launch::Program(Program::new(app)))
+    }
+
+    #[pyfunction]
+    fn setting_objects(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyDict>>> {
+        surface::setting_objects(py)
+    }
+
+    #[pyfunction]
+    fn check_setting<'py>(name: &str, value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        surface::check(name, value)
+    }
+
+    #[pyfunction]
+    fn parse_command_line(py: Python<'_>, words: Vec<String>) -> PyResult<Option<surface::Words<'_>>> {
+        surface::parse_command_line(py, &words)
+    }
+
+    #[pyfunction]
+    fn read_command_line<'py>(
+        py: Python<'py>,
+        words: Vec<String>,
+        base: &Bound<'py, PyDict>,
+    ) -> PyResult<surface::CommandLine<'py>> {
+        surface::read_command_line(py, &words, base)
+    }
+
+    #[pyfunction]
+    fn run_config_file<'py>(py: Python<'py>, location: &str) -> PyResult<Bound<'py, PyDict>> {
+        surface::run_config_file(py, location)
+    }
+
+    #[pyfunction]
+    fn parse_address<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyAny>> {
+        surface::parse_address(py, text)
+    }
+
+    #[pyfunction]
+    fn import_app<'py>(py: Python<'py>, spec: &str) -> PyResult<Bound<'py, PyAny>> {
+        crate::wsgi::load::import_app(py, spec)
     }
 }

@@ -14,7 +14,6 @@ use std::sync::Arc;
 use nix::sys::socket::{recv, send, MsgFlags};
 use pyo3::prelude::*;
 
-use crate::config::Config;
 use crate::fork_doctor::Doctor;
 use crate::python::{self, Fork};
 use crate::scoreboard::Scoreboard;
@@ -171,7 +170,7 @@ pub fn run(py: Python<'_>, seed: MoldSeed) -> MoldOutcome {
     if let Err(e) = crash::install() {
         log::error!("Cannot prepare for a crash: {e}");
     }
-    let app = match load(py, &heritage.config) {
+    let app = match load(py, &heritage) {
         Ok(app) => app,
         Err(code) => return MoldOutcome::Exit(code),
     };
@@ -212,10 +211,10 @@ pub fn run(py: Python<'_>, seed: MoldSeed) -> MoldOutcome {
 }
 
 /// Loads the application so that its pages can be shared, and says what of it cannot.
-fn load(py: Python<'_>, config: &Config) -> Result<Py<PyAny>, i32> {
+fn load(py: Python<'_>, heritage: &Heritage) -> Result<Py<PyAny>, i32> {
     let doctor = Doctor::before_load();
     let collector = python::pause_collector(py);
-    let app = worker::load_app(py, config)?.unbind();
+    let app = worker::load_app(py, &heritage.launch, &heritage.config)?.unbind();
     doctor.examine(py);
     if let Err(e) = collector.and_then(|before| python::freeze_heap(py, before)) {
         log::warn!("Cannot freeze the heap of the preloaded application: {e}");

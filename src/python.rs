@@ -409,6 +409,19 @@ pub fn run_config<'py>(py: Python<'py>, path: &Path) -> Result<Bound<'py, PyDict
     })
 }
 
+/// Runs configuration files as `run_config` does, for their values; `given` keeps the names of the last one.
+pub fn config_reader<'a, 'py>(
+    py: Python<'py>,
+    given: &'a mut Option<Bound<'py, PyDict>>,
+) -> impl FnMut(&Path) -> Result<Vec<(String, Raw)>, Error> + use<'a, 'py> {
+    move |path| {
+        let names = run_config(py, path)?;
+        let values = values(&names);
+        *given = Some(names);
+        Ok(values)
+    }
+}
+
 /// What the names stand for, as the configuration takes it.
 pub fn values(names: &Bound<'_, PyDict>) -> Vec<(String, Raw)> {
     names.iter().map(|(name, value)| (name.to_string(), raw(&value))).collect()
@@ -449,7 +462,8 @@ fn run_as_module<'py>(py: Python<'py>, code: Bound<'py, PyAny>, file: &Path) -> 
     Ok(names)
 }
 
-fn raw(value: &Bound<'_, PyAny>) -> Raw {
+/// As the configuration takes it.
+pub fn raw(value: &Bound<'_, PyAny>) -> Raw {
     if value.is_none() {
         return Raw::None;
     }

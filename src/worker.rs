@@ -18,6 +18,7 @@ use crate::event_loop::{Directive, EventLoop, Overrun, Plan};
 use crate::handoff::Mailbox;
 use crate::hooks::{Hooks, Server, WorkerHooks};
 use crate::identity::Identity;
+use crate::launch::Launch;
 use crate::listener::Listener;
 use crate::log::{critical, init, LogFile, Stream};
 use crate::proxy::{Introductions, Trust};
@@ -51,6 +52,7 @@ pub struct Heritage {
     pub lifeline: Arc<Lifeline>,
     pub arbiter: Arc<Waker>,
     pub interrupts: Interrupts,
+    pub launch: Arc<Launch>,
     pub hooks: Arc<Hooks>,
     pub server: Arc<Server>,
     /// As whom to run, until that has been done.
@@ -139,11 +141,22 @@ fn serve(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>, hooks: &WorkerHooks
     // As in gunicorn, it still has the arbiter's rights; a mold has given them up before.
     hooks.post_fork(py).map_err(|e| boot_failed(py, &e))?;
     heritage.settle()?;
-    let Heritage { config, tls, listeners, mailbox, notice, lifeline, arbiter, interrupts, access, .. } =
-        heritage;
+    let Heritage {
+        config,
+        launch,
+        tls,
+        listeners,
+        mailbox,
+        notice,
+        lifeline,
+        arbiter,
+        interrupts,
+        access,
+        ..
+    } = heritage;
     let app = match app {
         Some(app) => app.into_bound(py),
-        None => load_app(py, &config)?,
+        None => load_app(py, &launch, &config)?,
     };
     hooks.post_worker_init(py, &app).map_err(|e| boot_failed(py, &e))?;
     let signals = serve_signals(py, &interrupts).map_err(|e| boot_failed(py, &e))?;
@@ -230,10 +243,12 @@ fn serve_signals(py: Python<'_>, interrupts: &Interrupts) -> PyResult<Signals> {
     Ok(signals)
 }
 
-pub fn load_app<'py>(py: Python<'py>, config: &Config) -> Result<Bound<'py, PyAny>, i32> {
-    let spec = config.app.as_deref().unwrap_or_default();
+pub fn load_app<'py>(py: Python<'py>, launch: &Launch, config: &Config) -> Result<Bound<'py, PyAny>, i32> {
     let prepared = config.raw_env.iter().try_for_each(|(name, value)| python::set_env(py, name, value));
-    let found = prepared.map_err(LoadError::Raised).and_then(|()| load::load(py, spec));
+    let found = prepared.map_err(LoadError::Raised).and_then(|()| match launch {
+        Launch::Command(_) => load::load(py, config.app.as_deref().unwrap_or_default()),
+        Launch::Program(program) => load::ask(py, program),
+    });
     python::flush(py);
     found.map_err(|e| match e {
         LoadError::NotFound(sentence) => {

@@ -31,6 +31,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("app", 3),
     ("event_loop", 4),
     ("python", 4),
+    ("launch", 4),
     ("hooks", 4),
     ("wsgi", 4),
     ("daemon", 4),
@@ -40,6 +41,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("mold", 5),
     ("arbiter", 5),
     ("cli", 6),
+    ("surface", 6),
     ("lib", 6),
     ("main", 6),
 ];
@@ -62,12 +64,16 @@ const BESIDE: &[(&str, &str)] = &[
     ("wsgi", "python"),
     ("wsgi", "hooks"),
     ("hooks", "python"),
+    ("hooks", "launch"),
+    ("wsgi", "launch"),
+    ("launch", "python"),
     ("daemon", "python"),
     ("mold", "worker"),
     ("mold", "fork_doctor"),
     ("arbiter", "worker"),
     ("arbiter", "mold"),
     ("lib", "cli"),
+    ("lib", "surface"),
 ];
 
 /// The arbiter supervises; it must not be able to touch a request.
@@ -78,6 +84,7 @@ const PYO3: &[&str] = &[
     "catalogue",
     "main",
     "python",
+    "launch",
     "hooks",
     "wsgi",
     "daemon",
@@ -85,6 +92,7 @@ const PYO3: &[&str] = &[
     "fork_doctor",
     "mold",
     "arbiter",
+    "surface",
 ];
 
 struct Source {

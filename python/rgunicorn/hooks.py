@@ -88,6 +88,31 @@ class Config:
         """`raw_env` as a dictionary."""
         return dict(pair.split("=", 1) for pair in self.raw_env)
 
+    @property
+    def is_ssl(self) -> bool:
+        return bool(self.certfile or self.keyfile)
+
+    @property
+    def uid(self) -> int:
+        """Of `user`, or of this process."""
+        return _number(self.user, "pwd", "getpwnam", 2, os.geteuid)
+
+    @property
+    def gid(self) -> int:
+        """Of `group`, or of this process."""
+        return _number(self.group, "grp", "getgrnam", 2, os.getegid)
+
+
+def _number(name: Optional[str], module: str, function: str, field: int, own: Callable[[], int]) -> int:
+    if name is None:
+        return own()
+    if str(name).isdigit():
+        return int(name)
+    import importlib
+
+    entry: int = getattr(importlib.import_module(module), function)(name)[field]
+    return entry
+
 
 class Listener:
     """A listening socket."""
@@ -119,7 +144,9 @@ class Listener:
 class Server:
     """The arbiter; in a worker, what was known of it at the fork."""
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: Log, app: Any = None) -> None:
+        #: The application object of whoever started the server by one.
+        self.app = app
         self.pid = os.getpid()
         self.master_pid = 0
         self.reexec_pid = 0
@@ -166,7 +193,7 @@ class Worker:
         self.cfg = server.cfg
         self.log = server.log
         self.sockets = list(server.LISTENERS)
-        self.app = App(server.cfg)
+        self.app = server.app or App(server.cfg)
         self.wsgi: Optional[Callable[..., Any]] = None
         # gunicorn gives its workers half of it.
         self.timeout = server.cfg.timeout / 2

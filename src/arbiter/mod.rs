@@ -21,6 +21,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
 use self::children::{Child, Children, Life, Stage, BACKSTOP};
 use self::generation::{Generation, Ground, Setup, Tries};
@@ -28,12 +29,13 @@ use self::raw_env::RawEnv;
 use self::reload::Reload;
 use self::spawn::Which;
 use self::upgrade::{Beside, Inheritance, Origin};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Loaded};
 use crate::daemon::{self, PidFile};
 use crate::error::{self, Error};
 use crate::handoff::Mailbox;
 use crate::hooks::{Hooks, Server};
 use crate::identity::Identity;
+use crate::launch::Launch;
 use crate::mold::MoldSeed;
 use crate::python::{self, Interrupts};
 use crate::scoreboard::{Notice, Phase};
@@ -72,7 +74,7 @@ pub enum Outcome {
 type Flow = ControlFlow<Outcome>;
 
 pub struct Arbiter {
-    args: Vec<String>,
+    launch: Arc<Launch>,
     start_folder: PathBuf,
     origin: Origin,
     signals: Signals,
@@ -110,10 +112,10 @@ pub struct Arbiter {
 /// Starts the server and supervises it until it stops.
 ///
 /// Errors: anything that keeps it from starting; nothing is left behind.
-pub fn run(py: Python<'_>, args: &[String]) -> Result<Outcome, Error> {
+pub fn run(py: Python<'_>, launch: Launch) -> Result<Outcome, Error> {
     let origin = Origin::of_this_process(py);
     let start_folder = daemon::start_folder().map_err(|e| Error::system("current folder", &e, "--chdir"))?;
-    let setup = read_config(py, args, &start_folder)?;
+    let setup = read_config(py, &launch, Reading::First, &start_folder)?;
     let config = &setup.config;
     let located = |error| blame::locate(py, &start_folder, error);
     let identity = Identity::wanted(config).map_err(located)?;
@@ -122,18 +124,14 @@ pub fn run(py: Python<'_>, args: &[String]) -> Result<Outcome, Error> {
         let _ = std::io::stdout().write_all(config.listing().as_bytes());
     }
     if config.check_config || config.print_config {
-        return check(py, config);
+        return check(py, &launch, config);
     }
-    if config.app.is_none() {
-        return Err(Error::Other(
-            "No application module specified (rgunicorn MODULE:APP, or wsgi_app)".into(),
-        ));
-    }
+    launch.check(config)?;
     identity.iter().try_for_each(|identity| identity.permit(config)).map_err(located)?;
     let inheritance = Inheritance::take(&|name| std::env::var(name).ok())?;
     let manager = meet_manager(py).map_err(|e| Error::Other(format!("environment: {e}")))?;
     let mut arbiter =
-        Arbiter::start(py, Start { args, start_folder, origin, setup, identity, manager, inheritance })?;
+        Arbiter::start(py, Start { launch, start_folder, origin, setup, identity, manager, inheritance })?;
     arbiter.show_name(py);
     arbiter.attend(py);
     log::info!("Listening at: {} ({})", arbiter.current.addresses(), process::id());
@@ -147,8 +145,8 @@ pub fn run(py: Python<'_>, args: &[String]) -> Result<Outcome, Error> {
 }
 
 /// What the server is started with.
-struct Start<'a> {
-    args: &'a [String],
+struct Start {
+    launch: Launch,
     start_folder: PathBuf,
     origin: Origin,
     setup: Setup,
@@ -173,29 +171,40 @@ fn meet_manager(py: Python<'_>) -> PyResult<Manager> {
 }
 
 /// `--check-config`: the configuration is good by now; the certificate has to be, and the application has to load.
-fn check(py: Python<'_>, config: &Config) -> Result<Outcome, Error> {
+fn check(py: Python<'_>, launch: &Launch, config: &Config) -> Result<Outcome, Error> {
     config.tls.as_ref().map(Context::load).transpose()?;
-    match crate::worker::load_app(py, config) {
+    match crate::worker::load_app(py, launch, config) {
         Ok(_) => Ok(Outcome::Exit(0)),
         Err(_) => Ok(Outcome::Exit(1)),
     }
 }
 
-/// Reads the configuration from the folder we were started in, then takes over what it says of the process: folder,
-/// import path, error log.
-fn read_config(py: Python<'_>, args: &[String], start_folder: &PathBuf) -> Result<Setup, Error> {
-    take_config(py, args, start_folder).map_err(|error| blame::locate(py, start_folder, error))
+/// Whether a program has read its configuration already: it does when its object is made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    First,
+    Again,
 }
 
-fn take_config(py: Python<'_>, args: &[String], start_folder: &PathBuf) -> Result<Setup, Error> {
+/// Reads the configuration from the folder we were started in, then takes over what it says of the process: folder,
+/// import path, error log.
+fn read_config(
+    py: Python<'_>,
+    launch: &Launch,
+    reading: Reading,
+    start_folder: &PathBuf,
+) -> Result<Setup, Error> {
+    take_config(py, launch, reading, start_folder).map_err(|error| blame::locate(py, start_folder, error))
+}
+
+fn take_config(
+    py: Python<'_>,
+    launch: &Launch,
+    reading: Reading,
+    start_folder: &PathBuf,
+) -> Result<Setup, Error> {
     enter(py, start_folder)?;
-    let mut given = None;
-    let loaded = config::load(args, &|name| std::env::var(name).ok(), &mut |path| {
-        let names = python::run_config(py, path)?;
-        let values = python::values(&names);
-        given = Some(names);
-        Ok(values)
-    })?;
+    let (loaded, given) = load_config(py, launch, reading)?;
     let config = loaded.config;
     if let Some(folder) = &config.chdir {
         enter(py, folder)?;
@@ -207,6 +216,31 @@ fn take_config(py: Python<'_>, args: &[String], start_folder: &PathBuf) -> Resul
     loaded.warnings.iter().for_each(|warning| log::warn!("{warning}"));
     let hooks = Arc::new(Hooks::resolve(py, &config, given.as_ref())?);
     Ok(Setup { config: Arc::new(config), hooks })
+}
+
+/// The configuration, and the names that it was made from where there are Python objects among them.
+fn load_config<'py>(
+    py: Python<'py>,
+    launch: &Launch,
+    reading: Reading,
+) -> Result<(Loaded, Option<Bound<'py, PyDict>>), Error> {
+    let env = |name: &str| std::env::var(name).ok();
+    match launch {
+        Launch::Command(args) => {
+            let mut given = None;
+            let loaded = config::load(args, &env, &mut python::config_reader(py, &mut given))?;
+            Ok((loaded, given))
+        }
+        Launch::Program(program) => {
+            if reading == Reading::Again {
+                program.reload(py)?;
+            }
+            let (given, warnings) = program.settings(py)?;
+            let mut loaded = config::load_set(python::values(&given), &env)?;
+            loaded.warnings.splice(..0, warnings);
+            Ok((loaded, Some(given)))
+        }
+    }
 }
 
 fn init_log(config: &Config) -> Result<(), Error> {
@@ -236,8 +270,8 @@ fn enter(py: Python<'_>, folder: &PathBuf) -> Result<(), Error> {
 }
 
 impl Arbiter {
-    fn start(py: Python<'_>, with: Start<'_>) -> Result<Arbiter, Error> {
-        let Start { args, start_folder, origin, setup, identity, manager, mut inheritance } = with;
+    fn start(py: Python<'_>, with: Start) -> Result<Arbiter, Error> {
+        let Start { launch, start_folder, origin, setup, identity, manager, mut inheritance } = with;
         let config = setup.config.clone();
         let system =
             |what: &'static str| move |e: std::io::Error| Error::system(what, &e, "the system's limits");
@@ -252,7 +286,8 @@ impl Arbiter {
         }
         hand_over_logs(&config, identity.as_ref());
         let mut raw_env = RawEnv::default();
-        let prepared = raw_env.become_that(py, &config.raw_env).and_then(|()| Server::new(py));
+        let prepared =
+            raw_env.become_that(py, &config.raw_env).and_then(|()| Server::new(py, launch.program()));
         let server = prepared.map_err(|e| Error::Other(format!("cannot prepare hooks: {e} (--config)")))?;
         let create = if inheritance.is_some() { PidFile::create_second } else { PidFile::create };
         let pidfile = config.pidfile.as_deref().map(create).transpose()?;
@@ -289,7 +324,7 @@ impl Arbiter {
             }
         };
         Ok(Arbiter {
-            args: args.to_vec(),
+            launch: Arc::new(launch),
             start_folder,
             origin,
             signals,

@@ -6,7 +6,7 @@
 use pyo3::prelude::*;
 
 use super::generation::{Generation, Ground, Tries};
-use super::{hand_over_logs, read_config, Arbiter};
+use super::{hand_over_logs, read_config, Arbiter, Reading};
 use crate::config::fixed_changes;
 use crate::error::Error;
 use crate::sys::{clock, process, signal};
@@ -46,11 +46,9 @@ impl Arbiter {
 
     fn next_generation(&mut self, py: Python<'_>) -> Result<Generation, Error> {
         self.raw_env.become_that(py, &[]).map_err(|e| Error::Other(format!("{e} (--env)")))?;
-        let setup = read_config(py, &self.args, &self.start_folder)?;
+        let setup = read_config(py, &self.launch, Reading::Again, &self.start_folder)?;
         let config = &setup.config;
-        if config.app.is_none() {
-            return Err(Error::Other("No application module specified".into()));
-        }
+        self.launch.check(config)?;
         for name in fixed_changes(&self.current.config, config) {
             log::warn!("{name} changed; only a restart takes that over");
         }

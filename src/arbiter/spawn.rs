@@ -110,6 +110,7 @@ impl Arbiter {
         let (mailbox, notice) = (self.mailbox.clone(), self.notice.clone());
         let (interrupts, server) = (self.interrupts.clone(), self.server.clone());
         let identity = self.identity.clone();
+        let launch = self.launch.clone();
         let generation = self.generation(which);
         let (config, tls) = (generation.config.clone(), generation.tls.clone());
         let (hooks, listeners) = (generation.hooks.clone(), generation.listeners.clone());
@@ -122,6 +123,7 @@ impl Arbiter {
             lifeline,
             arbiter,
             interrupts,
+            launch,
             hooks,
             server,
             identity,

@@ -124,20 +124,29 @@ pub struct Loaded {
 
 /// Makes the configuration from all sources. `args` excludes the program's name; a reload passes the same ones again.
 pub fn load(args: &[String], env: &Environment, run_python: &mut RunPython) -> Result<Loaded, Error> {
-    load_from(args, env, run_python, Path::new("."))
+    load_over(Vec::new(), args, env, run_python)
 }
 
-fn load_from(
+/// The same, with settings that go before those of the config file.
+pub fn load_over(
+    base: Vec<(String, Raw)>,
     args: &[String],
     env: &Environment,
     run_python: &mut RunPython,
-    dir: &Path,
 ) -> Result<Loaded, Error> {
-    let gathered = sources::gather(args, env, run_python, dir)?;
+    checked(sources::gather(args, env, base, run_python, Path::new("."))?)
+}
+
+/// Makes the configuration of a program that sets everything itself, over what the environment says.
+pub fn load_set(entries: Vec<(String, Raw)>, env: &Environment) -> Result<Loaded, Error> {
+    checked(sources::gather_set(entries, env)?)
+}
+
+fn checked(gathered: Gathered) -> Result<Loaded, Error> {
     let mut warnings = gathered.warnings.clone();
     let config = Config::new(gathered);
     config.check()?;
-    paths::check(&config.settings, dir)?;
+    paths::check(&config.settings, Path::new("."))?;
     warnings.extend(config.doubts());
     Ok(Loaded { config, warnings })
 }
@@ -155,12 +164,7 @@ pub fn fixed_changes(old: &Config, new: &Config) -> Vec<&'static str> {
 /// Every setting at its default.
 impl Default for Config {
     fn default() -> Config {
-        Config::new(Gathered {
-            settings: Settings::defaults(),
-            app: None,
-            config_file: None,
-            warnings: Vec::new(),
-        })
+        Config::new(Gathered::defaults())
     }
 }
 

@@ -136,18 +136,20 @@ pub struct Gathered {
     pub warnings: Vec<String>,
 }
 
-/// Reads every source; `dir` is where a config file is looked for when none is named.
+/// Reads every source; `base` is what goes before the config file, and `dir` where that is looked for when none is named.
 pub fn gather(
     args: &[String],
     env: &Environment,
+    base: Vec<(String, Raw)>,
     run_python: &mut RunPython,
     dir: &Path,
 ) -> Result<Gathered, Error> {
     let line = given(parse(args)?, &Source::CommandLine)?;
     let cmd_args = given(command_args(env)?, &Source::CommandArgs)?;
     let (config_file, named_by) = config_file(&line, &cmd_args, dir);
-    let mut all = Gathered { settings: Settings::defaults(), app: None, config_file, warnings: Vec::new() };
+    let mut all = Gathered { config_file, ..Gathered::defaults() };
     all.environment(env)?;
+    all.set_by("init()", base)?;
     if let Some(path) = all.config_file.clone() {
         all.warnings.extend(passed_over(&path, dir));
         all.file(&path, &named_by, run_python)?;
@@ -159,7 +161,27 @@ pub fn gather(
     Ok(all)
 }
 
+/// What a program sets that has an application object of its own: no file, no command line.
+pub fn gather_set(entries: Vec<(String, Raw)>, env: &Environment) -> Result<Gathered, Error> {
+    let mut all = Gathered::defaults();
+    all.environment(env)?;
+    all.set_by("load_config()", entries)?;
+    Ok(all)
+}
+
 impl Gathered {
+    pub fn defaults() -> Gathered {
+        Gathered { settings: Settings::defaults(), app: None, config_file: None, warnings: Vec::new() }
+    }
+
+    /// Takes over what a program's function has set.
+    fn set_by(&mut self, function: &str, entries: Vec<(String, Raw)>) -> Result<(), Error> {
+        let unknown = self.entries(entries, function)?;
+        refuse_unprotected(&unknown, function)?;
+        self.warnings.extend(complaints(unknown, Language::Toml, function));
+        Ok(())
+    }
+
     fn environment(&mut self, env: &Environment) -> Result<(), Error> {
         for opt in options() {
             let Some(variable) = opt.env else { continue };
@@ -392,6 +414,20 @@ impl Args {
         }
     }
 
+    /// The options given, checked.
+    pub fn values(&self) -> Result<Vec<(&'static Opt, Value)>, Error> {
+        let read = |(opt, raw): &(&'static Opt, Raw)| match opt.read(raw) {
+            Ok(value) => Ok((*opt, value)),
+            Err(why) => Err(Source::CommandLine.error(opt, &why)),
+        };
+        self.flags.iter().map(read).collect()
+    }
+
+    /// The words that belong to no option.
+    pub fn positional(&self) -> Vec<String> {
+        self.app.iter().chain(&self.extra).cloned().collect()
+    }
+
     /// Refuses values that cannot be used, so that a usage error does not depend on anything else.
     pub fn check(&self) -> Result<(), Error> {
         let mut settings = Settings::defaults();
@@ -529,6 +565,7 @@ mod tests {
     struct Start<'a> {
         line: &'a str,
         env: &'a [(&'a str, &'a str)],
+        base: Vec<(&'a str, Raw)>,
         python: Vec<(&'a str, Raw)>,
         dir: Option<&'a Dir>,
     }
@@ -542,7 +579,8 @@ mod tests {
             let globals = self.python.iter();
             let globals: Vec<_> = globals.map(|(name, raw)| (name.to_string(), raw.clone())).collect();
             let dir = self.dir.map_or(Path::new("/nonexistent"), |dir| &dir.0);
-            gather(&shlex::split(self.line).unwrap(), &get, &mut |_| Ok(globals.clone()), dir)
+            let base = self.base.iter().map(|(name, raw)| (name.to_string(), raw.clone())).collect();
+            gather(&shlex::split(self.line).unwrap(), &get, base, &mut |_| Ok(globals.clone()), dir)
         }
 
         fn value(&self, name: &str) -> Value {
@@ -575,13 +613,39 @@ mod tests {
         let python = [("workers", Raw::Int(3))];
         let env = [("WEB_CONCURRENCY", "2"), (CMD_ARGS, "-w 4")];
         let at = |env, python: &[(&'static str, Raw)], line| {
-            Start { line, env, python: python.to_vec(), dir: None }.value("workers")
+            Start { line, env, python: python.to_vec(), ..Start::default() }.value("workers")
         };
         assert_eq!(at(&[], &[], ""), Value::Int(1));
         assert_eq!(at(&env[..1], &[], ""), Value::Int(2));
         assert_eq!(at(&env[..1], &python, "-c python:conf"), Value::Int(3));
         assert_eq!(at(&env, &python, "-c python:conf"), Value::Int(4));
         assert_eq!(at(&env, &python, "-c python:conf -w 5"), Value::Int(5));
+    }
+
+    #[test]
+    fn what_a_program_sets_is_between_the_environment_and_the_file() {
+        let env = [("WEB_CONCURRENCY", "2")];
+        let base = vec![("workers", Raw::Int(3))];
+        let start = Start { env: &env, base: base.clone(), ..Start::default() };
+        assert_eq!(start.value("workers"), Value::Int(3));
+        let python = vec![("workers", Raw::Int(4))];
+        let start = Start { line: "-c python:conf", env: &env, base, python, ..Start::default() };
+        assert_eq!(start.value("workers"), Value::Int(4));
+        let wrong = Start { base: vec![("workers", said("x"))], ..Start::default() };
+        assert_eq!(wrong.refused(), ("init(): workers: 'x' is not a whole number ≥ 1".to_string(), 1));
+    }
+
+    #[test]
+    fn a_program_that_sets_everything_itself() {
+        let set = |name: &str, raw| gather_set(vec![(name.to_string(), raw)], &|_| None);
+        assert_eq!(*set("threads", Raw::Int(2)).unwrap().settings.get("threads"), Value::Int(2));
+        let refused = set("threads", Raw::Int(0)).err().unwrap();
+        assert_eq!(refused.to_string(), "load_config(): threads: 0 is not a whole number ≥ 1");
+        assert_eq!(refused.exit_code(), 1);
+        let unknown = set("thread", Raw::Int(2)).unwrap().warnings;
+        assert_eq!(unknown, ["load_config(): unknown setting 'thread' ignored (did you mean 'threads'?)"]);
+        let env = |name: &str| (name == "WEB_CONCURRENCY").then(|| "5".to_string());
+        assert_eq!(*gather_set(vec![], &env).unwrap().settings.get("workers"), Value::Int(5));
     }
 
     #[test]
@@ -628,7 +692,7 @@ mod tests {
         }
         for flag in ["--limit-request-field_size", "--limit-request-field-size"] {
             let args = [flag, "5"].map(str::to_string);
-            let all = gather(&args, &|_| None, &mut |_| Ok(vec![]), Path::new("/nonexistent"));
+            let all = gather(&args, &|_| None, Vec::new(), &mut |_| Ok(vec![]), Path::new("/nonexistent"));
             let settings = all.unwrap().settings;
             assert_eq!(*settings.get("limit_request_field_size"), Value::Int(5));
         }
@@ -706,7 +770,7 @@ mod tests {
                 Ok(Vec::new())
             };
             let words = shlex::split(line).unwrap();
-            gather(&words, &get, &mut run, &dir.0).unwrap().config_file
+            gather(&words, &get, Vec::new(), &mut run, &dir.0).unwrap().config_file
         };
         let path = |text: &str| Some(PathBuf::from(text));
         assert_eq!(chosen("", ""), None);
@@ -776,7 +840,7 @@ mod tests {
     fn an_error_of_the_python_file_is_passed_on() {
         let words = ["-c".to_string(), "python:conf".to_string()];
         let mut run = |_: &Path| Err(Error::Other("conf: NameError".to_string()));
-        let error = gather(&words, &|_| None, &mut run, Path::new("/nonexistent"));
+        let error = gather(&words, &|_| None, Vec::new(), &mut run, Path::new("/nonexistent"));
         assert_eq!(error.err().unwrap().to_string(), "conf: NameError");
     }
 

@@ -7,6 +7,7 @@ mod objects;
 mod server;
 mod worker;
 
+pub use self::objects::{address_value, python_value};
 pub use self::server::Server;
 pub use self::worker::{RequestHooks, WorkerHooks};
 

@@ -51,7 +51,8 @@ pub fn cfg<'py>(
     module.getattr("Config")?.call1((settings,))
 }
 
-fn python_value<'py>(py: Python<'py>, name: &str, value: &Value) -> PyResult<Bound<'py, PyAny>> {
+/// A setting's value with gunicorn's type; a function that it names is None.
+pub fn python_value<'py>(py: Python<'py>, name: &str, value: &Value) -> PyResult<Bound<'py, PyAny>> {
     Ok(match value {
         Value::Unset | Value::Hook(_) => py.None().into_bound(py),
         Value::Bool(value) => value.into_pyobject(py)?.to_owned().into_any(),
@@ -82,7 +83,7 @@ fn seconds(py: Python<'_>, value: Duration) -> PyResult<Bound<'_, PyAny>> {
     })
 }
 
-fn address_value<'py>(py: Python<'py>, address: &Address) -> PyResult<Bound<'py, PyAny>> {
+pub fn address_value<'py>(py: Python<'py>, address: &Address) -> PyResult<Bound<'py, PyAny>> {
     Ok(match address {
         Address::Tcp { host, port } => (host, *port).into_pyobject(py)?.into_any(),
         Address::Unix(path) => path.to_string_lossy().into_pyobject(py)?.into_any(),

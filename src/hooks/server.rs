@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyCFunction;
 
 use super::{objects, Hook, Hooks};
+use crate::launch::Program;
 use crate::listener::Listener;
 use crate::scoreboard::{Phase, Slot};
 
@@ -17,9 +18,11 @@ use crate::scoreboard::{Phase, Slot};
 pub struct Server(pub(super) Py<PyAny>);
 
 impl Server {
-    pub fn new(py: Python<'_>) -> PyResult<Server> {
+    /// `program` is the application object of whoever started us, if it was not the command.
+    pub fn new(py: Python<'_>, program: Option<&Program>) -> PyResult<Server> {
         let module = objects::module(py)?;
-        let server = module.getattr("Server")?.call1((objects::log(&module)?,))?;
+        let app = program.map(|program| program.object(py));
+        let server = module.getattr("Server")?.call1((objects::log(&module)?, app))?;
         Ok(Server(server.unbind()))
     }
 

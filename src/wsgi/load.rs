@@ -2,12 +2,20 @@
 //! Rule: the expression is a name, or a call of a name with literal arguments; nothing else is evaluated.
 //! Never: decides what a failure does; it tells apart "not there" (gunicorn's exit code 4) from "raised" (3).
 
-use pyo3::exceptions::{PyImportError, PyModuleNotFoundError, PyTypeError};
+use pyo3::exceptions::{PyException, PyImportError, PyModuleNotFoundError, PyTypeError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
+use crate::launch::Program;
 use crate::python;
+
+pyo3::create_exception!(
+    rgunicorn.errors,
+    AppImportError,
+    PyException,
+    "The application is not where it was said to be."
+);
 
 #[derive(Debug)]
 pub enum LoadError {
@@ -46,6 +54,31 @@ pub fn load<'py>(py: Python<'py>, spec: &str) -> Result<Bound<'py, PyAny>, LoadE
         return Err(LoadError::NotFound(format!("Application object must be callable: '{spec}'")));
     }
     Ok(app)
+}
+
+/// Has a program load its application.
+pub fn ask<'py>(py: Python<'py>, program: &Program) -> Result<Bound<'py, PyAny>, LoadError> {
+    let app = program.application(py).map_err(|e| match e.is_instance_of::<AppImportError>(py) {
+        true => LoadError::NotFound(e.value(py).to_string()),
+        false => LoadError::Raised(e),
+    })?;
+    match app.is_callable() {
+        true => Ok(app),
+        false => Err(LoadError::NotFound(format!(
+            "Application object must be callable: load() of {} gave {}",
+            program.object(py).get_type().fully_qualified_name()?,
+            app.repr()?
+        ))),
+    }
+}
+
+/// For Python: raises what keeps the application from being loaded.
+pub fn import_app<'py>(py: Python<'py>, spec: &str) -> PyResult<Bound<'py, PyAny>> {
+    load(py, spec).map_err(|e| match e {
+        LoadError::NotFound(sentence) => AppImportError::new_err(sentence),
+        LoadError::NoModule(sentence) => PyModuleNotFoundError::new_err(sentence),
+        LoadError::Raised(e) => e,
+    })
 }
 
 fn import<'py>(py: Python<'py>, module: &str) -> Result<Bound<'py, PyModule>, LoadError> {

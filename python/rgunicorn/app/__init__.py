@@ -1,0 +1,1 @@
+"""Applications that bring a server with them: see `base`."""

@@ -1,0 +1,1 @@
+"""Names of gunicorn's HTTP package: see `errors`."""
