@@ -13,6 +13,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 PYTHON ?= python3
 PYTEST_ARGS ?= -n auto
 BENCH_ARGS ?=
+FUZZ_SECONDS ?= 60
 export PYTHON
 
 # The interpreter itself, not a wrapper that looks one up, and its version. Both are empty when it cannot be used.
@@ -26,7 +27,7 @@ LOCKED := $(if $(filter true,$(CI)),--locked)
 CARGO := CARGO_TARGET_DIR=target/$(VERSION) PYO3_PYTHON=$(INTERPRETER) cargo
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test check fmt clippy cargo-test embed pytest smoke smoke-embed wheel docs bench system clean
+.PHONY: help demo test check fmt clippy cargo-test embed pytest smoke smoke-embed wheel docs bench fuzz system clean
 
 help:
 	@echo 'make demo    serve the example Django project on 127.0.0.1:8000, behind Nginx on 127.0.0.1:8080 where it is installed'
@@ -35,6 +36,7 @@ help:
 	@echo 'make wheel   build the release wheels into target/wheels, one for every Python found'
 	@echo 'make docs    write the list of settings in docs/settings.md'
 	@echo 'make bench   compare with other servers; see benches/README.md'
+	@echo 'make fuzz    look for octets that break the rules of HTTP, FUZZ_SECONDS=60 for each of the targets in fuzz/'
 	@echo 'make clean   remove all that was made'
 
 # --- demo ---------------------------------------------------------------------------------------------------------------
@@ -135,7 +137,11 @@ docs: $(TEST_VENV)/.wheel
 bench: target/wheels/.$(VERSION)
 	$(PYTHON) benches/run.py --wheel target/wheels/rgunicorn-*-cp$(subst .,,$(VERSION))-*.whl $(BENCH_ARGS)
 
+# cargo-fuzz is installed where it is missing.
+fuzz:
+	fuzz/run $(FUZZ_SECONDS)
+
 clean:
-	rm -rf target .venv .venvs .bench .pytest_cache
+	rm -rf target .venv .venvs .bench .pytest_cache fuzz/artifacts fuzz/corpus
 	rm -rf examples/django/db.sqlite3* examples/django/media examples/django/staticfiles
 	find python tests examples benches -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -12,6 +12,8 @@
 //! Memory: an idle connection owns no buffers. While it is served, its octets are in the thread's scratch; what must
 //! outlive the turn (half a head, part of a body, what the peer has not taken) is kept in `pending` and `out`.
 
+mod preface;
+
 use std::any::Any;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -23,7 +25,7 @@ use crate::http::body::Decoder;
 use crate::http::date::ServerDate;
 use crate::http::parse::{self, Status};
 use crate::http::{Framing, Head, Policy, Reject};
-use crate::proxy_protocol::{self, Header, Mode, Origin, Preface};
+use crate::proxy_protocol::{Origin, Preface};
 use crate::sys::clock::{self, Nanos, SECOND};
 use crate::sys::poll::{wait_one, Interest};
 use crate::timers::Pace;
@@ -190,11 +192,6 @@ impl Conn {
         }
     }
 
-    /// Before anything has been read.
-    pub fn expect(&mut self, preface: Preface) {
-        self.preface = preface;
-    }
-
     /// Goes on where another worker has left it: between requests, or at the beginning of one.
     pub fn resume(&mut self, papers: &Papers, octets: Vec<u8>) {
         self.preface = papers.preface;
@@ -235,20 +232,6 @@ impl Conn {
             origin: self.origin.as_deref().copied(),
         };
         mailbox.send(self.as_fd(), papers, &self.pending)
-    }
-
-    /// For whom it is served: the client that a PROXY header has named, else the peer.
-    pub(crate) fn client(&self) -> Peer {
-        self.origin.as_ref().map_or(self.peer, |origin| Peer::Tcp(origin.client))
-    }
-
-    /// Its client has been named since it was entered in the table.
-    pub fn is_newly_introduced(&self) -> bool {
-        self.origin.is_some() && self.requests == 1
-    }
-
-    fn is_unintroduced(&self) -> bool {
-        matches!(self.preface, Preface::Due(_))
     }
 
     /// Whether something has come that has not been read.
@@ -365,56 +348,6 @@ impl Conn {
             }
             Err(e) if is_transient(&e) => self.park(turn),
             Err(e) => self.broken(&e, turn),
-        }
-    }
-
-    /// Reads the PROXY header; None once that is done. Until then the connection counts as idle: its deadline, set when it
-    /// was accepted, is not moved by it. It is read from the socket itself, and no further: what follows may be TLS.
-    fn read_preface(&mut self, mode: Mode, turn: &mut Turn<'_>) -> Option<Next> {
-        let scratch = &mut turn.desk.scratch;
-        let held = self.pending.len();
-        scratch.load(&mut self.pending);
-        let peeked = match scratch.peek(self.transport.as_fd()) {
-            Ok(0) => return Some(self.vanished()),
-            Ok(peeked) => peeked,
-            Err(e) if is_transient(&e) => return Some(self.park(turn)),
-            Err(_) => return Some(self.vanished()),
-        };
-        let read = proxy_protocol::header(scratch.unread(), mode);
-        let taken = match read {
-            Ok(Header::Complete { length, .. }) => length - held,
-            _ => peeked,
-        };
-        if scratch.take(taken, peeked, self.transport.as_fd()).is_err() {
-            return Some(self.vanished());
-        }
-        match read {
-            Ok(Header::Partial) => Some(self.park(turn)),
-            Ok(Header::Complete { origin, .. }) => {
-                scratch.start = scratch.end;
-                self.preface = Preface::None;
-                self.origin = origin.map(Box::new);
-                None
-            }
-            Err(_) => Some(self.refuse_preface(turn)),
-        }
-    }
-
-    fn refuse_preface(&mut self, turn: &mut Turn<'_>) -> Next {
-        if !self.transport.is_secure() {
-            return self.refuse(Reject::ProxyHeader, turn);
-        }
-        // Without a handshake there is nothing to say that the peer would understand.
-        log::warn!("Invalid request from ip={}: {}", self.peer, Reject::ProxyHeader.text());
-        self.linger(turn)
-    }
-
-    /// The same octets are another offence when they come from a peer that may not speak for others.
-    fn offence(&self, reject: Reject, octets: &[u8]) -> Reject {
-        let header = self.preface == Preface::Barred && proxy_protocol::looks_like_header(octets);
-        match header && self.requests == 0 {
-            true => Reject::Forbidden,
-            false => reject,
         }
     }
 

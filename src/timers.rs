@@ -10,6 +10,9 @@ use crate::sys::clock::{Nanos, SECOND};
 /// The least average speed, octets a second, at which a peer may send a body or take a response (see `Pace`).
 const LEAST_RATE: u64 = 500;
 
+/// Entries beyond two for each owner that are put up with.
+const SLACK: usize = 64;
+
 /// A queue of (moment, token). An owner keeps the moment it is queued for and calls `set` only when it wants an earlier one.
 #[derive(Default)]
 pub struct Timers(BinaryHeap<Reverse<(Nanos, u64)>>);
@@ -35,6 +38,18 @@ impl Timers {
             }
             _ => None,
         }
+    }
+}
+
+impl Timers {
+    /// Whether most entries are of owners that are gone. One stays until its moment, which may be a century away.
+    pub fn is_bloated(&self, owners: usize) -> bool {
+        self.0.len() > 2 * owners + SLACK
+    }
+
+    /// Keeps the entries for which `wanted`, given token and moment, says so.
+    pub fn retain(&mut self, mut wanted: impl FnMut(u64, Nanos) -> bool) {
+        self.0.retain(|Reverse((at, token))| wanted(*token, *at));
     }
 }
 
@@ -91,6 +106,21 @@ mod tests {
         assert_eq!(queued, 300);
         timers.set(1, 100, &mut queued);
         assert_eq!((timers.pop(100), timers.pop(300)), (Some((1, 100)), Some((1, 300))));
+    }
+
+    #[test]
+    fn what_owners_leave_behind_is_bounded() {
+        let mut timers = Timers::default();
+        let mut most = 0;
+        for owner in 0..10_000 {
+            timers.set(owner, Nanos::MAX / 2 + owner, &mut Nanos::MAX.clone());
+            if timers.is_bloated(3) {
+                timers.retain(|token, _| token + 3 > owner);
+            }
+            most = most.max(timers.0.len());
+        }
+        assert!(most <= 2 * 3 + SLACK + 1, "{most}");
+        assert_eq!(timers.next(), Some(timers.0.iter().map(|Reverse((at, _))| *at).min().unwrap()));
     }
 
     #[test]

@@ -58,6 +58,16 @@ EFFECTS = {
     "header_map": HERE + "test_header_map",
     "proxy_protocol": "test_proxy_protocol.py::test_the_version_that_was_chosen",
     "proxy_allow_ips": "test_proxy_protocol.py::test_who_must_send_it_and_who_must_not",
+    "root_path": "test_parser_settings.py::test_root_path",
+    # What is taken for a request
+    "protocol": "test_parser_settings.py::test_what_cannot_be_is_refused",
+    "uwsgi_allow_ips": "test_parser_settings.py::test_uwsgi_allow_ips_is_accepted",
+    "http_parser": "test_parser_settings.py::test_http_parser_is_accepted",
+    "permit_obsolete_folding": "test_parser_settings.py::test_permit_obsolete_folding_and_strip_header_spaces",
+    "strip_header_spaces": "test_parser_settings.py::test_permit_obsolete_folding_and_strip_header_spaces",
+    "permit_unconventional_http_method": "test_parser_settings.py::test_permit_unconventional_http_method",
+    "permit_unconventional_http_version": "test_parser_settings.py::test_permit_unconventional_http_version",
+    "casefold_http_method": "test_parser_settings.py::test_casefold_http_method",
     # TLS
     "certfile": "test_tls.py::test_certificate_and_key_in_one_file",
     "keyfile": "test_tls.py::test_both_versions_and_what_the_application_is_told",

@@ -43,7 +43,10 @@ WRONG = {
     "tree": (None, ["'x'", "5"], r"is not a dictionary"),
 }
 # Values with a rule of their own.
-CHECKED = {}
+CHECKED = {
+    "protocol": (["ftp", "uwsgi"], ["'ftp'", "7"], r"is not one of: http, uwsgi$|is not available yet, use http |is not a text$"),
+    "root_path": (["shop", "/a b"], ["'shop'", "7"], r"is not a path like /shop, of plain letters$|is not a text$"),
+}
 # Nothing is wrong with these, which is why they are named here.
 ANYTHING_GOES = {"ssl_version"}
 

@@ -57,6 +57,20 @@ pub(super) struct Job {
     pub(super) conn: Box<Conn>,
 }
 
+impl Table {
+    /// Forgets deadlines of connections that are gone, once there are too many of them.
+    fn sweep(&mut self) {
+        if !self.timers.is_bloated(self.entries.len()) {
+            return;
+        }
+        let entries = &self.entries;
+        self.timers.retain(|due, at| {
+            let key = (due & 0xffff_ffff) as usize;
+            entries.get(key).is_some_and(|entry| token(key, entry.generation) == due && entry.queued == at)
+        });
+    }
+}
+
 pub(super) fn token(key: usize, generation: u32) -> u64 {
     u64::from(generation & 0x7fff_ffff) << 32 | key as u64
 }
@@ -212,6 +226,7 @@ impl EventLoop {
         self.roll.wait(key, conn.state());
         entry.conn = Some(conn);
         table.timers.set(token, deadline, &mut entry.queued);
+        table.sweep();
         if deadline < table.waits_until {
             table.waits_until = deadline;
             if self.plan.threads > 1 {
