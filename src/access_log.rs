@@ -1,5 +1,6 @@
 //! Owns: what a line of the access log looks like: the format string compiled once, the escaping, the local time.
-//! Rule: one request is one line of valid UTF-8, and no octet a client sent can end the line or a quoted part of it.
+//! Rule: one request is one line of valid UTF-8, and no octet a client sent can end the line or a quoted part of it. A
+//! format that begins with `{` is JSON: there values are escaped as in its strings (RFC 8259, section 7).
 //! Never: opens or writes a file, asks for the time, decides whether a request is logged.
 
 use crate::http::Fields;
@@ -62,6 +63,14 @@ enum Piece {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Format {
     pieces: Vec<Piece>,
+    dialect: Dialect,
+}
+
+/// How what a client sent is escaped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Dialect {
+    Text,
+    Json,
 }
 
 impl Format {
@@ -86,7 +95,8 @@ impl Format {
         }
         literal(&mut pieces, rest);
         literal(&mut pieces, "\n");
-        Format { pieces }
+        let dialect = if text.trim_start().starts_with('{') { Dialect::Json } else { Dialect::Text };
+        Format { pieces, dialect }
     }
 
     /// Whether lines show `Entry::path`, which has to be made.
@@ -103,7 +113,7 @@ impl Format {
     /// Appends the line, its line feed included.
     pub fn write(&self, entry: &Entry, out: &mut Vec<u8>) {
         for piece in &self.pieces {
-            piece.write(entry, out);
+            piece.write(entry, self.dialect, out);
         }
     }
 }
@@ -164,17 +174,17 @@ fn push(pieces: &mut Vec<Piece>, piece: Piece) {
 }
 
 impl Piece {
-    fn write(&self, entry: &Entry, out: &mut Vec<u8>) {
+    fn write(&self, entry: &Entry, dialect: Dialect, out: &mut Vec<u8>) {
         match self {
             Piece::Literal(text) => out.extend_from_slice(text),
-            Piece::RemoteAddr => escape(entry.remote_addr, out),
-            Piece::User => user(entry, out),
+            Piece::RemoteAddr => escape(entry.remote_addr, dialect, out),
+            Piece::User => user(entry, dialect, out),
             Piece::Time => out.extend_from_slice(entry.time.as_bytes()),
-            Piece::RequestLine => request_line(entry, out),
-            Piece::Method => escape(entry.method, out),
-            Piece::Path => escape(entry.path, out),
-            Piece::Query => escape(entry.query, out),
-            Piece::Protocol => escape(entry.protocol, out),
+            Piece::RequestLine => request_line(entry, dialect, out),
+            Piece::Method => escape(entry.method, dialect, out),
+            Piece::Path => escape(entry.path, dialect, out),
+            Piece::Query => escape(entry.query, dialect, out),
+            Piece::Protocol => escape(entry.protocol, dialect, out),
             Piece::Status => integer(entry.status.into(), out),
             Piece::Sent => integer(entry.sent, out),
             Piece::Seconds => integer(entry.elapsed.as_secs(), out),
@@ -182,26 +192,28 @@ impl Piece {
             Piece::Micros => integer(micros(entry.elapsed), out),
             Piece::Decimal => decimal(entry.elapsed, out),
             Piece::Pid => pid(entry.pid, out),
-            Piece::RequestField(name) => or_dash(request_field(entry, name), out),
-            Piece::ResponseField(name) => or_dash(response_field(entry, name), out),
-            Piece::Environ(name) => or_dash((entry.environ)(name).as_deref().map(str::as_bytes), out),
+            Piece::RequestField(name) => or_dash(request_field(entry, name), dialect, out),
+            Piece::ResponseField(name) => or_dash(response_field(entry, name), dialect, out),
+            Piece::Environ(name) => {
+                or_dash((entry.environ)(name).as_deref().map(str::as_bytes), dialect, out)
+            }
         }
     }
 }
 
-fn or_dash(value: Option<&[u8]>, out: &mut Vec<u8>) {
+fn or_dash(value: Option<&[u8]>, dialect: Dialect, out: &mut Vec<u8>) {
     match value {
-        Some(value) => escape(value, out),
+        Some(value) => escape(value, dialect, out),
         None => out.push(b'-'),
     }
 }
 
-fn request_line(entry: &Entry, out: &mut Vec<u8>) {
-    escape(entry.method, out);
+fn request_line(entry: &Entry, dialect: Dialect, out: &mut Vec<u8>) {
+    escape(entry.method, dialect, out);
     out.push(b' ');
-    escape(entry.target, out);
+    escape(entry.target, dialect, out);
     out.push(b' ');
-    escape(entry.protocol, out);
+    escape(entry.protocol, dialect, out);
 }
 
 fn pid(pid: u32, out: &mut Vec<u8>) {
@@ -227,10 +239,10 @@ fn response_field<'a>(entry: &Entry<'a>, name: &[u8]) -> Option<&'a [u8]> {
 }
 
 /// The user's name in `Authorization: Basic` (RFC 7617 §2), a dash if there is none.
-fn user(entry: &Entry, out: &mut Vec<u8>) {
+fn user(entry: &Entry, dialect: Dialect, out: &mut Vec<u8>) {
     let name = request_field(entry, b"authorization").and_then(basic_user);
     match name {
-        Some(name) if !name.is_empty() => escape(name.as_bytes(), out),
+        Some(name) if !name.is_empty() => escape(name.as_bytes(), dialect, out),
         _ => out.push(b'-'),
     }
 }
@@ -277,12 +289,12 @@ fn base64_digit(digit: u8) -> Option<u32> {
 
 /// Appends what a client sent. A line may be read by a parser of quoted text, of JSON or of lines: a quote and a
 /// backslash get a backslash, whatever is no printable character becomes \xHH.
-fn escape(value: &[u8], out: &mut Vec<u8>) {
+fn escape(value: &[u8], dialect: Dialect, out: &mut Vec<u8>) {
     // Without an early exit the compiler checks many octets at a time; nearly every value passes.
     let special = value.iter().fold(false, |found, octet| found | !plain(*octet));
     match special {
         false => out.extend_from_slice(value),
-        true => escape_slowly(value, out),
+        true => escape_slowly(value, dialect, out),
     }
 }
 
@@ -292,25 +304,30 @@ fn plain(octet: u8) -> bool {
 }
 
 #[cold]
-fn escape_slowly(value: &[u8], out: &mut Vec<u8>) {
+fn escape_slowly(value: &[u8], dialect: Dialect, out: &mut Vec<u8>) {
     for chunk in value.utf8_chunks() {
         for letter in chunk.valid().chars() {
-            escape_char(letter, out);
+            escape_char(letter, dialect, out);
         }
         for octet in chunk.invalid() {
+            // A JSON string has characters only: it shows the octet as text has it.
+            if dialect == Dialect::Json {
+                out.push(b'\\');
+            }
             hex(*octet, out);
         }
     }
 }
 
-fn escape_char(letter: char, out: &mut Vec<u8>) {
+fn escape_char(letter: char, dialect: Dialect, out: &mut Vec<u8>) {
     let mut space = [0; 4];
     let octets = letter.encode_utf8(&mut space).as_bytes();
-    match letter {
-        '"' | '\\' => out.extend_from_slice(&[b'\\', letter as u8]),
-        // U+2028 and U+2029 end a line for whoever goes by Unicode.
-        '\u{2028}' | '\u{2029}' => octets.iter().for_each(|octet| hex(*octet, out)),
-        _ if letter.is_control() => octets.iter().for_each(|octet| hex(*octet, out)),
+    // U+2028 and U+2029 end a line for whoever goes by Unicode.
+    let breaks = letter.is_control() || matches!(letter, '\u{2028}' | '\u{2029}');
+    match (letter, dialect) {
+        ('"' | '\\', _) => out.extend_from_slice(&[b'\\', letter as u8]),
+        (_, Dialect::Json) if breaks => out.extend_from_slice(format!("\\u{:04x}", letter as u32).as_bytes()),
+        (_, Dialect::Text) if breaks => octets.iter().for_each(|octet| hex(*octet, out)),
         _ => out.extend_from_slice(octets),
     }
 }
@@ -476,6 +493,15 @@ mod tests {
         assert_eq!(plainly("%x %(s %(s)"), "%x %(s %(s)");
         assert_eq!(plainly("%(s)d %(D)10d %(s)-5s."), "200 3045678 200.");
         assert_eq!(Format::new("a %(l)s%% b").pieces.len(), 1);
+    }
+
+    #[test]
+    fn a_format_that_is_json_gets_values_escaped_as_json() {
+        let value = b"a\"b\\c\td\xffe\xc3\xa9f\xe2\x80\xa8g\x7f";
+        let block = block(&[("User-Agent", value)]);
+        let escaped = "a\\\"b\\\\c\\u0009d\\\\xFFe\u{e9}f\\u2028g\\u007f";
+        let wanted = format!("{{\"a\": \"{escaped}\", \"s\": 200}}");
+        assert_eq!(line("{\"a\": \"%(a)s\", \"s\": %(s)s}", &entry(&block)), wanted);
     }
 
     #[test]
