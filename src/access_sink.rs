@@ -1,5 +1,6 @@
 //! Owns: the access log of a worker: lines collected in memory and written once a turn of the loop.
 //! Rule: a line costs a request no system call; what is collected is written before the worker waits, or at a size.
+//! Syslog takes a datagram a line, statsd one a metric; where neither is set, nothing is asked of them.
 //! Never: decides what a line looks like; that is `access_log::Format`.
 
 use std::io;
@@ -10,8 +11,10 @@ use crate::access_log::{Entry, Format, LocalTime};
 use crate::config::values::LogTarget;
 use crate::http::{rules, Fields, Head, Reject};
 use crate::log::{LogFile, Stream};
+use crate::statsd::Statsd;
 use crate::sys::clock::{unix_seconds, Nanos};
 use crate::sys::process;
+use crate::syslog::Syslog;
 use crate::transport::Peer;
 
 /// So many octets are written without waiting for the end of the turn.
@@ -21,10 +24,36 @@ const TYPICAL: usize = 256;
 
 pub struct AccessLog {
     format: Format,
-    target: LogTarget,
-    file: Arc<LogFile>,
+    to: Recipients,
     pid: u32,
     lines: Mutex<Lines>,
+}
+
+/// Who hears of the requests.
+#[derive(Default)]
+pub struct Recipients {
+    /// With the name that it bears.
+    pub file: Option<(Arc<LogFile>, LogTarget)>,
+    pub syslog: Option<Arc<Syslog>>,
+    pub statsd: Option<Arc<Statsd>>,
+    /// Hears of what the application's side has not been asked about, in place of all others.
+    pub witness: Option<Arc<dyn Witness>>,
+}
+
+/// Where the application's side tells of requests itself, this is told of the others.
+pub trait Witness: Send + Sync {
+    fn answered(&self, request: Answered);
+}
+
+/// A request that the server has answered itself.
+#[derive(Clone, Debug)]
+pub struct Answered {
+    pub peer: Peer,
+    pub method: Vec<u8>,
+    pub target: Vec<u8>,
+    pub status: u16,
+    pub sent: u64,
+    pub elapsed: Duration,
 }
 
 #[derive(Default)]
@@ -53,19 +82,26 @@ pub struct Known<'a> {
 }
 
 impl AccessLog {
-    /// `file` is the one that bears the name of `target`.
-    pub fn new(file: Arc<LogFile>, target: &LogTarget, format: &str) -> AccessLog {
-        AccessLog {
+    /// None where nobody wants to hear.
+    pub fn new(to: Recipients, format: &str) -> Option<AccessLog> {
+        let Recipients { file, syslog, statsd, witness } = &to;
+        if file.is_none() && syslog.is_none() && statsd.is_none() && witness.is_none() {
+            return None;
+        }
+        Some(AccessLog {
             format: Format::new(format),
-            target: target.clone(),
-            file,
+            to,
             pid: process::id() as u32,
             lines: Mutex::default(),
-        }
+        })
     }
 
     pub fn wants_response_fields(&self) -> bool {
-        self.format.wants_response_fields()
+        self.wants_lines() && self.format.wants_response_fields()
+    }
+
+    fn wants_lines(&self) -> bool {
+        self.to.file.is_some() || self.to.syslog.is_some()
     }
 
     pub fn record(&self, line: &Line<'_>) {
@@ -97,6 +133,16 @@ impl AccessLog {
 
     /// A request that was answered by the server itself; of its parts only those in `known` are at hand.
     pub fn answered(&self, reject: Reject, peer: Peer, sent: usize, known: &Known<'_>) {
+        if let Some(witness) = &self.to.witness {
+            return witness.answered(Answered {
+                peer,
+                method: known.method.to_vec(),
+                target: known.target.to_vec(),
+                status: reject.status(),
+                sent: sent as u64,
+                elapsed: Duration::from_nanos(known.elapsed),
+            });
+        }
         self.write(&Entry {
             remote_addr: peer.to_string().as_bytes(),
             method: known.method,
@@ -117,10 +163,22 @@ impl AccessLog {
     }
 
     fn write(&self, entry: &Entry<'_>) {
+        if let Some(statsd) = &self.to.statsd {
+            statsd.request(entry.status, entry.elapsed);
+        }
+        if !self.wants_lines() {
+            return;
+        }
         // What the format asks of the environ may run Python code, and so wait for another thread: never under the lock.
         let time = self.lines().time.at(unix_seconds() as i64).to_owned();
         let mut line = Vec::with_capacity(TYPICAL);
         self.format.write(&Entry { time: &time, ..*entry }, &mut line);
+        if let Some(syslog) = &self.to.syslog {
+            syslog.access(&line[..line.len() - 1]);
+        }
+        if self.to.file.is_none() {
+            return;
+        }
         let mut lines = self.lines();
         lines.bytes.extend_from_slice(&line);
         if lines.bytes.len() >= ENOUGH {
@@ -138,10 +196,13 @@ impl AccessLog {
         if !lines.bytes.is_empty() {
             self.empty(&mut lines.bytes);
         }
+        if let Some(syslog) = &self.to.syslog {
+            syslog.flush();
+        }
     }
 
     fn empty(&self, bytes: &mut Vec<u8>) {
-        if let Err(e) = self.file.write(bytes) {
+        if let Some(Err(e)) = self.to.file.as_ref().map(|(file, _)| file.write(bytes)) {
             log::debug!("Access log lines were lost: {e} (--access-logfile)");
         }
         bytes.clear();
@@ -150,7 +211,10 @@ impl AccessLog {
     /// Goes on in the file that now bears the name.
     pub fn reopen(&self) -> io::Result<()> {
         self.flush();
-        self.file.reopen(&self.target, Stream::Stdout)
+        match &self.to.file {
+            Some((file, target)) => file.reopen(target, Stream::Stdout),
+            None => Ok(()),
+        }
     }
 }
 

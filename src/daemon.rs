@@ -132,12 +132,13 @@ pub fn start_folder() -> io::Result<PathBuf> {
     Ok(named.filter(same).unwrap_or(real))
 }
 
-/// Detaches: the caller goes on in a new session without a terminal; the processes in between end here.
-pub fn detach(py: Python<'_>) -> Result<(), Error> {
+/// Detaches: the caller goes on in a new session without a terminal; the processes in between end here. Standard output
+/// and error, unless they are the terminal, may be kept.
+pub fn detach(py: Python<'_>, keeps_stdio: bool) -> Result<(), Error> {
     leave_parent(py)?;
     process::new_session().map_err(|e| Error::system("new session", &e, "--daemon"))?;
     leave_parent(py)?;
-    file::silence_stdio().map_err(|e| Error::system("/dev/null", &e, "--daemon"))
+    file::silence_stdio(keeps_stdio).map_err(|e| Error::system("/dev/null", &e, "--daemon"))
 }
 
 fn leave_parent(py: Python<'_>) -> Result<(), Error> {

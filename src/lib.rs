@@ -17,8 +17,8 @@
 //! # Layers
 //!
 //! A file imports only from lower layers: `sys`, `error`, `config::values` · `config`, `http`, `proxy`, `proxy_protocol` · `scoreboard`,
-//! `listener`, `log`, `systemd`, `identity`, `access_log`, `buffer`, `timers`, `transport`, `handoff` · `conn`, `exchange`,
-//! `access_sink`, `app` · `event_loop`, `python`, `launch`, `hooks`, `wsgi`, `daemon` · `worker`, `fork_doctor`, `mold`,
+//! `listener`, `log`, `remote`, `syslog`, `statsd`, `systemd`, `identity`, `access_log`, `buffer`, `timers`, `transport`, `handoff` ·
+//! `conn`, `exchange`, `access_sink`, `app` · `event_loop`, `python`, `launch`, `logger`, `hooks`, `wsgi`, `daemon` · `worker`, `fork_doctor`, `mold`,
 //! `arbiter` · `cli`, `surface`, `lib`.
 //! `tests/layers.rs` checks it.
 #![deny(unsafe_code, clippy::undocumented_unsafe_blocks)]
@@ -44,13 +44,17 @@ pub mod identity;
 pub mod launch;
 pub mod listener;
 pub mod log;
+pub mod logger;
 pub mod mold;
 pub mod proxy;
 pub mod proxy_protocol;
 pub mod python;
+pub mod remote;
 pub mod scoreboard;
+pub mod statsd;
 pub mod surface;
 pub mod sys;
+pub mod syslog;
 pub mod systemd;
 pub mod timers;
 mod tls;
@@ -104,6 +108,7 @@ pub fn serve(py: Python<'_>, launch: Launch) -> i32 {
 /// The end of a forked process: exit handlers run, the interpreter is not taken apart (the kernel does that faster, and
 /// shared pages stay shared).
 fn leave(py: Python<'_>, code: i32) -> ! {
+    logger::wind_down(py);
     python::wind_down(py);
     sys::process::exit_now(code)
 }

@@ -1,17 +1,26 @@
-//! Owns: the error log: its file, its level, its one line format; and the kind of log file that can be reopened.
+//! Owns: the error log: its file, its level, its one line format, who else gets its lines; and the kind of log file that
+//! can be reopened.
 //! Rule: a line is one write(2) to a descriptor in append mode, so that processes may share a file; a log that cannot be
-//! written costs the line, never the request. The process-wide logger is the crate's only mutable global.
-//! Never: formats requests.
+//! written costs the line, never the request. An outlet, where there is one, takes the lines instead of the file. The
+//! process-wide logger is the crate's only mutable global.
+//! Never: formats requests, knows Python.
 
+use std::any::Any;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use chrono::Local;
 
 use crate::config::values::LogTarget;
+use crate::config::Config;
+use crate::error::{reason, Error};
+use crate::statsd::Statsd;
 use crate::sys::file::{self, Owner};
 use crate::sys::process;
+use crate::syslog::Syslog;
+
+pub use crate::syslog::Severity;
 
 /// A log that keeps its descriptor's number when it is reopened or moved, so that whoever inherited it follows.
 pub struct LogFile {
@@ -89,28 +98,143 @@ impl Write for ErrorLog {
     }
 }
 
-/// Sends every record of this process and its children to `target`. Called again, it moves the log and sets the level.
+/// What the standard streams were before the log was put in their place.
+static STREAMS: OnceLock<[OwnedFd; 2]> = OnceLock::new();
+
+/// Sends every record of this process and its children to the file of `config`. Called again, it moves the log.
 ///
 /// Errors: the file cannot be opened; then the log stays where it was.
-pub fn init(target: &LogTarget, level: log::LevelFilter) -> io::Result<()> {
+pub fn init(config: &Config) -> io::Result<()> {
+    let captures = config.logging.capture_output && config.errorlog != LogTarget::Dash;
+    if !captures {
+        give_streams_back()?;
+    }
     match ERROR_LOG.get() {
-        Some(log) => log.reopen(target, Stream::Stderr)?,
+        Some(log) => log.reopen(&config.errorlog, Stream::Stderr)?,
         None => {
-            let log = LogFile::open(target, Stream::Stderr)?;
+            let log = LogFile::open(&config.errorlog, Stream::Stderr)?;
             if ERROR_LOG.set(log).is_ok() {
                 install();
             }
         }
     }
-    log::set_max_level(level);
-    Ok(())
+    // An outlet has a level of its own.
+    if routes().outlet.is_none() {
+        log::set_max_level(config.loglevel);
+    }
+    match ERROR_LOG.get().filter(|_| captures) {
+        Some(log) => take_streams(log),
+        None => Ok(()),
+    }
 }
 
 /// `init` for a server that runs: a log that cannot be opened is reported, in the one there is.
-pub fn take_up(target: &LogTarget, level: log::LevelFilter) {
-    if let Err(e) = init(target, level) {
+pub fn take_up(config: &Config) {
+    if let Err(e) = init(config) {
         log::error!("Cannot reopen the error log: {e} (--error-logfile)");
     }
+}
+
+fn take_streams(log: &LogFile) -> io::Result<()> {
+    if STREAMS.get().is_none() {
+        let before = [file::duplicate(file::stdout())?, file::duplicate(file::stderr())?];
+        // This thread is the only one.
+        let _ = STREAMS.set(before);
+    }
+    file::become_stdout(log.as_fd())?;
+    file::become_stderr(log.as_fd())
+}
+
+fn give_streams_back() -> io::Result<()> {
+    match STREAMS.get() {
+        Some([out, err]) => {
+            file::become_stdout(out.as_fd())?;
+            file::become_stderr(err.as_fd())
+        }
+        None => Ok(()),
+    }
+}
+
+// ---- who gets the lines
+
+/// Takes lines in place of the file.
+pub trait Outlet: Send + Sync {
+    /// Never waits for anything but the interpreter, and for that only in a process that has a single thread.
+    fn take(&self, severity: Severity, text: String);
+
+    /// The process ends without the interpreter: what waits for it goes to the file.
+    fn give_up(&self);
+
+    /// For whoever has made it.
+    fn as_any(&self) -> &dyn Any;
+}
+
+/// Where the lines go.
+#[derive(Clone, Default)]
+pub struct Routes {
+    pub outlet: Option<Arc<dyn Outlet>>,
+    /// Beside the file.
+    pub syslog: Option<Arc<Syslog>>,
+    pub statsd: Option<Arc<Statsd>>,
+}
+
+static ROUTES: RwLock<Routes> = RwLock::new(Routes { outlet: None, syslog: None, statsd: None });
+
+/// Those of now.
+pub fn routes() -> Routes {
+    ROUTES.read().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// From now on lines go there, from this level on.
+pub fn route(routes: Routes, level: log::LevelFilter) {
+    *ROUTES.write().unwrap_or_else(PoisonError::into_inner) = routes;
+    log::set_max_level(level);
+}
+
+impl Routes {
+    /// Where the lines go that Rust writes.
+    ///
+    /// Errors: the host of syslog is not known.
+    pub fn native(config: &Config) -> Result<Routes, Error> {
+        let syslog = config.logging.syslog.as_ref().map(Syslog::new).transpose();
+        let syslog =
+            syslog.map_err(|e| config.wrong("syslog_addr", format!("no such host: {}", reason(&e))))?;
+        if let Some(syslog) = &syslog {
+            syslog.meet(crate::sys::clock::SECOND);
+        }
+        let statsd = config.logging.statsd.as_ref().map(Statsd::new).transpose().unwrap_or_else(|e| {
+            // As in gunicorn: nobody has to be there.
+            log::warn!("No metrics are sent, there is no such host: {} (--statsd-host)", reason(&e));
+            None
+        });
+        Ok(Routes { outlet: None, syslog: syslog.map(Arc::new), statsd: statsd.map(Arc::new) })
+    }
+}
+
+/// The target of records that carry a traceback.
+const EXCEPTION: &str = "exception";
+
+struct Router {
+    file: env_logger::Logger,
+}
+
+impl log::Log for Router {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let severity = match record.level() {
+            log::Level::Error => Severity::Error,
+            log::Level::Warn => Severity::Warning,
+            log::Level::Info => Severity::Info,
+            log::Level::Debug | log::Level::Trace => Severity::Debug,
+        };
+        let counted = if record.target() == EXCEPTION { Some(EXCEPTION) } else { counted(severity) };
+        deliver(severity, counted, record.args(), || self.file.log(record));
+    }
+
+    fn flush(&self) {}
 }
 
 fn install() {
@@ -122,7 +246,36 @@ fn install() {
         writeln!(line, "[{time}] [{}] [{}] {}", process::id(), level_name(record.level()), record.args())
     });
     // A logger set by somebody else in the process (an embedding test) stays.
-    let _ = builder.try_init();
+    let _ = log::set_boxed_logger(Box::new(Router { file: builder.build() }));
+}
+
+fn deliver(
+    severity: Severity,
+    counted: Option<&str>,
+    text: &std::fmt::Arguments<'_>,
+    to_file: impl FnOnce(),
+) {
+    let Routes { outlet, syslog, statsd } = routes();
+    if let Some(outlet) = outlet {
+        return outlet.take(severity, text.to_string());
+    }
+    to_file();
+    if let Some(syslog) = syslog {
+        syslog.report(severity, &text.to_string());
+    }
+    if let (Some(statsd), Some(level)) = (statsd, counted) {
+        statsd.line(level);
+    }
+}
+
+/// gunicorn's metric counts these.
+fn counted(severity: Severity) -> Option<&'static str> {
+    match severity {
+        Severity::Critical => Some("critical"),
+        Severity::Error => Some("error"),
+        Severity::Warning => Some("warning"),
+        Severity::Info | Severity::Debug => None,
+    }
 }
 
 /// The names that gunicorn, after Python, gives its levels.
@@ -135,10 +288,38 @@ fn level_name(level: log::Level) -> &'static str {
     }
 }
 
+fn severity_name(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Critical => "CRITICAL",
+        Severity::Error => "ERROR",
+        Severity::Warning => "WARNING",
+        Severity::Info => "INFO",
+        Severity::Debug => "DEBUG",
+    }
+}
+
 /// One line at the level that `log` does not have: something killed on purpose, a server that gives up.
 pub fn critical(message: std::fmt::Arguments<'_>) {
+    let file = || to_file(Severity::Critical, &message.to_string());
+    deliver(Severity::Critical, counted(Severity::Critical), &message, file);
+}
+
+/// An error with its traceback.
+pub fn exception(message: std::fmt::Arguments<'_>) {
+    log::error!(target: EXCEPTION, "{message}");
+}
+
+/// Before the process ends in a thread that cannot have the interpreter.
+pub fn give_up() {
+    if let Some(outlet) = routes().outlet {
+        outlet.give_up();
+    }
+}
+
+/// A line for the file, whoever else would take it.
+pub fn to_file(severity: Severity, text: &str) {
     let time = Local::now().format("%Y-%m-%d %H:%M:%S %z");
-    let line = format!("[{time}] [{}] [CRITICAL] {message}\n", process::id());
+    let line = format!("[{time}] [{}] [{}] {text}\n", process::id(), severity_name(severity));
     // Nobody is left to be told that the error log cannot be written.
     let _ = ErrorLog.write(line.as_bytes());
 }

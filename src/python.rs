@@ -3,6 +3,7 @@
 //! called with every signal blocked and no other thread in the process.
 //! Never: called by http/ or conn; knows requests.
 
+use std::ffi::CString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
@@ -212,6 +213,16 @@ pub fn dump_stacks_on(py: Python<'_>, signal: i32) -> PyResult<()> {
 pub fn executable(py: Python<'_>) -> Option<PathBuf> {
     let sys = py.import(intern!(py, "sys")).ok()?;
     sys.getattr(intern!(py, "executable")).ok()?.extract().ok()
+}
+
+/// One of our modules. The stand-alone binary carries their `source` itself: the package would bring the server with it.
+pub fn module<'py>(py: Python<'py>, name: &str, source: &str) -> PyResult<Bound<'py, PyModule>> {
+    let modules = py.import("sys")?.getattr("modules")?;
+    if modules.contains("rgunicorn")? || modules.contains(name)? {
+        return py.import(name);
+    }
+    let file = format!("{}.py", name.replace('.', "/"));
+    PyModule::from_code(py, &CString::new(source)?, &CString::new(file)?, &CString::new(name)?)
 }
 
 /// Puts a folder in front of `sys.path`, once.

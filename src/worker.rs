@@ -10,7 +10,7 @@ use std::time::Duration;
 use log::Level;
 use pyo3::prelude::*;
 
-use crate::access_sink::AccessLog;
+use crate::access_sink::{AccessLog, Recipients, Witness};
 use crate::app::App;
 use crate::config::Config;
 use crate::conn::Settings;
@@ -20,9 +20,10 @@ use crate::hooks::{Hooks, Server, WorkerHooks};
 use crate::identity::Identity;
 use crate::launch::Launch;
 use crate::listener::Listener;
-use crate::log::{critical, init, LogFile, Stream};
+use crate::log::{critical, init, routes, LogFile, Routes, Stream};
+use crate::logger::{self, Logger};
 use crate::proxy::{Introductions, Trust};
-use crate::python::{self, traceback, Interrupts, Mode};
+use crate::python::{self, Interrupts, Mode};
 use crate::scoreboard::{Notice, Phase, Slot};
 use crate::sys::clock::{Nanos, SECOND};
 use crate::sys::poll::Waker;
@@ -66,7 +67,8 @@ impl Heritage {
     ///
     /// Errors: the exit code; the process must not load the application.
     pub fn settle(&mut self) -> Result<(), i32> {
-        if let (Some(target), None) = (&self.config.accesslog, &self.access) {
+        let native = self.config.logging.python.is_none();
+        if let (Some(target), None) = (self.config.accesslog.as_ref().filter(|_| native), &self.access) {
             let opened = LogFile::open(target, Stream::Stdout);
             self.access = Some(Arc::new(
                 opened.map_err(|e| refused("Cannot open the access log", &e, "--access-logfile"))?,
@@ -160,9 +162,16 @@ fn serve(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>, hooks: &WorkerHooks
     };
     hooks.post_worker_init(py, &app).map_err(|e| boot_failed(py, &e))?;
     let signals = serve_signals(py, &interrupts).map_err(|e| boot_failed(py, &e))?;
+    if let Some(syslog) = routes().syslog {
+        syslog.meet(SECOND);
+    }
+    let access_hook = hooks.of_access(py).map_err(|e| boot_failed(py, &e))?;
+    let witness = hooks.logger().map(|logger| logger.take_lines_queued(py)).transpose();
+    let witness = witness.map_err(|e| boot_failed(py, &e))?.filter(|_| access_hook.is_some());
     // A USR1 that came while the application was imported has been missed: the inherited file may have been moved.
-    let access = access_log(&config, access);
+    let access = access_log(&config, access, witness);
     reopen_logs(&config, access.as_deref(), Level::Debug);
+    logger::reopen_files(py, hooks.logger().map(Arc::as_ref), Level::Debug);
     let trust = trust(&config).map_err(|e| boot_failed(py, &e))?;
     let circumstances = Circumstances {
         threads: config.threads,
@@ -172,6 +181,7 @@ fn serve(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>, hooks: &WorkerHooks
         trust: trust.clone(),
         root_path: config.root_path.clone(),
         hooks: hooks.of_requests(py).map_err(|e| boot_failed(py, &e))?,
+        access: access_hook,
         locals: listeners.iter().map(|listener| listener.local().clone()).collect(),
     };
     let app = Arc::new(WsgiApp::new(app, circumstances).map_err(|e| boot_failed(py, &e))?);
@@ -194,7 +204,8 @@ fn serve(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>, hooks: &WorkerHooks
         graceful_timeout: nanos(config.graceful_timeout),
         overrun: Box::new(OverrunPolicy(interrupts.clone())),
     };
-    let heard = Heard { signals, lifeline, config, access, interrupts };
+    let logger = hooks.logger().cloned();
+    let heard = Heard { signals, lifeline, config, access, logger, interrupts };
     let event_loop =
         start_loop(plan, arbiter.clone(), heard).map_err(|e| boot_failed(py, &PyErr::from(e)))?;
     slot.set_phase(Phase::Ready);
@@ -207,7 +218,7 @@ fn boot_failed(py: Python<'_>, e: &PyErr) -> i32 {
     if python::is_stop(py, e) {
         return 0;
     }
-    log::error!("Exception in worker process\n{}", traceback(py, e));
+    logger::exception(py, "Exception in worker process", e);
     BOOT_FAILED
 }
 
@@ -277,9 +288,19 @@ fn introductions(config: &Config) -> PyResult<Option<Introductions>> {
         .map_err(|bad| pyo3::exceptions::PyValueError::new_err(format!("{} (--proxy-allow-from)", bad.0)))
 }
 
-fn access_log(config: &Config, file: Option<Arc<LogFile>>) -> Option<Arc<AccessLog>> {
-    let target = config.accesslog.as_ref()?;
-    Some(Arc::new(AccessLog::new(file?, target, &config.access_log_format)))
+fn access_log(
+    config: &Config,
+    file: Option<Arc<LogFile>>,
+    witness: Option<Arc<dyn Witness>>,
+) -> Option<Arc<AccessLog>> {
+    let Routes { syslog, statsd, .. } = routes();
+    let to = Recipients {
+        file: file.zip(config.accesslog.clone()),
+        syslog: syslog.filter(|syslog| syslog.access),
+        statsd,
+        witness,
+    };
+    AccessLog::new(to, &config.access_log_format).map(Arc::new)
 }
 
 fn nanos(duration: Duration) -> Nanos {
@@ -345,6 +366,7 @@ struct Heard {
     lifeline: Arc<Lifeline>,
     config: Arc<Config>,
     access: Option<Arc<AccessLog>>,
+    logger: Option<Arc<Logger>>,
     interrupts: Interrupts,
 }
 
@@ -366,6 +388,7 @@ impl Heard {
             signal::SIGINT | signal::SIGQUIT => Directive::Stop,
             _ => {
                 reopen_logs(&self.config, self.access.as_deref(), Level::Error);
+                reopen_python_logs(self.logger.clone());
                 Directive::Continue
             }
         }
@@ -381,11 +404,19 @@ fn start_loop(plan: Plan, arbiter: Arc<Waker>, mut heard: Heard) -> std::io::Res
 
 /// A log that cannot be opened, perhaps not by this user, stays where it is; `level` says how much that matters.
 fn reopen_logs(config: &Config, access: Option<&AccessLog>, level: Level) {
-    if let Err(e) = init(&config.errorlog, config.loglevel) {
+    if let Err(e) = init(config) {
         log::log!(level, "Cannot reopen the error log: {e} (--error-logfile)");
     }
     if let Some(Err(e)) = access.map(AccessLog::reopen) {
         log::log!(level, "Cannot reopen the access log: {e} (--access-logfile)");
+    }
+}
+
+/// In a thread of its own, as the loop must not wait for the interpreter.
+fn reopen_python_logs(logger: Option<Arc<Logger>>) {
+    let reopen = move || Python::attach(|py| logger::reopen_files(py, logger.as_deref(), Level::Error));
+    if let Err(e) = std::thread::Builder::new().name("reopen".into()).spawn(reopen) {
+        log::error!("Cannot reopen the log files of Python's logging: {e}");
     }
 }
 

@@ -18,10 +18,11 @@ LEVELS = {"debug": 10, "info": 20, "warning": 30, "warn": 30, "error": 40, "crit
 
 
 class Log:
-    """The error log, with the methods of `logging.Logger` that hooks use."""
+    """The error log, with the methods of `logging.Logger` that hooks use, and gunicorn's `extra` for metrics."""
 
-    def __init__(self, write: Callable[[int, str], None]) -> None:
+    def __init__(self, write: Callable[[int, str, bool], None], measure: Callable[[str, str, str], None]) -> None:
         self._write = write
+        self._measure = measure
 
     def debug(self, message: Any, *args: Any, **options: Any) -> None:
         self.log(10, message, *args, **options)
@@ -42,15 +43,24 @@ class Log:
 
     def exception(self, message: Any, *args: Any, **options: Any) -> None:
         options.setdefault("exc_info", True)
-        self.log(40, message, *args, **options)
+        self._line(40, message, args, options, True)
 
     def log(self, level: Union[int, str], message: Any, *args: Any, **options: Any) -> None:
         number = LEVELS.get(level.lower(), 20) if isinstance(level, str) else level
+        self._line(number, message, args, options, False)
+
+    def _line(self, level: int, message: Any, args: Any, options: Dict[str, Any], exception: bool) -> None:
+        extra = options.get("extra")
+        if isinstance(extra, dict) and extra.get("metric") and extra.get("value") is not None:
+            self._measure(str(extra["metric"]), str(extra["value"]), str(extra.get("mtype")))
+            # A line without a word is there for its metric.
+            if not message:
+                return
         text = _formatted(message, args)
         error = options.get("exc_info")
         if error:
             text += "\n" + _traceback(error)
-        self._write(number, text.rstrip("\n"))
+        self._write(level, text.rstrip("\n"), exception)
 
 
 def _formatted(message: Any, args: Tuple[Any, ...]) -> str:
@@ -82,6 +92,10 @@ class Config:
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError("No configuration setting for: %s" % name)
+
+    @property
+    def is_ssl(self) -> bool:
+        return bool(self.certfile or self.keyfile)
 
     @property
     def env(self) -> Dict[str, str]:
@@ -144,7 +158,7 @@ class Listener:
 class Server:
     """The arbiter; in a worker, what was known of it at the fork."""
 
-    def __init__(self, log: Log, app: Any = None) -> None:
+    def __init__(self, log: Any, app: Any = None) -> None:
         #: The application object of whoever started the server by one.
         self.app = app
         self.pid = os.getpid()

@@ -26,6 +26,8 @@ const SPARE_SLOTS: usize = 64;
 pub struct Setup {
     pub config: Arc<Config>,
     pub hooks: Arc<Hooks>,
+    /// What the operator should be told about them.
+    pub warnings: Vec<String>,
 }
 
 pub struct Generation {
@@ -72,7 +74,7 @@ impl Generation {
         before: Option<&Generation>,
         tries: Tries,
     ) -> Result<Generation, Error> {
-        let Setup { config, hooks } = setup;
+        let Setup { config, hooks, .. } = setup;
         let tls = config.tls.as_ref().map(Context::load).transpose()?;
         let bound = before.map_or(ground.inherited, |before| &before.listeners);
         let manner = ground.manner(&config);

@@ -11,14 +11,14 @@ use super::spawn::Which;
 use super::Arbiter;
 use crate::error::Error;
 use crate::hooks::{report, Hook, Hooks, Server};
-use crate::python::traceback;
+use crate::logger;
 use crate::scoreboard::Slot;
 
 /// The traceback goes to the log, and the server does not start.
 fn must(py: Python<'_>, hook: Hook, result: PyResult<()>) -> Result<(), Error> {
     result.map_err(|e| {
         let name = hook.name();
-        log::error!("Exception in {name} hook\n{}", traceback(py, &e));
+        logger::exception(py, &format!("Exception in {name} hook"), &e);
         Error::Other(format!("{name} raised {e}"))
     })
 }

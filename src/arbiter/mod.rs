@@ -8,6 +8,7 @@ pub mod children;
 mod generation;
 mod hooks;
 mod kin;
+mod logs;
 mod raw_env;
 mod reload;
 mod spawn;
@@ -17,7 +18,7 @@ mod upgrade;
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pyo3::prelude::*;
@@ -25,6 +26,7 @@ use pyo3::types::PyDict;
 
 use self::children::{Child, Children, Life, Stage, BACKSTOP};
 use self::generation::{Generation, Ground, Setup, Tries};
+use self::logs::Metrics;
 use self::raw_env::RawEnv;
 use self::reload::Reload;
 use self::spawn::Which;
@@ -107,6 +109,7 @@ pub struct Arbiter {
     passed: Vec<RawFd>,
     /// As whom workers run, if not as we do.
     identity: Option<Identity>,
+    metrics: Metrics,
 }
 
 /// Starts the server and supervises it until it stops.
@@ -124,7 +127,7 @@ pub fn run(py: Python<'_>, launch: Launch) -> Result<Outcome, Error> {
         let _ = std::io::stdout().write_all(config.listing().as_bytes());
     }
     if config.check_config || config.print_config {
-        return check(py, &launch, config);
+        return check(py, &launch, &start_folder, &setup);
     }
     launch.check(config)?;
     identity.iter().try_for_each(|identity| identity.permit(config)).map_err(located)?;
@@ -171,7 +174,9 @@ fn meet_manager(py: Python<'_>) -> PyResult<Manager> {
 }
 
 /// `--check-config`: the configuration is good by now; the certificate has to be, and the application has to load.
-fn check(py: Python<'_>, launch: &Launch, config: &Config) -> Result<Outcome, Error> {
+fn check(py: Python<'_>, launch: &Launch, start_folder: &Path, setup: &Setup) -> Result<Outcome, Error> {
+    let config = &setup.config;
+    logs::take_up(py, start_folder, setup)?;
     config.tls.as_ref().map(Context::load).transpose()?;
     match crate::worker::load_app(py, launch, config) {
         Ok(_) => Ok(Outcome::Exit(0)),
@@ -213,9 +218,8 @@ fn take_config(
         python::add_path(py, folder).map_err(|e| Error::Other(format!("{folder}: {e} (--pythonpath)")))?;
     }
     init_log(&config)?;
-    loaded.warnings.iter().for_each(|warning| log::warn!("{warning}"));
     let hooks = Arc::new(Hooks::resolve(py, &config, given.as_ref())?);
-    Ok(Setup { config: Arc::new(config), hooks })
+    Ok(Setup { config: Arc::new(config), hooks, warnings: loaded.warnings })
 }
 
 /// The configuration, and the names that it was made from where there are Python objects among them.
@@ -244,7 +248,7 @@ fn load_config<'py>(
 }
 
 fn init_log(config: &Config) -> Result<(), Error> {
-    crate::log::init(&config.errorlog, config.loglevel).map_err(|e| {
+    crate::log::init(config).map_err(|e| {
         let file =
             config.settings().find(|(name, _)| *name == "errorlog").map(|(_, value)| value.to_string());
         config.wrong(
@@ -276,10 +280,13 @@ impl Arbiter {
         let system =
             |what: &'static str| move |e: std::io::Error| Error::system(what, &e, "the system's limits");
         if config.daemon && inheritance.is_none() {
-            daemon::detach(py)?;
+            // While there is somebody to be told what is wrong with it.
+            logs::check(py, &start_folder, &setup)?;
+            daemon::detach(py, config.logging.enable_stdio_inheritance)?;
             // `-` means the standard error of the process as it is now.
             init_log(&config)?;
         }
+        logs::take_up(py, &start_folder, &setup)?;
         log::info!("Starting rgunicorn {}", crate::version::VERSION);
         if !manager.passed.is_empty() && config.bind != Config::default().bind {
             log::warn!("The service manager has opened the listeners; bind is not used (LISTEN_FDS)");
@@ -350,6 +357,7 @@ impl Arbiter {
             service,
             passed: manager.passed,
             identity,
+            metrics: Metrics::default(),
         })
     }
 
@@ -381,6 +389,7 @@ impl Arbiter {
         self.tell_of_serving();
         self.service.serves(self.children.ready(self.current.number), self.wanted);
         self.service.live(now);
+        self.measure(py, now);
         self.dismiss();
         self.kill_stuck(now);
         self.spawn_missing(py, now)
@@ -401,7 +410,7 @@ impl Arbiter {
                 return ControlFlow::Break(self.stop(py, stop::Manner::Quick))
             }
             signal::SIGHUP => self.start_reload(py),
-            signal::SIGUSR1 => self.reopen_logs(),
+            signal::SIGUSR1 => self.reopen_logs(py),
             signal::SIGTTIN => self.scale(py, self.wanted + 1),
             signal::SIGTTOU => self.scale(py, self.wanted.saturating_sub(1).max(1)),
             // A terminal that is resized sends it too.
@@ -435,13 +444,6 @@ impl Arbiter {
             let before = std::mem::replace(&mut self.wanted, wanted);
             self.tell_of_workers(py, Which::Current, wanted, before);
         }
-    }
-
-    fn reopen_logs(&self) {
-        let config = &self.current.config;
-        crate::log::take_up(&config.errorlog, config.loglevel);
-        hand_over_logs(config, self.identity.as_ref());
-        self.signal_all(signal::SIGUSR1);
     }
 
     fn signal_all(&self, signal: i32) {
@@ -589,7 +591,8 @@ impl Arbiter {
         if let Some(held) = self.vigil.held(now) {
             until = until.map(|until| until.max(held));
         }
-        until = until.into_iter().chain(self.service.deadline()).chain(self.beside.deadline(now)).min();
+        let deadlines = [self.service.deadline(), self.beside.deadline(now), self.next_measure()];
+        until = until.into_iter().chain(deadlines.into_iter().flatten()).min();
         let molds = [Some(&self.current), self.reload.as_ref().map(|reload| &reload.generation)];
         let booting = molds.into_iter().flatten().filter_map(|generation| generation.mold.as_ref());
         let mut fds: Vec<BorrowedFd<'_>> = vec![self.signals.as_fd(), self.waker.as_fd()];

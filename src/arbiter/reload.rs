@@ -6,7 +6,7 @@
 use pyo3::prelude::*;
 
 use super::generation::{Generation, Ground, Tries};
-use super::{hand_over_logs, read_config, Arbiter, Reading};
+use super::{hand_over_logs, logs, read_config, Arbiter, Reading};
 use crate::config::fixed_changes;
 use crate::error::Error;
 use crate::sys::{clock, process, signal};
@@ -36,9 +36,10 @@ impl Arbiter {
                 self.tell_of_reload(py);
             }
             Err(e) => {
-                log::error!("Reload failed, the old configuration stays: {e}");
+                // First, as the new configuration may be one of logging that loses lines.
                 self.restore_process(py);
                 self.bring_back(py);
+                log::error!("Reload failed, the old configuration stays: {e}");
                 self.reload_ended("Reload failed, the old workers serve on");
             }
         }
@@ -52,6 +53,7 @@ impl Arbiter {
         for name in fixed_changes(&self.current.config, config) {
             log::warn!("{name} changed; only a restart takes that over");
         }
+        logs::take_up(py, &self.start_folder, &setup)?;
         hand_over_logs(config, self.identity.as_ref());
         let before = Some(&self.current);
         let ground = Ground { passed: &self.passed, inherited: &[], identity: self.identity.as_ref() };
@@ -67,7 +69,7 @@ impl Arbiter {
         if let Err(e) = super::enter(py, folder) {
             log::error!("{e}");
         }
-        crate::log::take_up(&config.errorlog, config.loglevel);
+        self.restore_logs(py);
     }
 
     /// Takes over when every new worker is ready.
@@ -91,8 +93,9 @@ impl Arbiter {
 
     /// Drops the new generation; the old one has not been touched.
     pub(super) fn abandon_reload(&mut self, py: Python<'_>, why: &str) {
-        log::error!("Reload failed, the old workers serve on: {why}");
         self.drop_next_generation();
+        self.restore_logs(py);
+        log::error!("Reload failed, the old workers serve on: {why}");
         self.bring_back(py);
         self.reload_ended("Reload failed, the old workers serve on");
     }

@@ -56,6 +56,10 @@ pub enum Kind {
     Map,
     /// A Python function, or where it is: `MODULE.NAME`.
     Hook,
+    /// A Python class, or the text that names it.
+    Class,
+    /// A dictionary of anything.
+    Tree,
 }
 
 /// A setting's value once it has been checked.
@@ -72,6 +76,9 @@ pub enum Value {
     Log(LogTarget),
     Addresses(Vec<Address>),
     Hook(HookSpec),
+    /// An object in the config file that was executed, under the setting's name; the text is for people.
+    Given(String),
+    Tree(Raw),
 }
 
 /// Where the function is that a hook calls; which arguments it takes only Python can tell.
@@ -107,6 +114,12 @@ impl fmt::Display for Value {
             Value::Path(path) | Value::Log(LogTarget::File(path)) => write!(out, "{}", path.display()),
             Value::Log(LogTarget::Dash) => out.write_str("-"),
             Value::Addresses(all) => out.write_str(&list(all.iter().map(|one| format!("'{one}'")).collect())),
+            Value::Given(shown) => out.write_str(shown),
+            Value::Tree(Raw::Map(pairs)) => {
+                let names: Vec<_> = pairs.iter().map(|(name, _)| format!("'{name}': ...")).collect();
+                write!(out, "{{{}}}", names.join(", "))
+            }
+            Value::Tree(_) => out.write_str("{}"),
             Value::Hook(HookSpec::Given) => out.write_str("<function>"),
             Value::Hook(HookSpec::Import { name, .. }) => write!(out, "<{name}()>"),
         }
@@ -131,7 +144,7 @@ impl Kind {
             Kind::Int { .. } => "N",
             Kind::Mode => "MODE",
             Kind::Seconds => "SECONDS",
-            Kind::Text | Kind::Texts | Kind::Anything | Kind::Hook => "TEXT",
+            Kind::Text | Kind::Texts | Kind::Anything | Kind::Hook | Kind::Class | Kind::Tree => "TEXT",
             Kind::Choice(_) | Kind::Switch { .. } | Kind::Checked(_) | Kind::Worker => "WORD",
             Kind::Path | Kind::Folder | Kind::File | Kind::NewFile | Kind::Log => "PATH",
             Kind::Account => "NAME",
@@ -167,6 +180,8 @@ impl Kind {
             Kind::Addresses => "addresses",
             Kind::Map => "map",
             Kind::Hook => "hook",
+            Kind::Class => "class",
+            Kind::Tree => "tree",
         }
     }
 
@@ -200,6 +215,8 @@ impl Kind {
             Kind::Addresses => "addresses, one per flag; in a file a text or a list",
             Kind::Map => "a dictionary of texts",
             Kind::Hook => "a function, or the text MODULE.NAME",
+            Kind::Class => "a class, or the text MODULE.NAME",
+            Kind::Tree => "a dictionary",
         };
         text.to_string()
     }
@@ -228,6 +245,8 @@ impl Kind {
             Kind::Addresses => addresses(raw),
             Kind::Map => map(raw),
             Kind::Hook => hook_spec(raw),
+            Kind::Class => class(raw),
+            Kind::Tree => tree(raw),
         }
     }
 }
@@ -400,6 +419,22 @@ fn hook_spec(raw: &Raw) -> Result<Value, String> {
         Raw::Text(_) => why,
         other => format!("{other} is neither a function nor MODULE.NAME"),
     })
+}
+
+fn class(raw: &Raw) -> Result<Value, String> {
+    match raw {
+        Raw::Callable(shown) => Ok(Value::Given(shown.clone())),
+        Raw::Text(text) if !text.trim().is_empty() => Ok(Value::Text(text.trim().to_string())),
+        other => Err(format!("{other} is neither a class nor MODULE.NAME")),
+    }
+}
+
+fn tree(raw: &Raw) -> Result<Value, String> {
+    match raw {
+        _ if raw.is_off() => Ok(Value::Unset),
+        Raw::Map(_) => Ok(Value::Tree(raw.clone())),
+        other => Err(format!("{other} is not a dictionary")),
+    }
 }
 
 fn worker(raw: &Raw) -> Result<Value, String> {
@@ -615,6 +650,19 @@ mod tests {
         let list = Raw::List(vec![function()]);
         assert_eq!(refused("post_fork", list), "a list is neither a function nor MODULE.NAME");
         assert!(options().filter(|opt| matches!(opt.kind, Kind::Hook)).all(|opt| opt.long.is_empty()));
+    }
+
+    #[test]
+    fn loggers() {
+        let class = Raw::Callable("<class 'L'>".to_string());
+        assert_eq!(read("logger_class", class), Ok(Value::Given("<class 'L'>".to_string())));
+        assert_eq!(read("logger_class", said("a.B")), Ok(Value::Text("a.B".to_string())));
+        assert_eq!(refused("logger_class", Raw::Int(3)), "3 is neither a class nor MODULE.NAME");
+        let map = Raw::Map(vec![("version".to_string(), Raw::Int(1))]);
+        assert_eq!(read("logconfig_dict", map.clone()), Ok(Value::Tree(map.clone())));
+        assert_eq!(read("logconfig_dict", map).unwrap().to_string(), "{'version': ...}");
+        assert_eq!(read("logconfig_dict", Raw::Map(vec![])), Ok(Value::Unset));
+        assert_eq!(refused("logconfig_dict", said("x")), "'x' is not a dictionary");
     }
 
     #[test]

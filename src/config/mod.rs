@@ -5,6 +5,7 @@
 mod flags;
 pub mod kinds;
 pub mod lines;
+pub mod logging;
 mod paths;
 pub mod sources;
 pub mod table;
@@ -17,6 +18,7 @@ use crate::error::Error;
 use crate::http::{HeaderMap, Leniency, Limits, Methods, Policy};
 use crate::proxy_protocol::Mode;
 use log::LevelFilter;
+use logging::{Logging, PythonLogger, Statsd, Syslog};
 use sources::{Environment, Gathered, RunPython, Settings};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -106,6 +108,7 @@ pub struct Config {
     pub access_log_format: String,
     pub errorlog: LogTarget,
     pub loglevel: LevelFilter,
+    pub logging: Logging,
     pub sendfile: bool,
     /// None: plain HTTP.
     pub tls: Option<Tls>,
@@ -172,8 +175,10 @@ impl Config {
     fn new(from: Gathered) -> Config {
         let set = from.settings;
         let app = from.app.or_else(|| optional_text(&set, "wsgi_app"));
+        let proc_name = proc_name(&set, app.as_deref());
         Config {
-            proc_name: proc_name(&set, app.as_deref()),
+            logging: logging(&set, &proc_name),
+            proc_name,
             app,
             bind: addresses(&set, "bind"),
             backlog: number(&set, "backlog"),
@@ -360,6 +365,46 @@ fn level(word: &str) -> LevelFilter {
         "error" | "critical" => LevelFilter::Error,
         _ => LevelFilter::Info,
     }
+}
+
+fn logging(set: &Settings, proc_name: &str) -> Logging {
+    Logging {
+        python: python_logger(set),
+        syslog: flag(set, "syslog").then(|| syslog(set, proc_name)).flatten(),
+        statsd: statsd(set),
+        capture_output: flag(set, "capture_output"),
+        enable_stdio_inheritance: flag(set, "enable_stdio_inheritance"),
+    }
+}
+
+/// Python takes the lines where its logging is configured, or a class of the operator's.
+fn python_logger(set: &Settings) -> Option<PythonLogger> {
+    let class = set.get("logger_class").to_string();
+    let named = matches!(set.get("logger_class"), Value::Text(_));
+    let foreign = !named || logging::built_in(&class).is_none();
+    let configured = ["logconfig_dict", "logconfig_json", "logconfig"];
+    let option = configured.into_iter().find(|name| *set.get(name) != Value::Unset);
+    option.or(foreign.then_some("logger_class")).map(|option| PythonLogger { class, option })
+}
+
+/// The texts have been checked by their kinds.
+fn syslog(set: &Settings, proc_name: &str) -> Option<Syslog> {
+    let name = optional_text(set, "syslog_prefix").unwrap_or_else(|| proc_name.to_string());
+    Some(Syslog {
+        address: logging::syslog_address(&optional_text(set, "syslog_addr")?).ok()?,
+        facility: logging::facility(&optional_text(set, "syslog_facility")?),
+        tag: format!("gunicorn.{name}"),
+        access: !flag(set, "disable_redirect_access_to_syslog"),
+    })
+}
+
+fn statsd(set: &Settings) -> Option<Statsd> {
+    Some(Statsd {
+        address: logging::statsd_address(&optional_text(set, "statsd_host")?).ok()?,
+        prefix: logging::statsd_prefix(&optional_text(set, "statsd_prefix").unwrap_or_default()),
+        tags: optional_text(set, "dogstatsd_tags").unwrap_or_default(),
+        backlog: flag(set, "enable_backlog_metric"),
+    })
 }
 
 /// Field names are compared in upper case.

@@ -722,9 +722,8 @@ mod tests {
             ("-w -1", "--workers: '-1' is not a whole number ≥ 1"),
             ("-b h:x", "--bind: 'x' is not a port (0 to 65535)"),
             ("--worker-c 3", "--worker-c could be any of --worker-class, --worker-connections"),
-            ("--statsd-host x", "--statsd-host is an option of gunicorn that is not supported yet"),
+            ("--control-socket x", "--control-socket is an option of gunicorn that is not supported yet"),
             ("--cert-reqs 3", "--cert-reqs: '3' is more than 2"),
-            ("-R", "-R is an option of gunicorn that is not supported yet"),
         ];
         for (line, text) in pairs {
             assert_eq!(sentence(line), text);
@@ -894,9 +893,8 @@ mod tests {
         let start = Start {
             line: "-c python:conf",
             python: vec![
-                ("statsd_host", said("localhost:8125")),
+                ("control_socket", said("ctl")),
                 ("post_fork", Raw::Callable("<function post_fork>".to_string())),
-                ("logger_class", Raw::Callable("<class 'Logger'>".to_string())),
                 ("ssl_context", Raw::None),
                 ("reload", Raw::Bool(false)),
                 ("wrokers", Raw::Int(3)),
@@ -911,7 +909,7 @@ mod tests {
         assert_eq!(
             start.warnings(),
             [
-                "python:conf: not supported yet, ignored: logger_class, statsd_host",
+                "python:conf: not supported yet, ignored: control_socket",
                 "python:conf: 'wrokers' is no setting (did you mean 'workers'?)",
             ]
         );

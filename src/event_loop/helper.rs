@@ -247,6 +247,7 @@ impl EventLoop {
         }
         self.write_access_log();
         log::info!("Worker exiting (pid: {})", process::id());
+        crate::log::give_up();
         process::exit_now(0);
     }
 }

@@ -9,6 +9,7 @@ mod reply;
 
 use std::io;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 pub use self::body::BodyFault;
 pub use self::reply::{without_body, Answer, Gone};
@@ -140,6 +141,16 @@ impl<'a> Exchange<'a> {
     /// Where the head of the response is written before `begin`, and what is unsent of it after.
     pub fn out(&mut self) -> &mut Vec<u8> {
         &mut self.desk.out
+    }
+
+    /// Somebody else has answered, and told of it: the request ran too long.
+    pub fn is_overtaken(&self) -> bool {
+        self.reply.overtaken
+    }
+
+    /// Since the request was given to the application.
+    pub fn elapsed(&self) -> Duration {
+        Duration::from_nanos(clock::monotonic() - self.started)
     }
 
     /// Writes the access log line, once the response is made. `environ` looks up what only the application's side knows.

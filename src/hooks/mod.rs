@@ -9,7 +9,9 @@ mod worker;
 
 pub use self::objects::{address_value, python_value};
 pub use self::server::Server;
-pub use self::worker::{RequestHooks, WorkerHooks};
+pub use self::worker::{AccessHook, RequestHooks, WorkerHooks};
+
+use std::sync::{Arc, OnceLock};
 
 use pyo3::call::PyCallArgs;
 use pyo3::exceptions::PyImportError;
@@ -18,6 +20,7 @@ use pyo3::types::{PyDict, PyModule};
 
 use crate::config::{Config, HookSpec, Value};
 use crate::error::Error;
+use crate::logger::{self, Logger};
 use crate::python::traceback;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +77,8 @@ struct Function {
 pub struct Hooks {
     functions: Vec<Function>,
     cfg: Py<PyAny>,
+    /// What `log` is, where it is the operator's.
+    logger: OnceLock<Arc<Logger>>,
 }
 
 impl Hooks {
@@ -97,8 +102,24 @@ impl Hooks {
             let arguments = arity(&module, &callable, arities).map_err(wrong)?;
             functions.push(Function { hook, callable: callable.unbind(), arguments });
         }
-        let cfg = objects::cfg(&module, config, &functions).map_err(failed)?.unbind();
-        Ok(Hooks { functions, cfg })
+        let cfg = objects::cfg(&module, config, &functions, given).map_err(failed)?.unbind();
+        Ok(Hooks { functions, cfg, logger: OnceLock::new() })
+    }
+
+    /// Makes the logger in Python that the configuration asks for, if it does.
+    ///
+    /// Errors: a sentence that names the setting.
+    pub fn new_logger(&self, py: Python<'_>, config: &Config) -> Result<Option<Arc<Logger>>, Error> {
+        Logger::new(py, config, &self.cfg)
+    }
+
+    /// Once; it is theirs from then on.
+    pub fn set_logger(&self, logger: Arc<Logger>) {
+        let _ = self.logger.set(logger);
+    }
+
+    pub fn logger(&self) -> Option<&Arc<Logger>> {
+        self.logger.get()
     }
 
     fn find(&self, hook: Hook) -> Option<&Function> {
@@ -166,7 +187,7 @@ fn arity(
 /// What a hook raises where nothing can be made of it.
 pub fn report(py: Python<'_>, hook: Hook, result: PyResult<()>) {
     if let Err(e) = result {
-        log::error!("Exception in {} hook\n{}", hook.name(), traceback(py, &e));
+        logger::exception(py, &format!("Exception in {} hook", hook.name()), &e);
     }
 }
 

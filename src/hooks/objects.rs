@@ -2,7 +2,6 @@
 //! Rule: gunicorn's names and types; the classes are in `python/rgunicorn/hooks.py`.
 //! Never: calls a hook.
 
-use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
@@ -10,26 +9,21 @@ use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyDict, PyList, PyModule};
 
 use super::Function;
-use crate::config::{self, Address, Config, LogTarget, Value};
+use crate::config::{self, Address, Config, LogTarget, Raw, Value};
 use crate::listener::Listener;
-
-const MODULE: &str = "rgunicorn.hooks";
+use crate::python;
 
 /// The classes of the objects. The stand-alone binary carries them itself.
 pub fn module(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
-    let modules = py.import("sys")?.getattr("modules")?;
-    if modules.contains("rgunicorn")? || modules.contains(MODULE)? {
-        return py.import(MODULE);
-    }
-    let source = CString::new(include_str!("../../python/rgunicorn/hooks.py"))?;
-    PyModule::from_code(py, &source, c"rgunicorn/hooks.py", c"rgunicorn.hooks")
+    python::module(py, "rgunicorn.hooks", include_str!("../../python/rgunicorn/hooks.py"))
 }
 
-/// The configuration with gunicorn's names and types.
+/// The configuration with gunicorn's names and types. `given` are the names of its file, where that is Python.
 pub fn cfg<'py>(
     module: &Bound<'py, PyModule>,
     config: &Config,
     functions: &[Function],
+    given: Option<&Bound<'py, PyDict>>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = module.py();
     let settings = PyDict::new(py);
@@ -37,7 +31,13 @@ pub fn cfg<'py>(
         settings.set_item(name, py.None())?;
     }
     for (name, value) in config.settings() {
-        settings.set_item(name, python_value(py, name, value)?)?;
+        let object = match value {
+            Value::Given(_) | Value::Tree(_) => {
+                given.map(|names| names.get_item(name)).transpose()?.flatten()
+            }
+            _ => None,
+        };
+        settings.set_item(name, object.map_or_else(|| python_value(py, name, value), Ok)?)?;
     }
     for function in functions {
         settings.set_item(function.hook.name(), &function.callable)?;
@@ -54,7 +54,9 @@ pub fn cfg<'py>(
 /// A setting's value with gunicorn's type; a function that it names is None.
 pub fn python_value<'py>(py: Python<'py>, name: &str, value: &Value) -> PyResult<Bound<'py, PyAny>> {
     Ok(match value {
-        Value::Unset | Value::Hook(_) => py.None().into_bound(py),
+        Value::Unset if name == "logconfig_dict" => PyDict::new(py).into_any(),
+        Value::Tree(raw) => tree(py, raw)?,
+        Value::Unset | Value::Hook(_) | Value::Given(_) => py.None().into_bound(py),
         Value::Bool(value) => value.into_pyobject(py)?.to_owned().into_any(),
         Value::Int(value) => value.into_pyobject(py)?.into_any(),
         Value::Seconds(value) => seconds(py, *value)?,
@@ -72,6 +74,26 @@ pub fn python_value<'py>(py: Python<'py>, name: &str, value: &Value) -> PyResult
         Value::Log(LogTarget::Dash) => "-".into_pyobject(py)?.into_any(),
         Value::Log(LogTarget::File(path)) => path.display().to_string().into_pyobject(py)?.into_any(),
         Value::Addresses(list) => PyList::new(py, list.iter().map(Address::to_string))?.into_any(),
+    })
+}
+
+/// A value of a TOML file, as Python would have it.
+fn tree<'py>(py: Python<'py>, raw: &Raw) -> PyResult<Bound<'py, PyAny>> {
+    Ok(match raw {
+        Raw::None => py.None().into_bound(py),
+        Raw::Bool(value) => value.into_pyobject(py)?.to_owned().into_any(),
+        Raw::Int(value) => value.into_pyobject(py)?.into_any(),
+        Raw::Float(value) => value.into_pyobject(py)?.into_any(),
+        Raw::Text(value) | Raw::Callable(value) | Raw::Other(value) => value.into_pyobject(py)?.into_any(),
+        Raw::List(items) => {
+            let items: PyResult<Vec<_>> = items.iter().map(|item| tree(py, item)).collect();
+            PyList::new(py, items?)?.into_any()
+        }
+        Raw::Map(pairs) => {
+            let map = PyDict::new(py);
+            pairs.iter().try_for_each(|(name, value)| map.set_item(name, tree(py, value)?))?;
+            map.into_any()
+        }
     })
 }
 
@@ -101,20 +123,28 @@ pub fn listener<'py>(
     module.getattr("Listener")?.call1(arguments)
 }
 
-/// `server.log`, `worker.log`: lines for the error log.
+/// `server.log`, `worker.log`, where Rust writes the logs: lines for the error log, and metrics.
 pub fn log<'py>(module: &Bound<'py, PyModule>) -> PyResult<Bound<'py, PyAny>> {
-    let write =
-        PyCFunction::new_closure(module.py(), Some(c"write"), None, |arguments, _| -> PyResult<()> {
-            let (level, text): (i32, String) = arguments.extract()?;
-            write_line(level, &text);
-            Ok(())
-        })?;
-    module.getattr("Log")?.call1((write,))
+    let py = module.py();
+    let write = PyCFunction::new_closure(py, Some(c"write"), None, |arguments, _| -> PyResult<()> {
+        let (level, text, exception): (i32, String, bool) = arguments.extract()?;
+        write_line(level, &text, exception);
+        Ok(())
+    })?;
+    let measure = PyCFunction::new_closure(py, Some(c"measure"), None, |arguments, _| -> PyResult<()> {
+        let (name, value, kind): (String, String, String) = arguments.extract()?;
+        if let Some(statsd) = crate::log::routes().statsd {
+            statsd.metric(&name, &value, &kind);
+        }
+        Ok(())
+    })?;
+    module.getattr("Log")?.call1((write, measure))
 }
 
 /// Levels are those of Python's `logging`.
-fn write_line(level: i32, text: &str) {
+fn write_line(level: i32, text: &str, exception: bool) {
     match level {
+        _ if exception => crate::log::exception(format_args!("{text}")),
         50.. => crate::log::critical(format_args!("{text}")),
         40.. => log::error!("{text}"),
         30.. => log::warn!("{text}"),

@@ -4,12 +4,14 @@
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::Arc;
+use std::time::Duration;
 
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use super::{objects, report, Hook, Hooks, Server};
+use crate::logger::Logger;
 use crate::sys::{process, signal};
 
 /// A worker's hooks, with what they are given.
@@ -28,7 +30,7 @@ impl WorkerHooks {
         worker: Py<PyAny>,
     ) -> PyResult<WorkerHooks> {
         worker.bind(py).setattr(intern!(py, "pid"), process::id())?;
-        let server = server.0.clone_ref(py);
+        let server = server.object.clone_ref(py);
         Ok(WorkerHooks { hooks, server, worker, interrupted: AtomicBool::new(false) })
     }
 
@@ -62,6 +64,27 @@ impl WorkerHooks {
         report(py, Hook::WorkerExit, self.hooks.call(py, Hook::WorkerExit, (&self.server, worker)));
     }
 
+    pub fn logger(&self) -> Option<&Arc<Logger>> {
+        self.hooks.logger()
+    }
+
+    /// None where Rust writes the access log, or nobody does.
+    pub fn of_access(&self, py: Python<'_>) -> PyResult<Option<Arc<AccessHook>>> {
+        let Some(logger) = self.hooks.logger() else {
+            return Ok(None);
+        };
+        if !logger.wants_access(py)? {
+            return Ok(None);
+        }
+        let module = objects::module(py)?;
+        Ok(Some(Arc::new(AccessHook {
+            access: logger.object().getattr(py, intern!(py, "access"))?,
+            delta: py.import("datetime")?.getattr("timedelta")?.unbind(),
+            request: module.getattr("Request")?.unbind(),
+            response: module.getattr("Response")?.unbind(),
+        })))
+    }
+
     /// None where no hook is about requests.
     pub fn of_requests(&self, py: Python<'_>) -> PyResult<Option<Arc<RequestHooks>>> {
         let [before, after] = [Hook::PreRequest, Hook::PostRequest].map(|hook| self.hooks.find(hook));
@@ -76,6 +99,30 @@ impl WorkerHooks {
             request: module.getattr("Request")?.unbind(),
             response: module.getattr("Response")?.unbind(),
         })))
+    }
+}
+
+/// The `access` of a logger in Python.
+pub struct AccessHook {
+    access: Py<PyAny>,
+    delta: Py<PyAny>,
+    /// The classes of `req` and `resp`.
+    pub request: Py<PyAny>,
+    pub response: Py<PyAny>,
+}
+
+impl AccessHook {
+    pub fn access<'py>(
+        &self,
+        response: &Bound<'py, PyAny>,
+        request: &Bound<'py, PyAny>,
+        environ: &Bound<'py, PyDict>,
+        elapsed: Duration,
+    ) -> PyResult<()> {
+        let py = request.py();
+        let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
+        let time = self.delta.bind(py).call1((0, 0, micros))?;
+        self.access.bind(py).call1((response, request, environ, time)).map(|_| ())
     }
 }
 

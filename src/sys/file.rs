@@ -3,7 +3,7 @@
 //! Never: decides where a log goes or what a line looks like.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -90,12 +90,27 @@ pub fn replace(old: BorrowedFd<'_>, new: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// Points stdin, stdout and stderr at /dev/null, for a process that detaches from its terminal.
-pub fn silence_stdio() -> io::Result<()> {
+/// Makes standard output another file, for child processes too.
+pub fn become_stdout(fd: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(nix::unistd::dup2_stdout(fd)?)
+}
+
+pub fn become_stderr(fd: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(nix::unistd::dup2_stderr(fd)?)
+}
+
+/// Points stdin, stdout and stderr at /dev/null, for a process that detaches from its terminal; or only those that are
+/// the terminal, and stdin.
+pub fn silence_stdio(terminals_only: bool) -> io::Result<()> {
     let null = File::options().read(true).write(true).open("/dev/null")?;
+    let keeps = |fd: BorrowedFd<'_>| terminals_only && !fd.is_terminal();
     nix::unistd::dup2_stdin(&null)?;
-    nix::unistd::dup2_stdout(&null)?;
-    nix::unistd::dup2_stderr(&null)?;
+    if !keeps(stdout()) {
+        become_stdout(null.as_fd())?;
+    }
+    if !keeps(stderr()) {
+        become_stderr(null.as_fd())?;
+    }
     Ok(())
 }
 

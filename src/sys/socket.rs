@@ -4,7 +4,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::sys::socket::{recv, recvmsg, send, shutdown, ControlMessageOwned, MsgFlags, Shutdown};
 use socket2::{SockAddr, SockRef};
@@ -104,6 +104,21 @@ pub fn last_words(number: RawFd, bytes: &[u8]) -> io::Result<()> {
     let fd = unsafe { BorrowedFd::borrow_raw(number) };
     transmit(fd, bytes, false)?;
     shutdown_write(fd)
+}
+
+/// How many connections wait at a TCP listener to be accepted (tcp(7), TCP_INFO: `tcpi_unacked`, which for a listener is
+/// the length of its queue).
+pub fn backlog(listener: impl AsFd) -> io::Result<u32> {
+    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: all of tcp_info's fields are numbers, for which zeros are a value.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let fd = listener.as_fd().as_raw_fd();
+    let into = std::ptr::from_mut(&mut info).cast();
+    // SAFETY: `into` has room for `length` octets, and the kernel writes no more.
+    match unsafe { libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, into, &mut length) } {
+        0 => Ok(info.tcpi_unacked),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// The first half of a staged close (RFC 9112 §9.6).

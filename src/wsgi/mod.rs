@@ -30,9 +30,10 @@ use self::output::Broken;
 use self::start_response::Reply;
 use crate::app::{App, Caller, Verdict};
 use crate::exchange::{BodyFault, Exchange};
-use crate::hooks::{report, Hook, RequestHooks};
+use crate::hooks::{report, AccessHook, Hook, RequestHooks};
 use crate::http::Reject;
 use crate::listener::Local;
+use crate::logger;
 use crate::proxy::Trust;
 use crate::python::{self, traceback, Interrupts};
 use crate::sys::process;
@@ -49,6 +50,8 @@ pub struct Circumstances {
     pub interrupts: Interrupts,
     /// None where no hook is about requests.
     pub hooks: Option<Arc<RequestHooks>>,
+    /// None where Rust writes the access log, or nobody does.
+    pub access: Option<Arc<AccessHook>>,
 }
 
 pub struct WsgiApp {
@@ -116,6 +119,8 @@ struct WsgiCaller {
     input: Py<Input>,
     sendfile: bool,
     hooks: Option<Arc<Hooked>>,
+    access: Option<Arc<AccessHook>>,
+    trust: Trust,
     /// Of the main thread, the only one that signals interrupt.
     interrupts: Option<Interrupts>,
     /// The thread keeps the interpreter while it has work, and gives it up to wait.
@@ -141,6 +146,7 @@ impl WsgiCaller {
             trust.clone(),
             &circumstances.root_path,
         )?;
+        let hooked = circumstances.hooks.clone();
         let (lease, reply, start_response, input) = objects(py)?;
         Ok(WsgiCaller {
             app: app.app.clone_ref(py),
@@ -150,7 +156,9 @@ impl WsgiCaller {
             start_response,
             input,
             sendfile: circumstances.sendfile,
-            hooks: circumstances.hooks.clone().map(|hooks| Arc::new(Hooked { hooks, trust })),
+            hooks: hooked.map(|hooks| Arc::new(Hooked { hooks, trust: trust.clone() })),
+            access: circumstances.access.clone(),
+            trust,
             interrupts: (thread == 0).then(|| circumstances.interrupts.clone()),
             attached: circumstances.threads == 1,
             pid: process::id(),
@@ -159,7 +167,7 @@ impl WsgiCaller {
 
     fn handle(&mut self, py: Python<'_>, exchange: &mut Exchange<'_>) -> Verdict {
         let verdict = match self.hooks.clone() {
-            None => self.answer(py, exchange).0,
+            None => self.answer(py, exchange, None).0,
             Some(hooked) => self.answer_hooked(py, exchange, &hooked),
         };
         self.renew(py);
@@ -171,7 +179,11 @@ impl WsgiCaller {
         &mut self,
         py: Python<'py>,
         exchange: &mut Exchange<'_>,
+        request: Option<&Bound<'py, PyAny>>,
     ) -> (Verdict, Option<Bound<'py, PyDict>>) {
+        if self.access.is_some() {
+            exchange.keep_head();
+        }
         match self.environ.build(py, exchange, self.input.bind(py)) {
             Ok(environ) => {
                 let verdict = match self.run(py, exchange, &environ) {
@@ -181,14 +193,49 @@ impl WsgiCaller {
                         fail(py, exchange, broken)
                     }
                 };
-                exchange.log_access(&|key| lookup(&environ, key));
+                self.log_access(py, exchange, request, Some(&environ));
                 (verdict, Some(environ))
             }
             Err(refusal) => {
                 let verdict = self.refuse(py, exchange, refusal);
-                exchange.log_access(&|_| None);
+                self.log_access(py, exchange, request, None);
                 (verdict, None)
             }
+        }
+    }
+
+    /// Tells of the request: Rust's access log, or the logger in Python.
+    fn log_access<'py>(
+        &self,
+        py: Python<'py>,
+        exchange: &Exchange<'_>,
+        request: Option<&Bound<'py, PyAny>>,
+        environ: Option<&Bound<'py, PyDict>>,
+    ) {
+        let Some(access) = &self.access else {
+            return exchange.log_access(&|key| environ.and_then(|environ| lookup(environ, key)));
+        };
+        if exchange.is_overtaken() {
+            return;
+        }
+        let told = || -> PyResult<()> {
+            let request = match request {
+                Some(request) => request.clone(),
+                None => {
+                    request::request(access.request.bind(py), exchange, &self.trust, self.input.bind(py))?
+                }
+            };
+            let response = request::response(access.response.bind(py), &exchange.answer())?;
+            let environ =
+                environ.map_or_else(|| request::environ(py, exchange), |known| Ok(known.clone()))?;
+            access.access(&response, &request, &environ, exchange.elapsed())
+        };
+        let told = match &self.interrupts {
+            Some(interrupts) => interrupts.shield(told),
+            None => told(),
+        };
+        if let Err(e) = told {
+            logger::exception(py, "Exception in access() of the logger", &e);
         }
     }
 
@@ -216,10 +263,10 @@ impl WsgiCaller {
         exchange.keep_head();
         let allowed = self.lease.lend(exchange, || hooks.pre_request(&request));
         let (verdict, environ) = match allowed {
-            Ok(()) => self.answer(py, exchange),
+            Ok(()) => self.answer(py, exchange, Some(&request)),
             Err(e) => {
                 let verdict = fail(py, exchange, Broken::Raised(e));
-                exchange.log_access(&|_| None);
+                self.log_access(py, exchange, Some(&request), None);
                 (verdict, None)
             }
         };
@@ -383,7 +430,7 @@ fn fail(py: Python<'_>, exchange: &mut Exchange<'_>, broken: Broken) -> Verdict 
             return Verdict::Stop;
         }
         Some(BodyFault::Interrupted) | None => {
-            log::error!("Error handling request {}\n{}", exchange.request_line(), traceback(py, &e));
+            logger::exception(py, &format!("Error handling request {}", exchange.request_line()), &e);
             exchange.fail_with(Reject::InternalError);
         }
     }

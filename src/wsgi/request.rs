@@ -82,6 +82,22 @@ fn scheme(exchange: &Exchange<'_>, trust: &Trust) -> &'static str {
     }
 }
 
+/// What an access log may ask of a request that has no environ, as it was refused.
+pub fn environ<'py>(py: Python<'py>, exchange: &Exchange<'_>) -> PyResult<Bound<'py, PyDict>> {
+    let octets = exchange.head_octets();
+    let start = &exchange.head().start;
+    let environ = PyDict::new(py);
+    environ.set_item("REQUEST_METHOD", latin1(py, start.method.of(octets))?)?;
+    environ.set_item("RAW_URI", latin1(py, start.target.of(octets))?)?;
+    environ.set_item("PATH_INFO", latin1(py, start.path.of(octets))?)?;
+    environ.set_item("QUERY_STRING", latin1(py, start.query.of(octets))?)?;
+    environ.set_item("SCRIPT_NAME", "")?;
+    environ.set_item("SERVER_PROTOCOL", start.version.as_str())?;
+    environ.set_item("REMOTE_ADDR", exchange.peer().to_string())?;
+    environ.set_item("wsgi.url_scheme", "http")?;
+    Ok(environ)
+}
+
 /// `class` is `rgunicorn.hooks.Response`.
 pub fn response<'py>(class: &Bound<'py, PyAny>, answer: &Answer<'_>) -> PyResult<Bound<'py, PyAny>> {
     let head = latin1(class.py(), answer.head)?;

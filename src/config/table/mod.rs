@@ -85,21 +85,6 @@ pub const NOT_YET: &[(&str, &str)] = &[
     ("reload_engine", "--reload-engine"),
     ("reload_extra_files", "--reload-extra-file"),
     ("spew", "--spew"),
-    ("disable_redirect_access_to_syslog", "--disable-redirect-access-to-syslog"),
-    ("capture_output", "--capture-output"),
-    ("logger_class", "--logger-class"),
-    ("logconfig", "--log-config"),
-    ("logconfig_dict", ""),
-    ("logconfig_json", "--log-config-json"),
-    ("syslog_addr", "--log-syslog-to"),
-    ("syslog", "--log-syslog"),
-    ("syslog_prefix", "--log-syslog-prefix"),
-    ("syslog_facility", "--log-syslog-facility"),
-    ("enable_stdio_inheritance", "-R --enable-stdio-inheritance"),
-    ("statsd_host", "--statsd-host"),
-    ("dogstatsd_tags", "--dogstatsd-tags"),
-    ("statsd_prefix", "--statsd-prefix"),
-    ("enable_backlog_metric", "--enable-backlog-metric"),
     ("paste", "--paste --paster"),
     ("raw_paste_global_conf", "--paste-global"),
     ("ssl_context", ""),
@@ -236,7 +221,7 @@ mod tests {
     fn prefixes_and_settings_of_gunicorn_only() {
         let flags = ["--workers", "--worker-class", "--worker-connections", "--worker-tmp-dir"];
         assert_eq!(flags_beginning("worker"), flags);
-        assert!(not_yet("statsd_host") && not_yet("--statsd-host") && not_yet("-R"));
+        assert!(not_yet("control_socket") && not_yet("--control-socket"));
         assert!(!not_yet("") && !not_yet("workers"));
     }
 }
