@@ -539,6 +539,6 @@ def answered(
         "REMOTE_PORT": peer[1],
         "wsgi.url_scheme": "http",
     }
-    request = Request(method, target, path, query, (1, 1), [], peer, "http", None)
+    request = Request(method, target, path, query, (1, 1), [], peer, peer, None, "http", None)
     response = Response("", status, None, sent, False)
     logger.access(response, request, environ, datetime.timedelta(seconds=seconds))

@@ -93,7 +93,7 @@ pub fn environ<'py>(py: Python<'py>, exchange: &Exchange<'_>) -> PyResult<Bound<
     environ.set_item("QUERY_STRING", latin1(py, start.query.of(octets))?)?;
     environ.set_item("SCRIPT_NAME", "")?;
     environ.set_item("SERVER_PROTOCOL", start.version.as_str())?;
-    environ.set_item("REMOTE_ADDR", exchange.peer().to_string())?;
+    environ.set_item("REMOTE_ADDR", exchange.client().to_string())?;
     environ.set_item("wsgi.url_scheme", "http")?;
     Ok(environ)
 }
