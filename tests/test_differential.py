@@ -119,9 +119,14 @@ def by_h11(data):
 
 # --- the servers ---
 
-@pytest.fixture(scope="module")
-def ours(module_server):
-    running = module_server(APP, "--threads", "8", "--header-timeout", "3", "--body-timeout", "3", "--keep-alive", "3",
+LENIENT = ["--permit-obsolete-folding", "--strip-header-spaces", "--permit-unconventional-http-method",
+           "--permit-unconventional-http-version"]
+
+
+@pytest.fixture(scope="module", params=[[], LENIENT], ids=["strict", "lenient"])
+def ours(module_server, request):
+    """What an operator may permit must be as safe."""
+    running = module_server(APP, *request.param, "--threads", "8", "--header-timeout", "3", "--body-timeout", "3", "--keep-alive", "3",
                             "--limit-request-line", "8190")
     running.expect_errors(r"Error handling request")
     return running
