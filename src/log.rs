@@ -304,6 +304,19 @@ pub fn critical(message: std::fmt::Arguments<'_>) {
     deliver(Severity::Critical, counted(Severity::Critical), &message, file);
 }
 
+/// A line of the application's, which is in no metric of the server's.
+pub fn of_application(severity: Severity, message: &str) {
+    let level = match severity {
+        Severity::Critical | Severity::Error => log::Level::Error,
+        Severity::Warning => log::Level::Warn,
+        Severity::Info => log::Level::Info,
+        Severity::Debug => log::Level::Debug,
+    };
+    if level <= log::max_level() {
+        deliver(severity, None, &format_args!("{message}"), || to_file(severity, message));
+    }
+}
+
 /// An error with its traceback.
 pub fn exception(message: std::fmt::Arguments<'_>) {
     log::error!(target: EXCEPTION, "{message}");

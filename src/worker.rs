@@ -165,7 +165,9 @@ fn serve(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>, hooks: &WorkerHooks
     if let Some(syslog) = routes().syslog {
         syslog.meet(SECOND);
     }
+    hooks.adopt_logger(py, &config);
     let access_hook = hooks.of_access(py).map_err(|e| boot_failed(py, &e))?;
+    let error_stream = hooks.logger().map(|logger| logger.error_stream(py)).transpose();
     let witness = hooks.logger().map(|logger| logger.take_lines_queued(py)).transpose();
     let witness = witness.map_err(|e| boot_failed(py, &e))?.filter(|_| access_hook.is_some());
     // A USR1 that came while the application was imported has been missed: the inherited file may have been moved.
@@ -182,6 +184,7 @@ fn serve(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>, hooks: &WorkerHooks
         root_path: config.root_path.clone(),
         hooks: hooks.of_requests(py).map_err(|e| boot_failed(py, &e))?,
         access: access_hook,
+        errors: error_stream.map_err(|e| boot_failed(py, &e))?,
         locals: listeners.iter().map(|listener| listener.local().clone()).collect(),
     };
     let app = Arc::new(WsgiApp::new(app, circumstances).map_err(|e| boot_failed(py, &e))?);
@@ -295,7 +298,8 @@ fn access_log(
 ) -> Option<Arc<AccessLog>> {
     let Routes { syslog, statsd, .. } = routes();
     let to = Recipients {
-        file: file.zip(config.accesslog.clone()),
+        // A logger in Python has a file of its own.
+        file: file.zip(config.accesslog.clone()).filter(|_| routes().outlet.is_none()),
         syslog: syslog.filter(|syslog| syslog.access),
         statsd,
         witness,

@@ -446,6 +446,83 @@ def test_syslog_of_a_logger_in_python(server, tmp_path):
     assert running.get("/gone").status == 200
 
 
+# --- gunicorn's loggers, where nothing is set ---
+
+@VARIANTS
+def test_handlers_of_gunicorn_error_lead_to_the_log(server, options):
+    """What half of the world has copied for Flask."""
+    app = """
+        import logging
+        theirs = logging.getLogger("gunicorn.error")
+        mine = logging.getLogger("shop")
+        mine.handlers = theirs.handlers
+        mine.setLevel(theirs.level)
+        mine.propagate = False
+
+        def app(environ, start_response):
+            mine.info("said by %s", "the shop")
+            mine.debug("not said")
+            theirs.warning("said to the server")
+            start_response("200 OK", [])
+            return [b"hello"]
+    """
+    running = server(app, "--access-logfile", "access.log", *options)
+    assert running.get().status == 200
+    worker = running.workers()[0]
+    running.wait_log(r"^\[\d{4}-.*\] \[%d\] \[INFO\] said by the shop$" % worker)
+    running.wait_log(r"^\[\d{4}-.*\] \[%d\] \[WARNING\] said to the server$" % worker)
+    assert "not said" not in running.log()
+    wait_until(lambda: "GET / " in running.read("access.log"))
+
+
+FILTER = """
+    import logging
+
+    class Health(logging.Filter):
+        def filter(self, record):
+            return "/health" not in record.getMessage()
+
+    logging.getLogger("gunicorn.access").addFilter(Health())
+"""
+
+
+@VARIANTS
+@pytest.mark.parametrize("where", ["configuration", "application"])
+def test_a_filter_on_gunicorn_access_sees_the_lines(server, where, options):
+    app, config = APP, FILTER
+    if where == "application":
+        app, config = textwrap.dedent(FILTER) + textwrap.dedent(APP), ""
+    running = server(app, "--access-logfile", "access.log", *options, config=textwrap.dedent(config))
+    assert running.get("/health").status == 200
+    assert running.get("/shelf").status == 200
+    wait_until(lambda: "/shelf" in running.read("access.log"))
+    assert "/health" not in running.read("access.log")
+    assert running.read("access.log").count("\n") == 1
+    running.signal(SIGHUP)
+    running.wait_log(r"Reload complete")
+    running.get("/health")
+    wait_until(lambda: running.get("/after").status == 200 and "/after" in running.read("access.log"))
+    assert "/health" not in running.read("access.log")
+    # No line of the server's was doubled or lost by it.
+    assert len(re.findall(r"Listening at", running.log())) == 1
+    assert running.stop() == 0
+    assert len(re.findall(r"Shutting down: Master", running.log())) == 1
+
+
+def test_wsgi_errors_goes_where_the_log_goes(server, tmp_path):
+    app = """
+        def app(environ, start_response):
+            environ["wsgi.errors"].write("complained\\n")
+            environ["wsgi.errors"].writelines(["again\\n"])
+            environ["wsgi.errors"].flush()
+            start_response("200 OK", [])
+            return [b"hello"]
+    """
+    running = start(server, tmp_path, config="logconfig_dict = %r" % DICT, app=app)
+    assert running.get().status == 200
+    running.wait_log(r"^complained\nagain$")
+
+
 # --- an interpreter that cannot be had ---
 
 @pytest.mark.parametrize("options", [[], ["--threads", "2"]], ids=["plain", "threads"])

@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 import traceback
-from typing import Any, Dict, Iterator, List, Optional, TextIO, Tuple, Type, Union
+from typing import Any, Dict, Iterable, Iterator, List, Optional, TextIO, Tuple, Type, Union
 
 SYSLOG_FACILITIES: Dict[str, int] = dict(logging.handlers.SysLogHandler.facility_names)
 
@@ -135,6 +135,8 @@ class Logger:
         self.loglevel = self.LOG_LEVELS.get(str(cfg.loglevel).lower(), logging.INFO)
         self.error_log.setLevel(self.loglevel)
         self.access_log.setLevel(logging.INFO)
+        # It led to the logs that Rust wrote before.
+        self._drop_handlers(self.error_log, "_rgunicorn")
         self._set_handler(self.error_log, cfg.errorlog, logging.Formatter(self.error_fmt, self.datefmt))
         self._set_handler(
             self.access_log, cfg.accesslog, logging.Formatter(self.access_fmt), stream=sys.stdout
@@ -347,6 +349,30 @@ def _reopen(handler: logging.FileHandler) -> None:
             before.close()
     finally:
         handler.release()
+
+
+class ErrorStream:
+    """`wsgi.errors`: writes where the handlers of gunicorn.error do, in no form."""
+
+    def __init__(self, logger: Any) -> None:
+        self.log: Any = getattr(logger, "error_log", None)
+
+    def _streams(self) -> List[Any]:
+        streams = [getattr(handler, "stream", None) for handler in getattr(self.log, "handlers", ())]
+        return [stream for stream in streams if stream is not None] or [sys.stderr]
+
+    def write(self, text: str) -> int:
+        for stream in self._streams():
+            stream.write(text)
+            stream.flush()
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        """Nothing waits."""
 
 
 class SyslogHandler(logging.Handler):

@@ -41,7 +41,10 @@ fn route(py: Python<'_>, setup: &Setup) -> Result<(), Error> {
             logger.take_lines();
             hooks.set_logger(logger);
         }
-        None => log::route(Routes::native(config)?, config.loglevel),
+        None => {
+            log::route(Routes::native(config)?, config.loglevel);
+            logger::bridge(py, config);
+        }
     }
     warnings.iter().for_each(|warning| ::log::warn!("{warning}"));
     Ok(())
@@ -55,7 +58,8 @@ fn restore(py: Python<'_>, config: &Config, hooks: &Hooks) {
             ::log::error!("{e}");
             Routes::default()
         });
-        return log::route(routes, config.loglevel);
+        log::route(routes, config.loglevel);
+        return logger::bridge(py, config);
     };
     logger.restore(py);
     logger.take_lines();

@@ -11,6 +11,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use super::{objects, report, Hook, Hooks, Server};
+use crate::config::Config;
 use crate::logger::Logger;
 use crate::sys::{process, signal};
 
@@ -62,6 +63,21 @@ impl WorkerHooks {
         let worker = self.worker.bind(py);
         report(py, Hook::WorkerExit, worker.setattr(intern!(py, "_gone"), true));
         report(py, Hook::WorkerExit, self.hooks.call(py, Hook::WorkerExit, (&self.server, worker)));
+    }
+
+    /// Where the application has given gunicorn's loggers handlers or filters, the worker's lines pass there from now on.
+    pub fn adopt_logger(&self, py: Python<'_>, config: &Config) {
+        if self.hooks.logger().is_some() {
+            return;
+        }
+        match self.hooks.new_logger(py, config) {
+            Ok(Some(logger)) => {
+                logger.take_lines();
+                self.hooks.set_logger(logger);
+            }
+            Ok(None) => {}
+            Err(e) => log::error!("The handlers and filters of gunicorn's loggers are not used: {e}"),
+        }
     }
 
     pub fn logger(&self) -> Option<&Arc<Logger>> {

@@ -18,7 +18,7 @@ use std::time::Duration;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyModule, PyType};
+use pyo3::types::{PyCFunction, PyDict, PyModule, PyType};
 
 use self::queue::{Entry, Queue};
 use crate::access_sink::{Answered, Witness};
@@ -42,6 +42,11 @@ fn module(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
     Ok(module)
 }
 
+/// gunicorn's loggers while Rust writes the logs.
+fn watch(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
+    python::module(py, "rgunicorn._watch", include_str!("../../python/rgunicorn/_watch.py"))
+}
+
 /// The logger of one configuration.
 pub struct Logger {
     object: Py<PyAny>,
@@ -51,20 +56,24 @@ pub struct Logger {
 }
 
 impl Logger {
-    /// Makes the one that the configuration asks for; None where Rust writes the logs.
+    /// Makes the one that the configuration asks for, or whoever gave gunicorn's loggers handlers or filters, through which
+    /// the server's lines are to pass; None where Rust writes the logs.
     ///
     /// Errors: a sentence that names the setting.
     pub fn new(py: Python<'_>, config: &Config, cfg: &Py<PyAny>) -> Result<Option<Arc<Logger>>, Error> {
-        let Some(wanted) = &config.logging.python else {
-            return Ok(None);
+        let touched = || watch(py)?.getattr("touched")?.call0()?.is_truthy();
+        let (class_name, option) = match &config.logging.python {
+            Some(wanted) => (wanted.class.as_str(), wanted.option),
+            None if touched().unwrap_or(false) => ("gunicorn.glogging.Logger", "logger_class"),
+            None => return Ok(None),
         };
         let wrong = |e: PyErr| match e.is_instance_of::<PyRuntimeError>(py) {
-            true => config.wrong(wanted.option, e.value(py).to_string()),
+            true => config.wrong(option, e.value(py).to_string()),
             false => {
                 let kind = e.get_type(py).name().map_or_else(|_| "exception".into(), |name| name.to_string());
                 config.wrong(
                     "logger_class",
-                    format!("'{}' cannot be used: {kind}: {}", wanted.class, e.value(py)),
+                    format!("'{}' cannot be used: {kind}: {}", class_name, e.value(py)),
                 )
             }
         };
@@ -73,6 +82,7 @@ impl Logger {
             let class = class(&module, config, cfg.bind(py))?;
             let object = class.call1((cfg,))?;
             let level: i32 = module.getattr("least_level")?.call1((&object,))?.extract()?;
+            watch(py)?.call_method0("know")?;
             Ok(Logger { object: object.unbind(), cfg: cfg.clone_ref(py), level: filter(level) })
         };
         made().map(|logger| Some(Arc::new(logger))).map_err(wrong)
@@ -109,6 +119,11 @@ impl Logger {
         thread::Builder::new().name("log-watch".into()).spawn(move || watched.watch())?;
         log::route(Routes { outlet: Some(queued.clone()), syslog: None, statsd: None }, self.level);
         Ok(queued)
+    }
+
+    /// What an application gets as `wsgi.errors`.
+    pub fn error_stream(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        Ok(module(py)?.getattr("ErrorStream")?.call1((&self.object,))?.unbind())
     }
 
     /// Whether it is to hear of requests.
@@ -192,6 +207,36 @@ fn filter(level: i32) -> ::log::LevelFilter {
         11..=20 => ::log::LevelFilter::Info,
         21..=30 => ::log::LevelFilter::Warn,
         _ => ::log::LevelFilter::Error,
+    }
+}
+
+/// Where Rust writes the logs, `gunicorn.error` leads there: programs give its handlers to loggers of their own.
+pub fn bridge(py: Python<'_>, config: &Config) {
+    let level = match config.loglevel {
+        ::log::LevelFilter::Trace | ::log::LevelFilter::Debug => 10,
+        ::log::LevelFilter::Info => 20,
+        ::log::LevelFilter::Warn => 30,
+        ::log::LevelFilter::Error | ::log::LevelFilter::Off => 40,
+    };
+    let write = PyCFunction::new_closure(py, Some(c"write"), None, |arguments, _| -> PyResult<()> {
+        let (level, text): (i32, String) = arguments.extract()?;
+        log::of_application(severity(level), &text);
+        Ok(())
+    });
+    let led = write.and_then(|write| watch(py)?.call_method1("bridge", (write, level)));
+    if let Err(e) = led {
+        ::log::warn!("The logger gunicorn.error leads nowhere\n{}", traceback(py, &e));
+    }
+}
+
+/// The levels of Python's `logging`.
+fn severity(level: i32) -> Severity {
+    match level {
+        50.. => Severity::Critical,
+        40.. => Severity::Error,
+        30.. => Severity::Warning,
+        20.. => Severity::Info,
+        _ => Severity::Debug,
     }
 }
 

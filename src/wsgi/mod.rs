@@ -39,7 +39,6 @@ use crate::python::{self, traceback, Interrupts};
 use crate::sys::process;
 
 /// What the operator decided that an application can notice.
-#[derive(Clone)]
 pub struct Circumstances {
     pub threads: usize,
     pub workers: usize,
@@ -52,6 +51,8 @@ pub struct Circumstances {
     pub hooks: Option<Arc<RequestHooks>>,
     /// None where Rust writes the access log, or nobody does.
     pub access: Option<Arc<AccessHook>>,
+    /// `wsgi.errors`, where a logger in Python has the log.
+    pub errors: Option<Py<PyAny>>,
 }
 
 pub struct WsgiApp {
@@ -71,7 +72,10 @@ impl WsgiApp {
 fn base<'py>(py: Python<'py>, circumstances: &Circumstances) -> PyResult<Bound<'py, PyDict>> {
     let base = PyDict::new(py);
     base.set_item(intern!(py, "wsgi.version"), PyTuple::new(py, [1, 0])?)?;
-    base.set_item(intern!(py, "wsgi.errors"), Bound::new(py, ErrorStream)?)?;
+    match &circumstances.errors {
+        Some(stream) => base.set_item(intern!(py, "wsgi.errors"), stream)?,
+        None => base.set_item(intern!(py, "wsgi.errors"), Bound::new(py, ErrorStream)?)?,
+    }
     base.set_item(intern!(py, "wsgi.multithread"), circumstances.threads > 1)?;
     base.set_item(intern!(py, "wsgi.multiprocess"), circumstances.workers > 1)?;
     base.set_item(intern!(py, "wsgi.run_once"), false)?;
