@@ -25,14 +25,15 @@ APP = """
 
     def app(environ, start_response):
         body = environ["wsgi.input"].read()
-        answer = json.dumps([environ["REQUEST_METHOD"], body.decode("latin-1")]).encode()
+        answer = json.dumps([environ["REQUEST_METHOD"], body.decode("latin-1"), environ["PATH_INFO"] == "/marker"]).encode()
         start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(answer)))])
         return [answer]
 """
 
 
 class Reading:
-    """What a server makes of some octets: the requests, and how it ends: `over`, `refused`, or `waiting` for more."""
+    """What a server makes of some octets: the requests (method, body, whether it is the marker), and how it ends: `over`,
+    `refused`, or `waiting` for more."""
 
     def __init__(self):
         self.requests = []
@@ -42,14 +43,19 @@ class Reading:
         return "%s %s" % (self.requests, self.end)
 
 
+    def has_ended(self):
+        """Nothing that followed was or will be a request: it has refused, or has ended the connection of its own accord."""
+        return self.end == "refused" or self.end == "over" and not self.requests[-1][2]
+
+
 def contradiction(ours, other):
     """Why the two could not stand behind one another, if they could not."""
     for n, (mine, theirs) in enumerate(zip(ours.requests, other.requests)):
         if mine != theirs:
             return "request %d differs" % n
-    if len(ours.requests) > len(other.requests) and other.end != "refused":
+    if len(ours.requests) > len(other.requests) and not other.has_ended():
         return "we see more requests"
-    if len(ours.requests) < len(other.requests) and ours.end != "refused":
+    if len(ours.requests) < len(other.requests) and not ours.has_ended():
         return "we see fewer requests"
     return None
 
@@ -69,12 +75,12 @@ def over_a_socket(address, data, parse=json.loads):
                 if not b"HTTP/1.".startswith(connection.buffer[:7]):
                     # Nginx still speaks HTTP/0.9: a body, and the end of the connection.
                     said = connection.expect_closed()
-                    reading.requests += [] if said.startswith(b"<") else [parse(said.decode())]
+                    reading.requests += [] if said.startswith(b"<") else [parse(said.decode("latin-1"))]
                     reading.end = "refused" if said.startswith(b"<") else "over"
                     break
                 response = connection.read_response()
                 if response.status == 200:
-                    reading.requests.append(parse(response.text))
+                    reading.requests.append(parse(response.body.decode("latin-1")))
                     reading.end = "waiting"
                     if response.closing:
                         reading.end = "over"
@@ -94,18 +100,18 @@ def by_h11(data):
     reading = Reading()
     connection = h11.Connection(h11.SERVER)
     connection.receive_data(data)
-    method, body = None, b""
+    method, body, marker = None, b"", False
     try:
         while True:
             event = connection.next_event()
             if event is h11.NEED_DATA or event is h11.PAUSED:
                 return reading
             if isinstance(event, h11.Request):
-                method, body = event.method.decode("latin-1"), b""
+                method, body, marker = event.method.decode("latin-1"), b"", event.target == b"/marker"
             elif isinstance(event, h11.Data):
                 body += bytes(event.data)
             elif isinstance(event, h11.EndOfMessage):
-                reading.requests.append([method, body.decode("latin-1")])
+                reading.requests.append([method, body.decode("latin-1"), marker])
                 connection.send(h11.Response(status_code=200, headers=[("Content-Length", "0")]))
                 connection.send(h11.EndOfMessage())
                 if connection.our_state is not h11.DONE:
@@ -126,7 +132,7 @@ LENIENT = ["--permit-obsolete-folding", "--strip-header-spaces", "--permit-uncon
 @pytest.fixture(scope="module", params=[[], LENIENT], ids=["strict", "lenient"])
 def ours(module_server, request):
     """What an operator may permit must be as safe."""
-    running = module_server(APP, *request.param, "--threads", "8", "--header-timeout", "3", "--body-timeout", "3", "--keep-alive", "3",
+    running = module_server(APP, *request.param, "--threads", "8", "--header-timeout", "6", "--body-timeout", "6", "--keep-alive", "6",
                             "--limit-request-line", "8190")
     running.expect_errors(r"Error handling request")
     return running
@@ -141,8 +147,8 @@ def fronts(ours, tmp_path_factory):
     def config(port):
         text = nginx.own("127.0.0.1:%d" % ours.port, "proxy_http_version 1.1;")(port)
         text = text.replace("events {", "events { multi_accept off;")
-        alone = "server { listen unix:%s/alone; location / { return 200 $request_method; } }" % directory
-        times = "client_header_timeout 3s; client_body_timeout 3s; keepalive_timeout 3s; lingering_timeout 1s;"
+        alone = "server { listen unix:%s/alone; location / { return 200 '$request_method $uri'; } }" % directory
+        times = "client_header_timeout 6s; client_body_timeout 6s; keepalive_timeout 6s; lingering_timeout 1s;"
         return text.replace("upstream app", "%s %s upstream app" % (times, alone))
     front = nginx.Nginx(directory, config)
     front.allowed.append(r"upstream (prematurely closed|sent)|client (closed|sent)|sendfile|\[error\].*(invalid|too)")
@@ -150,30 +156,40 @@ def fronts(ours, tmp_path_factory):
     front.finish()
 
 
+def by_nginx_alone(address, data):
+    """It answers before it has read a body: of a request that it still waits for, nothing is known."""
+    reading = over_a_socket(address, data, parse=lambda text: [text.split()[0], "", text.endswith(" /marker")])
+    if reading.end == "waiting":
+        reading.requests = reading.requests[:-1]
+    return reading
+
+
+def apart(mine, alone):
+    """As `contradiction`, with a server of which only the requests are known, not their bodies."""
+    for n, (request, theirs) in enumerate(zip(mine.requests, alone.requests)):
+        if (request[0], request[2]) != (theirs[0], theirs[2]):
+            return "request %d differs" % n
+    if len(alone.requests) > len(mine.requests) and not mine.has_ended():
+        return "we see fewer requests"
+    return None
+
+
 def differences(ours, fronts, cases):
     """(name, what, readings) of each case that two of them could read differently."""
-    def look(case):
-        name, data = case
-        data += MARKER
-        mine = over_a_socket(ours.address, data)
-        others = {"h11": by_h11(data), "Nginx in front of us": over_a_socket(fronts["proxy"], data)}
-        found = [(name, "%s, %s" % (who, what), data, mine, other)
-                 for who, other in others.items() for what in [contradiction(mine, other)] if what]
-        # It answers before it has read a body: of a request that it still waits for, nothing is known.
-        alone = over_a_socket(fronts["alone"], data, parse=lambda text: [text])
-        if alone.end == "waiting":
-            alone.requests = alone.requests[:-1]
-        for n, (method, theirs) in enumerate(zip(mine.requests, alone.requests)):
-            if method[0] != theirs[0]:
-                found.append((name, "Nginx alone, request %d differs" % n, data, mine, alone))
-        if len(alone.requests) > len(mine.requests) and mine.end != "refused":
-            found.append((name, "Nginx alone, we see fewer requests", data, mine, alone))
-        return found, mine
-
-    with concurrent.futures.ThreadPoolExecutor(24) as pool:
-        results = list(pool.map(look, cases))
-    accepted = sum(bool(mine.requests) for _, mine in results)
-    return [one for found, _ in results for one in found], accepted
+    # Most threads wait for a server that waits for more.
+    with concurrent.futures.ThreadPoolExecutor(60) as pool:
+        def ask(read, address):
+            return [pool.submit(read, address, data + MARKER) for _, data in cases]
+        asked = zip(ask(over_a_socket, ours.address), ask(over_a_socket, fronts["proxy"]), ask(by_nginx_alone, fronts["alone"]))
+        readings = [[one.result() for one in three] for three in asked]
+    found = []
+    for (name, data), (mine, behind, alone) in zip(cases, readings):
+        parser = by_h11(data + MARKER)
+        for who, other, what in (("h11", parser, contradiction(mine, parser)), ("Nginx alone", alone, apart(mine, alone)),
+                                 ("Nginx in front of us", behind, contradiction(mine, behind))):
+            if what:
+                found.append((name, "%s, %s" % (who, what), data, mine, other))
+    return found, sum(bool(mine.requests) for mine, _, _ in readings)
 
 
 def unexplained(found):
@@ -206,14 +222,12 @@ def test_a_contradiction_is_seen():
         made = Reading()
         made.requests, made.end = list(requests), end
         return made
-    one, two = ["POST", "hello"], ["GET", ""]
-    assert contradiction(reading("over", one, two), reading("over", one, two)) is None
-    assert contradiction(reading("refused"), reading("over", one, two)) is None
-    assert contradiction(reading("over", one, two), reading("refused")) is None
-    assert contradiction(reading("over", one, two), reading("refused", one)) is None
-    assert contradiction(reading("over", one, two), reading("over", ["POST", ""], two))
-    assert contradiction(reading("over", one, two), reading("waiting", one))
-    assert contradiction(reading("waiting", one), reading("over", one, two))
-    assert contradiction(reading("waiting"), reading("over", one))
-    assert by_h11(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi" + MARKER).requests == [["POST", "hi"], ["GET", ""]]
+    one, two, last = ["POST", "hello", False], ["GET", "", False], ["GET", "", True]
+    whole = reading("over", one, last)
+    for harmless in (whole, reading("refused"), reading("refused", one), reading("over", one)):
+        assert contradiction(whole, harmless) is None and contradiction(harmless, whole) is None
+    for other in (reading("over", ["POST", "", False], last), reading("over", one, two, last), reading("waiting", one),
+                  reading("waiting"), reading("over", last)):
+        assert contradiction(whole, other) and contradiction(other, whole)
+    assert by_h11(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi" + MARKER).requests == [["POST", "hi", False], ["GET", "", True]]
     assert by_h11(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\nhi" + MARKER).end == "refused"
