@@ -130,6 +130,14 @@ impl Listener {
         self.shared
     }
 
+    /// Gives up this process's part of it; the kernel refuses who comes after the last. It keeps its number, which may be
+    /// known elsewhere.
+    pub fn close(&self) {
+        if let Err(e) = file::vacate(self.socket.as_fd()) {
+            log::warn!("Cannot close the listener {}: {e}", self.local);
+        }
+    }
+
     /// Removes the file of a unix socket, when it is still ours.
     pub fn unlink(&self) {
         if let (Address::Unix(path), Some(made)) = (&self.address, self.made) {

@@ -108,7 +108,7 @@ impl Scoreboard {
     }
 }
 
-/// What the arbiter tells every worker of every generation: the one writer of it.
+/// What the arbiter tells every worker of every generation. Its workers write it only to say that the arbiter is gone.
 pub struct Notice {
     words: SharedWords,
 }

@@ -47,6 +47,8 @@ impl Arbiter {
         self.tell_of_leaving();
         self.dismiss_molds();
         self.signal_all(told);
+        // Workers take what waits there; who comes later is refused at once.
+        self.current.listeners.iter().for_each(|listener| listener.close());
         self.await_children(py, manner, deadline);
         let left: Vec<i32> = self.children.iter().map(|child| child.pid).collect();
         for pid in left {

@@ -105,7 +105,11 @@ impl EventLoop {
             return None;
         }
         let arrival = match self.arrival(source, &mut lead.letter) {
-            Ok(arrival) => arrival?,
+            Ok(Some(arrival)) => arrival,
+            Ok(None) => {
+                self.exhausted(source);
+                return None;
+            }
             Err(e) => {
                 self.accept_failed(&e, source);
                 return None;
@@ -124,12 +128,26 @@ impl EventLoop {
         let Source::Listener(index) = source else {
             return Ok(self.plan.mailbox.receive(letter)?.map(Arrival::Handed));
         };
-        match socket::accept(self.plan.listeners[index].as_fd()) {
-            Ok((fd, address)) => Ok(Some(Arrival::New(fd, address.map_or(Peer::Unix, Peer::Tcp), index))),
-            Err(e) => match e.raw_os_error() {
-                Some(libc::EAGAIN | libc::EINTR | libc::ECONNABORTED | libc::EPROTO) => Ok(None),
-                _ => Err(e),
-            },
+        loop {
+            match socket::accept(self.plan.listeners[index].as_fd()) {
+                Ok((fd, address)) => {
+                    return Ok(Some(Arrival::New(fd, address.map_or(Peer::Unix, Peer::Tcp), index)))
+                }
+                Err(e) => match e.raw_os_error() {
+                    Some(libc::EAGAIN) => return Ok(None),
+                    // Somebody was there and has gone, accept(2).
+                    Some(libc::EINTR | libc::ECONNABORTED | libc::EPROTO) => {}
+                    _ => return Err(e),
+                },
+            }
+        }
+    }
+
+    /// Nobody waits there any more. A listener that no worker will look at again is given up at this moment: who comes
+    /// later is refused, instead of waiting for nobody.
+    pub(super) fn exhausted(&self, source: Source) {
+        if let (Source::Listener(index), true) = (source, self.closing.load(Relaxed)) {
+            self.plan.listeners[index].close();
         }
     }
 

@@ -24,15 +24,23 @@ impl EventLoop {
             let mut table = lock(&self.table);
             table.drain_until = Some(now.saturating_add(self.plan.graceful_timeout));
             self.adjust_listening(&mut table);
-            let listeners = 0..self.plan.listeners.len();
-            lead.accepts = listeners.map(|listener| (Source::Listener(listener), usize::MAX)).collect();
+            lead.accepts = self.queued();
             // There is a new deadline.
             self.nudge.wake();
         }
         if !self.has_successor() {
+            if !self.closing.load(Relaxed) {
+                lead.accepts = self.queued();
+            }
             lead.accepts.push((Source::Mailbox, usize::MAX));
         }
         self.part_with_idle(now, desk);
+    }
+
+    /// What waits at the listeners, all of it.
+    fn queued(&self) -> Vec<(Source, usize)> {
+        let listeners = 0..self.plan.listeners.len();
+        listeners.map(|listener| (Source::Listener(listener), usize::MAX)).collect()
     }
 
     /// Whether there is a worker that connections can be left to.

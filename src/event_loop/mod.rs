@@ -384,6 +384,8 @@ impl EventLoop {
             Directive::Orphaned => {
                 // It was added by `new` and is removed once; it would be readable for ever.
                 let _ = self.poller.remove(&self.controls[index]);
+                // What the arbiter would say if it could: it is the same for every worker.
+                self.plan.notice.set_stopping();
                 self.drain(lead, desk);
             }
             Directive::Stop => self.stop(),

@@ -3,6 +3,8 @@
 //! the application waits for that much at most. What cannot be moved is left as it was found.
 //! Never: calls the application, waits.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use super::table::Job;
 use super::{lock, EventLoop, Lead, CONTROL, SPECIAL, WAKE};
 use crate::conn::{Desk, Event, State};
@@ -138,20 +140,26 @@ impl EventLoop {
         false
     }
 
-    /// Connections that came to this worker, and that it has not taken: the others have not been told of them.
+    /// Connections that came to this worker, and that it has not taken: the others have not been told of them. Where there
+    /// will be no others, all wait here.
     fn pass_arrivals(&self, lead: &mut Lead, room: &mut usize, desk: &mut Desk) -> Look {
+        let closing = self.closing.load(Relaxed);
         while let Some((source, _)) = lead.accepts.last().copied() {
-            if *room == 0 {
+            if *room == 0 && !closing {
                 return Look::Stuck;
             }
             match self.arrival(source, &mut lead.letter) {
                 Ok(Some(arrival)) => {
                     let job = self.admit(arrival, desk);
-                    if !job.is_none_or(|job| self.move_or_keep(job, room)) {
+                    let moved = job.is_none_or(|job| self.move_or_keep(job, room));
+                    if !moved && !closing {
                         return Look::Stuck;
                     }
                 }
-                Ok(None) => drop(lead.accepts.pop()),
+                Ok(None) => {
+                    self.exhausted(source);
+                    lead.accepts.pop();
+                }
                 Err(e) => {
                     self.accept_failed(&e, source);
                     lead.accepts.pop();

@@ -90,6 +90,11 @@ pub fn replace(old: BorrowedFd<'_>, new: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
+/// Gives up the file of a descriptor, and keeps its number from meaning another one.
+pub fn vacate(fd: BorrowedFd<'_>) -> io::Result<()> {
+    replace(fd, File::open("/dev/null")?.as_fd())
+}
+
 /// Makes standard output another file, for child processes too.
 pub fn become_stdout(fd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(nix::unistd::dup2_stdout(fd)?)
