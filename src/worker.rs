@@ -31,7 +31,7 @@ use crate::sys::signal::{self, Blocked, Signals};
 use crate::sys::{crash, process};
 use crate::tls::Context;
 use crate::wsgi::load::{self, LoadError};
-use crate::wsgi::{Circumstances, WsgiApp};
+use crate::wsgi::{self, Circumstances, WsgiApp};
 
 pub const BOOT_FAILED: i32 = 3;
 pub const APP_NOT_FOUND: i32 = 4;
@@ -187,6 +187,7 @@ fn serve(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>, hooks: &WorkerHooks
         errors: error_stream.map_err(|e| boot_failed(py, &e))?,
         locals: listeners.iter().map(|listener| listener.local().clone()).collect(),
     };
+    wsgi::take_server_name(py).map_err(|e| boot_failed(py, &e))?;
     let app = Arc::new(WsgiApp::new(app, circumstances).map_err(|e| boot_failed(py, &e))?);
     let plan = Plan {
         settings: settings(&config),

@@ -422,6 +422,40 @@ def test_the_arbiter_runs_an_application_object(program):
     assert running.get("/").body == b"Works fine"
 
 
+@pytest.mark.parametrize("preload", [(), ("--preload",)])
+def test_the_name_of_the_server_can_be_changed(server, preload):
+    source = """
+        import rgunicorn
+        rgunicorn.SERVER = %r
+        rgunicorn.SERVER_SOFTWARE = "something"
+
+        def app(environ, start_response):
+            start_response("200 OK", [("Content-Type", "text/plain")])
+            return [environ["SERVER_SOFTWARE"].encode()]
+    """
+    hidden = server(source % "undisclosed", *preload)
+    response = hidden.get("/")
+    assert (response.header("server"), response.body) == ("undisclosed", b"something")
+    assert hidden.request("BREW").header("server") == "undisclosed"
+    with hidden.connect() as connection:
+        connection.send(b"nonsense\r\n\r\n")
+        assert connection.read_response().header("server") == "undisclosed"
+    assert server(source % "", *preload).get("/").header("server") is None
+
+
+def test_a_name_of_the_server_that_cannot_be_sent(server):
+    running = server("""
+        import rgunicorn
+        rgunicorn.SERVER = "a\\r\\nb"
+
+        def app(environ, start_response):
+            pass
+    """, wait=False)
+    running.expect_errors()
+    assert running.wait_exit() == 3
+    assert 'rgunicorn.SERVER: "a\\r\\nb" cannot be sent as a header field' in running.log()
+
+
 # --- the modules
 
 

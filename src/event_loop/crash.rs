@@ -24,6 +24,7 @@ use crate::sys::clock::{self, Nanos, SECOND};
 use crate::sys::crash::{self, Fault, Scene};
 use crate::sys::{process, signal, socket};
 use crate::transport::Peer;
+use crate::version;
 
 /// Connections beyond the worker's most, which it may take when it leaves.
 const SPARE: usize = 256;
@@ -187,10 +188,10 @@ impl Pages {
             reject.page(fields.as_bytes(), &mut page);
             page
         };
-        let failed = page(Reject::InternalError, "Server: rgunicorn\r\n");
+        let failed = page(Reject::InternalError, version::server_line());
         let mut failed_head = failed.clone();
         without_body(&mut failed_head);
-        let unavailable = page(Reject::Unavailable, "Server: rgunicorn\r\nRetry-After: 1\r\n");
+        let unavailable = page(Reject::Unavailable, &format!("{}Retry-After: 1\r\n", version::server_line()));
         Pages { failed, failed_head, unavailable }
     }
 }

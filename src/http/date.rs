@@ -2,6 +2,7 @@
 //! Rule: they are made once a second, however many responses there are (RFC 9110 §6.6.1).
 //! Never: reads a clock; the caller says what time it is.
 
+use crate::version;
 use std::io::Write;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -37,7 +38,7 @@ impl ServerDate {
         self.second = second;
         self.block.clear();
         // Writing into a Vec cannot fail.
-        let _ = write!(self.block, "Server: rgunicorn\r\nDate: {date}\r\n");
+        let _ = write!(self.block, "{}Date: {date}\r\n", version::server_line());
     }
 }
 

@@ -17,9 +17,10 @@ pub mod start_response;
 use std::io;
 use std::sync::Arc;
 
+use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyDict, PyString, PyTuple};
 
 use self::environ::{Environ, Refusal};
 use self::errors::ErrorStream;
@@ -31,12 +32,13 @@ use self::start_response::Reply;
 use crate::app::{App, Caller, Verdict};
 use crate::exchange::{BodyFault, Exchange};
 use crate::hooks::{report, AccessHook, Hook, RequestHooks};
-use crate::http::Reject;
+use crate::http::{octets, Reject};
 use crate::listener::Local;
 use crate::logger;
 use crate::proxy::Trust;
 use crate::python::{self, traceback, Interrupts};
 use crate::sys::process;
+use crate::version;
 
 /// What the operator decided that an application can notice.
 pub struct Circumstances {
@@ -81,8 +83,37 @@ fn base<'py>(py: Python<'py>, circumstances: &Circumstances) -> PyResult<Bound<'
     base.set_item(intern!(py, "wsgi.run_once"), false)?;
     base.set_item(intern!(py, "wsgi.file_wrapper"), py.get_type::<FileWrapper>())?;
     base.set_item(intern!(py, "wsgi.input_terminated"), true)?;
-    base.set_item(intern!(py, "SERVER_SOFTWARE"), crate::version::SERVER_SOFTWARE)?;
+    let software = own_name(py, intern!(py, "SERVER_SOFTWARE"))?;
+    base.set_item(intern!(py, "SERVER_SOFTWARE"), software.as_deref().unwrap_or(version::SERVER_SOFTWARE))?;
     Ok(base)
+}
+
+/// What the package says of the server, which applications and config files change to hide it. The stand-alone binary may
+/// be without the package.
+fn own_name(py: Python<'_>, attribute: &Bound<'_, PyString>) -> PyResult<Option<String>> {
+    let modules = py.import(intern!(py, "sys"))?.getattr(intern!(py, "modules"))?;
+    match modules.call_method1(intern!(py, "get"), ("rgunicorn",))?.getattr_opt(attribute)? {
+        Some(name) => Ok(Some(name.extract()?)),
+        None => Ok(None),
+    }
+}
+
+/// Takes over the name for the Server field from the package, in the process that is to answer.
+///
+/// Errors: it is no text, or could not be sent.
+pub fn take_server_name(py: Python<'_>) -> PyResult<()> {
+    let Some(name) = own_name(py, intern!(py, "SERVER"))? else {
+        return Ok(());
+    };
+    if !name.is_ascii() || !octets::is_field_value(name.as_bytes()) {
+        return Err(PyValueError::new_err(format!(
+            "rgunicorn.SERVER: {name:?} cannot be sent as a header field"
+        )));
+    }
+    if name != version::SERVER {
+        version::set_server(name.trim());
+    }
+    Ok(())
 }
 
 impl App for WsgiApp {
