@@ -23,6 +23,7 @@ TEST_VENV := .venvs/$(VERSION)
 EXAMPLE := examples/django/requirements.txt
 
 SOURCES := $(shell find src python build.rs Cargo.toml Cargo.lock pyproject.toml README.md LICENSE -type f ! -name '*.pyc')
+SHIM := $(shell find shim -type f ! -name '*.pyc')
 LOCKED := $(if $(filter true,$(CI)),--locked)
 CARGO := CARGO_TARGET_DIR=target/$(VERSION) PYO3_PYTHON=$(INTERPRETER) cargo
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
@@ -33,7 +34,7 @@ help:
 	@echo 'make demo    serve the example Django project on 127.0.0.1:8000, behind Nginx on 127.0.0.1:8080 where it is installed'
 	@echo 'make test    check and test everything, with every Python found; installs what that needs'
 	@echo 'make check   rustfmt and clippy only'
-	@echo 'make wheel   build the release wheels into target/wheels, one for every Python found'
+	@echo 'make wheel   build the release wheels into target/wheels, one for every Python found; one more is the shim'
 	@echo 'make docs    write the list of settings in docs/settings.md'
 	@echo 'make bench   compare with other servers; see benches/README.md'
 	@echo 'make fuzz    look for octets that break the rules of HTTP, FUZZ_SECONDS=60 for each of the targets in fuzz/'
@@ -66,7 +67,15 @@ MATURIN_BUILD = build --quiet $(LOCKED) --compatibility pypi --target-dir target
 
 wheel:
 	@.ci/pythons | sed 's/ .*//' | while read -r version; do $(MAKE) target/wheels/.$$version </dev/null; done
+	@$(MAKE) target/wheels/.shim
 	@ls target/wheels/*.whl
+
+# For every Python: a command and a module by the name gunicorn.
+target/wheels/.shim: $(SHIM) .venv/.build
+	rm -f target/wheels/rgunicorn_gunicorn-*.whl
+	.venv/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-index --no-build-isolation \
+	    --wheel-dir target/wheels ./shim
+	@touch $@
 
 target/wheels/.%: $(SOURCES) .venv/.build
 	rm -f target/wheels/rgunicorn-*-cp$(subst .,,$*)-*.whl

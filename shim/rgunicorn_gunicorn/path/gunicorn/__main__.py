@@ -1,0 +1,5 @@
+"""`python -m gunicorn`."""
+
+from rgunicorn_gunicorn import run
+
+run()
