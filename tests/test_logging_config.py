@@ -377,6 +377,24 @@ def test_logger_class(server, options, named, tmp_path):
     wait_until(lambda: running.read("access.log").endswith("GET 500 Internal Server Error timedelta|-|test|http|0\n"))
 
 
+def test_the_user_and_the_group_in_cfg_are_numbers(server):
+    """gunicorn's own Logger, and classes derived from it, give their files to them."""
+    config = """
+        import os
+        from rgunicorn.glogging import Logger
+
+        class Mine(Logger):
+            def setup(self, cfg):
+                super().setup(cfg)
+                os.chown("gunicorn.conf.py", cfg.user, cfg.group)
+                self.info("files are of %s and %s", cfg.user, cfg.group)
+
+        logger_class = Mine
+    """
+    running = server(APP, config=textwrap.dedent(config))
+    running.wait_log(r"files are of %d and %d$" % (os.geteuid(), os.getegid()))
+
+
 def test_access_can_be_overridden_without_an_access_log(server):
     config = """
         from rgunicorn.glogging import Logger

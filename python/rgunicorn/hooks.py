@@ -89,13 +89,15 @@ class Config:
 
     def __init__(self, settings: Dict[str, Any]) -> None:
         self.__dict__.update(settings)
+        try:
+            # Numbers, as in gunicorn, whose own Logger calls os.chown with them.
+            self.__dict__.update(user=self.uid, group=self.gid)
+        except KeyError:
+            # There is no such account, which is told in better words when workers are about to become it.
+            pass
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError("No configuration setting for: %s" % name)
-
-    @property
-    def is_ssl(self) -> bool:
-        return bool(self.certfile or self.keyfile)
 
     @property
     def env(self) -> Dict[str, str]:
