@@ -117,6 +117,7 @@ EFFECTS = {
     "worker_abort": "test_hooks.py::test_worker_abort",
     "pre_request": "test_hooks.py::test_requests_and_responses",
     "post_request": "test_hooks.py::test_requests_and_responses",
+    "ssl_context": "test_tls_context_hook.py::test_versions",
     "pre_exec": "test_upgrade.py::test_pre_exec_is_called_in_the_child",
 }
 # Their effect is a warning, and that the rest of the command line is understood.

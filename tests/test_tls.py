@@ -608,9 +608,3 @@ def test_files_that_cannot_be_used(site, authority, stranger, tmp_path):
     sentence = refusal(*https(site), "--ciphers", "HIGH:!aNULL")
     assert sentence.startswith("ciphers: 'HIGH' is not one of: TLS_AES_256_GCM_SHA384, ")
     assert sentence.endswith(" (--ciphers)")
-
-
-def test_an_openssl_context_is_refused(tmp_path):
-    sentence = refusal(config="def ssl_context(config, default):\n    return default()\n", tmp_path=tmp_path)
-    assert sentence == ("gunicorn.conf.py: ssl_context makes a context of OpenSSL's, which does not serve here; set certfile, "
-                        "keyfile, ca_certs, cert_reqs and ciphers instead")

@@ -210,7 +210,7 @@ fn take_config(
 ) -> Result<Setup, Error> {
     enter(py, start_folder)?;
     let (loaded, given) = load_config(py, launch, reading)?;
-    let config = loaded.config;
+    let mut config = loaded.config;
     if let Some(folder) = &config.chdir {
         enter(py, folder)?;
     }
@@ -219,6 +219,9 @@ fn take_config(
     }
     init_log(&config)?;
     let hooks = Arc::new(Hooks::resolve(py, &config, given.as_ref())?);
+    if let Some(tls) = hooks.ssl_context(py, &config)? {
+        config.tls = Some(tls);
+    }
     Ok(Setup { config: Arc::new(config), hooks, warnings: loaded.warnings })
 }
 

@@ -39,15 +39,38 @@ pub enum ClientCertificate {
     Required,
 }
 
+impl ClientCertificate {
+    /// By the number that Python's `ssl` has for it.
+    pub fn of(number: i64) -> ClientCertificate {
+        match number {
+            0 => ClientCertificate::Ignored,
+            1 => ClientCertificate::Optional,
+            _ => ClientCertificate::Required,
+        }
+    }
+}
+
+/// Those whom client certificates have to come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Authorities {
+    /// A file of certificates as PEM.
+    File(PathBuf),
+    /// Certificates as DER.
+    Given(Vec<Vec<u8>>),
+}
+
 /// How TLS is spoken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {
     pub certfile: PathBuf,
     /// None: the key is in the file of the certificate.
     pub keyfile: Option<PathBuf>,
-    pub ca_certs: Option<PathBuf>,
+    pub authorities: Option<Authorities>,
     pub client: ClientCertificate,
     pub ciphers: Option<String>,
+    /// The versions that are spoken, as far as there are ciphers for them.
+    pub tls12: bool,
+    pub tls13: bool,
 }
 
 /// What the operator decided. A time of zero means: no limit, except where a field says otherwise.
@@ -301,13 +324,11 @@ fn tls(set: &Settings) -> Option<Tls> {
     Some(Tls {
         certfile: path(set, "certfile")?,
         keyfile: path(set, "keyfile"),
-        ca_certs: path(set, "ca_certs"),
-        client: match number(set, "cert_reqs") {
-            0 => ClientCertificate::Ignored,
-            1 => ClientCertificate::Optional,
-            _ => ClientCertificate::Required,
-        },
+        authorities: path(set, "ca_certs").map(Authorities::File),
+        client: ClientCertificate::of(number(set, "cert_reqs")),
         ciphers: optional_text(set, "ciphers"),
+        tls12: true,
+        tls13: true,
     })
 }
 
@@ -618,7 +639,10 @@ mod tests {
         let (c, k, a) = ("/dev/null", "/dev/./null", "/dev//null");
         let tls = config(&format!("--certfile {c} --keyfile {k} --ca-certs {a} --ciphers x:y")).tls.unwrap();
         assert_eq!((tls.certfile, tls.keyfile), (c.into(), Some(k.into())));
-        assert_eq!((tls.ca_certs, tls.ciphers.as_deref()), (Some(a.into()), Some("x:y")));
+        assert_eq!(
+            (tls.authorities, tls.ciphers.as_deref()),
+            (Some(Authorities::File(a.into())), Some("x:y"))
+        );
     }
 
     #[test]

@@ -177,7 +177,6 @@ impl Gathered {
     /// Takes over what a program's function has set.
     fn set_by(&mut self, function: &str, entries: Vec<(String, Raw)>) -> Result<(), Error> {
         let unknown = self.entries(entries, function)?;
-        refuse_unprotected(&unknown, function)?;
         self.warnings.extend(complaints(unknown, Language::Toml, function));
         Ok(())
     }
@@ -223,7 +222,6 @@ impl Gathered {
             _ => (run_python(path)?, Language::Python),
         };
         let unknown = self.entries(entries, &label)?;
-        refuse_unprotected(&unknown, &label)?;
         self.warnings.extend(complaints(unknown, language, &label));
         if matches!(language, Language::Python) && !is_module(path) && !has_python_name(path) {
             self.warnings.push(format!("{label}: read as Python, though its name does not end in .py"));
@@ -252,21 +250,6 @@ impl Gathered {
 enum Language {
     Python,
     Toml,
-}
-
-/// Settings that an operator relies on to be safe: served without them, the site would be up and exposed.
-const PROTECTING: &[&str] = &["ssl_context"];
-
-/// Errors: a setting that protects is set and cannot be honoured yet; ignoring it is not an option.
-fn refuse_unprotected(unknown: &[(String, Raw)], label: &str) -> Result<(), Error> {
-    let refused = unknown.iter().find(|(name, raw)| PROTECTING.contains(&name.as_str()) && !raw.is_off());
-    match refused {
-        Some(_) => Err(Error::Other(format!(
-            "{label}: ssl_context makes a context of OpenSSL's, which does not serve here; set certfile, keyfile, \
-             ca_certs, cert_reqs and ciphers instead"
-        ))),
-        None => Ok(()),
-    }
 }
 
 /// The warnings about a file's entries that are no settings of ours.
@@ -895,7 +878,6 @@ mod tests {
             python: vec![
                 ("control_socket", said("ctl")),
                 ("post_fork", Raw::Callable("<function post_fork>".to_string())),
-                ("ssl_context", Raw::None),
                 ("reload", Raw::Bool(false)),
                 ("wrokers", Raw::Int(3)),
                 ("thread", other("<module 'thread'>")),
@@ -913,17 +895,6 @@ mod tests {
                 "python:conf: 'wrokers' is no setting (did you mean 'workers'?)",
             ]
         );
-    }
-
-    #[test]
-    fn what_protects_is_refused_rather_than_ignored() {
-        for name in PROTECTING {
-            let entries = [(name.to_string(), Raw::Text("x".into()))];
-            let error = refuse_unprotected(&entries, "conf").unwrap_err();
-            assert_eq!(error.exit_code(), 1);
-            assert!(error.to_string().starts_with(&format!("conf: {name} makes a context")), "{error}");
-            assert!(refuse_unprotected(&[(name.to_string(), Raw::None)], "conf").is_ok());
-        }
     }
 
     #[test]

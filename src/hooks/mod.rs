@@ -5,6 +5,7 @@
 
 mod objects;
 mod server;
+mod tls;
 mod worker;
 
 pub use self::objects::{address_value, python_value};
@@ -40,10 +41,11 @@ pub enum Hook {
     WorkerExit,
     NworkersChanged,
     OnExit,
+    SslContext,
 }
 
 /// The setting of each, and how many arguments its function may take; the first is what it is called with.
-const HOOKS: [(Hook, &str, &[usize]); 15] = [
+const HOOKS: [(Hook, &str, &[usize]); 16] = [
     (Hook::OnStarting, "on_starting", &[1]),
     (Hook::OnReload, "on_reload", &[1]),
     (Hook::WhenReady, "when_ready", &[1]),
@@ -59,6 +61,7 @@ const HOOKS: [(Hook, &str, &[usize]); 15] = [
     (Hook::WorkerExit, "worker_exit", &[2]),
     (Hook::NworkersChanged, "nworkers_changed", &[3]),
     (Hook::OnExit, "on_exit", &[1]),
+    (Hook::SslContext, "ssl_context", &[2]),
 ];
 
 impl Hook {

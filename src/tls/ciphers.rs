@@ -21,6 +21,11 @@ pub fn name(suite: CipherSuite) -> &'static str {
     NAMES.iter().find(|(known, _)| *known == suite).map_or("", |(_, name)| name)
 }
 
+/// Those of all suites that there are.
+pub fn names() -> Vec<&'static str> {
+    NAMES.iter().map(|(_, name)| *name).collect()
+}
+
 fn is_tls13(suite: &SupportedCipherSuite) -> bool {
     matches!(suite, SupportedCipherSuite::Tls13(_))
 }

@@ -21,7 +21,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{RootCertStore, ServerConfig, ServerConnection, SupportedProtocolVersion};
 
 pub use self::session::{Facts, Failure, Session};
-use crate::config::{ClientCertificate, Tls};
+use crate::config::{Authorities, ClientCertificate, Tls};
 use crate::error::Error;
 
 /// The most octets of a session's state that are taken back; a client's certificates are in it.
@@ -39,12 +39,16 @@ impl Context {
         let key = private_key(keyfile)?;
         let provider = provider(tls)?;
         let verifier = verifier(tls, &provider)?;
-        let versions: &[&SupportedProtocolVersion] = match ciphers::has_tls12(&provider.cipher_suites) {
-            true => &[&TLS13, &TLS12],
-            false => &[&TLS13],
-        };
+        let mut versions: Vec<&SupportedProtocolVersion> = Vec::new();
+        versions.extend(tls.tls13.then_some(&TLS13));
+        versions.extend((tls.tls12 && ciphers::has_tls12(&provider.cipher_suites)).then_some(&TLS12));
+        if versions.is_empty() {
+            return Err(Error::Other(
+                "TLS: no version is left to speak, there are 1.2 and 1.3 (ssl_context)".into(),
+            ));
+        }
         let mut config = ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(versions)
+            .with_protocol_versions(&versions)
             .map_err(|e| Error::Other(format!("TLS: {e} (--ciphers)")))?
             .with_client_cert_verifier(verifier)
             .with_single_cert(chain, key)
@@ -84,16 +88,24 @@ fn verifier(tls: &Tls, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ClientC
     if tls.client == ClientCertificate::Ignored {
         return Ok(Arc::new(NoClientAuth));
     }
-    let Some(path) = &tls.ca_certs else {
-        return Err(Error::Other(
-            "cert_reqs: no authority is named that client certificates come from (--ca-certs)".into(),
-        ));
+    let (authorities, place) = match &tls.authorities {
+        Some(Authorities::File(path)) => {
+            (certificates(path, "certificates", "--ca-certs")?, format!("{}: ", path.display()))
+        }
+        Some(Authorities::Given(list)) if !list.is_empty() => {
+            (list.iter().map(|octets| octets.clone().into()).collect(), String::new())
+        }
+        _ => {
+            return Err(Error::Other(
+                "cert_reqs: no authority is named that client certificates come from (--ca-certs)".into(),
+            ))
+        }
     };
     let bad = |e: &dyn std::fmt::Display| {
-        Error::Other(format!("{}: an authority in it cannot be used: {e} (--ca-certs)", path.display()))
+        Error::Other(format!("{place}an authority in it cannot be used: {e} (--ca-certs)"))
     };
     let mut roots = RootCertStore::empty();
-    for authority in certificates(path, "certificates", "--ca-certs")? {
+    for authority in authorities {
         roots.add(authority).map_err(|e| bad(&e))?;
     }
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());

@@ -27,4 +27,5 @@ pub const ROWS: &[Opt] = &[
     hook("worker_exit", "Called as worker_exit(server, worker) in a worker on its way out."),
     hook("nworkers_changed", "Called as nworkers_changed(server, new, old) in the arbiter when the number of workers wanted is set; old is None at the start."),
     hook("on_exit", "Called as on_exit(server) in the arbiter, last of all."),
+    hook("ssl_context", "Called as ssl_context(config, default_factory) in the arbiter when the certificate is read; it changes what default_factory() gives and returns that."),
 ];

@@ -87,7 +87,6 @@ pub const NOT_YET: &[(&str, &str)] = &[
     ("spew", "--spew"),
     ("paste", "--paste --paster"),
     ("raw_paste_global_conf", "--paste-global"),
-    ("ssl_context", ""),
     ("control_socket", "--control-socket"),
     ("control_socket_mode", "--control-socket-mode"),
     ("control_socket_disable", "--no-control-socket"),
