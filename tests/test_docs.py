@@ -1,7 +1,10 @@
 """The documentation says what is so."""
 import importlib.util
+import json
 import os
 import re
+import shlex
+import shutil
 
 import pytest
 
@@ -46,3 +49,39 @@ def test_links_lead_somewhere(name):
 @pytest.mark.parametrize("name", [name for name in pages() if name != "index.md"])
 def test_every_page_is_in_the_index(name):
     assert "(%s)" % name in harness.read_text(os.path.join(DOCS, "index.md"))
+
+
+# --- the commands of docs/deployment.md ---
+
+def commands(page):
+    """The words after `rgunicorn` of each command: lines of code, ExecStart, Procfile, and lists in brackets."""
+    text = harness.read_text(os.path.join(DOCS, page))
+    for line in re.findall(r"^    (.*)$", text, re.M):
+        listed = re.search(r'(\["rgunicorn".*\])', line)
+        written = re.search(r"^(?:[\w/=:]*[=:] ?)?[\w/]*\brgunicorn (?!serve)(.*)$", line)
+        if listed:
+            yield json.loads(listed.group(1))[1:]
+        elif written:
+            yield shlex.split(written.group(1))
+
+
+DEPLOYMENT = list(commands("deployment.md"))
+
+
+def test_the_commands_are_found():
+    assert len(DEPLOYMENT) >= 7, DEPLOYMENT
+
+
+@pytest.mark.parametrize("words", DEPLOYMENT, ids=" ".join)
+def test_commands_serve(server, tmp_path, words):
+    """As they are but for where they listen."""
+    (tmp_path / "site" / "shop").mkdir(parents=True)
+    (tmp_path / "site" / "shop" / "__init__.py").touch()
+    shutil.copy(os.path.join(harness.TESTS, "apps", "hello.py"), str(tmp_path / "site" / "shop" / "wsgi.py"))
+    done = harness.run("--check-config", *words, cwd=str(tmp_path / "site"))
+    assert (done.returncode, done.stderr) == (0, "")
+    free = {"127.0.0.1:8000": "127.0.0.1:0", "0.0.0.0:8000": "0.0.0.0:0", "unix:/run/shop/shop.sock": "unix:%s" % (tmp_path / "s")}
+    words = [free.get(word, word) for word in words]
+    running = server(None, *words, bind=None, env={"PORT": "0"}, directory=tmp_path / "site")
+    assert running.get("/").status == 200
+    assert running.lines("WARNING") == []
