@@ -2,8 +2,11 @@
 //! Rule: a command line that cannot be used is refused here, in one sentence, before anything else is read.
 //! Never: knows an option (the table does), prints, exits.
 
+use std::time::Duration;
+
 use crate::config::sources::{self, Parsed};
 use crate::error::Error;
+use crate::reload::Order;
 
 /// What the command line asks for; a text is for standard output, after which the exit code is 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,10 +17,31 @@ pub enum Command {
     Run {
         args: Vec<String>,
     },
+    Reload(Order),
 }
+
+/// How long `rgunicorn reload --wait` waits: longer than a reload may take by default.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+const RELOAD_HELP: &str = "\
+Has a running server reload its configuration and application, as HUP does.
+
+Usage: rgunicorn reload [--wait [--timeout SECONDS]] PIDFILE
+
+  PIDFILE             the file that the server was given with --pid
+  --wait              wait for the end of the reload, and say how it ended
+  --timeout SECONDS   how long to wait [600]
+
+Exit codes: 0 the new workers serve (without --wait: the server was told); 1 the reload
+failed, the old workers serve on, and the reason is on standard error; 2 the command line;
+3 no running server, or it cannot be asked; 4 it has not ended in time.
+";
 
 /// `args` excludes the program's name. An error is printed as `rgunicorn: {error}`.
 pub fn parse(args: &[String]) -> Result<Command, Error> {
+    if let Some(command) = reload(args) {
+        return command;
+    }
     Ok(match sources::parse(args)? {
         Parsed::Help(text) => Command::Help(text),
         Parsed::Version => Command::Version(version()),
@@ -26,6 +50,48 @@ pub fn parse(args: &[String]) -> Result<Command, Error> {
             Command::Run { args: args.to_vec() }
         }
     })
+}
+
+/// The command `reload`, and no application of this name: that has no `--wait`, and no other word beside it which is not
+/// an option's.
+fn reload(args: &[String]) -> Option<Result<Command, Error>> {
+    let (_, words) = args.split_first().filter(|(first, _)| *first == "reload")?;
+    let (mut wait, mut help, mut timeout, mut strange, mut paths) = (false, false, None, None, Vec::new());
+    let mut words = words.iter().map(String::as_str);
+    while let Some(word) = words.next() {
+        match (word, word.strip_prefix("--timeout=")) {
+            ("--wait", _) => wait = true,
+            ("-h" | "--help", _) => help = true,
+            ("--timeout", _) => timeout = Some(words.next().unwrap_or_default()),
+            (_, Some(value)) => timeout = Some(value),
+            (word, None) if word.starts_with('-') => strange = strange.or(Some(word)),
+            (word, None) => paths.push(word),
+        }
+    }
+    let usage = |sentence: String| Some(Err(Error::Usage(sentence)));
+    match (strange, paths.as_slice()) {
+        (Some(_), _) | (_, []) if !wait => None,
+        (Some(word), _) => usage(format!("reload has no option {word}")),
+        _ if help => Some(Ok(Command::Help(RELOAD_HELP.into()))),
+        (None, [path]) if wait => Some(patience(timeout).map(|wait| order(path, Some(wait)))),
+        (None, [path]) if timeout.is_none() => Some(Ok(order(path, None))),
+        (None, [_]) => usage("--timeout of reload goes with --wait".into()),
+        (None, []) => usage("reload --wait needs a PIDFILE".into()),
+        (None, [_, more, ..]) => usage(format!("reload takes one PIDFILE; {more} is another word")),
+    }
+}
+
+fn order(pidfile: &str, wait: Option<Duration>) -> Command {
+    Command::Reload(Order { pidfile: pidfile.into(), wait })
+}
+
+fn patience(given: Option<&str>) -> Result<Duration, Error> {
+    let Some(text) = given else {
+        return Ok(PATIENCE);
+    };
+    let seconds = text.parse().ok().filter(|seconds| *seconds > 0.0);
+    let patience = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    patience.ok_or_else(|| Error::Usage(format!("--timeout: '{text}' is not a number of seconds > 0")))
 }
 
 /// In gunicorn's form, which deployment scripts take apart.
@@ -49,6 +115,49 @@ mod tests {
         for line in ["-v", "--version"] {
             let version = format!("rgunicorn (version {})\n", env!("CARGO_PKG_VERSION"));
             assert_eq!(parse(&words(line)), Ok(Command::Version(version)));
+        }
+    }
+
+    #[test]
+    fn an_application_may_be_called_reload() {
+        for line in [
+            "reload",
+            "reload -w 4",
+            "reload --timeout 30",
+            "reload --timeout=30 -b :80",
+            "reload x --bind :80",
+        ] {
+            assert!(matches!(parse(&words(line)), Ok(Command::Run { .. })), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_reload_is_ordered_by_a_pid_file_or_by_wait() {
+        let order = |wait: Option<u64>| {
+            Ok(Command::Reload(Order { pidfile: "x.pid".into(), wait: wait.map(Duration::from_secs) }))
+        };
+        for (line, wait) in [
+            ("reload x.pid", None),
+            ("reload --wait x.pid", Some(600)),
+            ("reload x.pid --wait --timeout 7", Some(7)),
+            ("reload --timeout=7 --wait x.pid", Some(7)),
+        ] {
+            assert_eq!(parse(&words(line)), order(wait), "{line}");
+        }
+        assert!(
+            matches!(parse(&words("reload --wait --help")), Ok(Command::Help(text)) if text.contains("PIDFILE"))
+        );
+        for (line, part) in [
+            ("reload --wait", "needs a PIDFILE"),
+            ("reload --wait a b", "b is another word"),
+            ("reload --wait a -w 4", "no option -w"),
+            ("reload --timeout 5 a", "goes with --wait"),
+            ("reload --wait --timeout x a", "'x' is not a number"),
+            ("reload --wait --timeout 0 a", "'0' is not a number"),
+            ("reload --wait a --timeout", "'' is not a number"),
+        ] {
+            let error = parse(&words(line)).unwrap_err();
+            assert!(error.to_string().contains(part) && error.exit_code() == 2, "{line}: {error}");
         }
     }
 

@@ -38,6 +38,10 @@ impl PidFile {
         Ok(PidFile { path: path.to_path_buf(), place: path.to_path_buf(), pid, file })
     }
 
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The file of a server that is to replace the one whose file this is.
     pub fn create_second(path: &Path) -> Result<PidFile, Error> {
         Ok(PidFile { place: path.to_path_buf(), ..PidFile::create(&second(path))? })
@@ -86,6 +90,15 @@ fn read(mut file: File) -> Option<i32> {
     let mut text = String::new();
     file.read_to_string(&mut text).ok()?;
     text.trim().parse().ok().filter(|pid| *pid > 0)
+}
+
+/// The pid of the server that runs with this pid file.
+///
+/// Errors: a sentence.
+pub fn server_of(path: &Path) -> Result<i32, String> {
+    let shown = path.display();
+    file::open_no_link(path).map_err(|e| format!("pid file {shown}: {e}"))?;
+    keeper(path).ok_or_else(|| format!("pid file {shown} is not that of a running server"))
 }
 
 /// The living server whose pid file this is. The number alone says little: after a reboot, or in a new container, it may

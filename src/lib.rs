@@ -49,6 +49,7 @@ pub mod mold;
 pub mod proxy;
 pub mod proxy_protocol;
 pub mod python;
+pub mod reload;
 pub mod remote;
 pub mod scoreboard;
 pub mod statsd;
@@ -80,6 +81,7 @@ pub fn run(py: Python<'_>, argv: &[String]) -> i32 {
             print!("{text}");
             0
         }
+        Ok(Command::Reload(order)) => reload::run(py, &order),
         Ok(Command::Run { args }) => serve(py, Launch::Command(args)),
         Err(e) => refuse(&e),
     }

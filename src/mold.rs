@@ -172,7 +172,7 @@ pub fn run(py: Python<'_>, seed: MoldSeed) -> MoldOutcome {
     }
     let app = match load(py, &heritage) {
         Ok(app) => app,
-        Err(code) => return MoldOutcome::Exit(code),
+        Err(failure) => return MoldOutcome::Exit(heritage.failed(&failure)),
     };
     if transmit(&socket, [READY, 0, 0]).is_err() {
         return MoldOutcome::Exit(0);
@@ -211,7 +211,7 @@ pub fn run(py: Python<'_>, seed: MoldSeed) -> MoldOutcome {
 }
 
 /// Loads the application so that its pages can be shared, and says what of it cannot.
-fn load(py: Python<'_>, heritage: &Heritage) -> Result<Py<PyAny>, i32> {
+fn load(py: Python<'_>, heritage: &Heritage) -> Result<Py<PyAny>, worker::Failure> {
     let doctor = Doctor::before_load();
     let collector = python::pause_collector(py);
     let app = worker::load_app(py, &heritage.launch, &heritage.config)?.unbind();

@@ -115,6 +115,7 @@ pub struct Notice {
 
 const READY: usize = 0;
 const STOPPING: usize = 1;
+const PROVING: usize = 2;
 
 impl Notice {
     pub fn new() -> io::Result<Arc<Notice>> {
@@ -128,6 +129,15 @@ impl Notice {
 
     pub fn set_ready(&self, workers: usize) {
         self.words[READY].store(workers as u64, Release);
+    }
+
+    /// The generation that a reload has on trial, 0 for none.
+    pub fn proving(&self) -> u64 {
+        self.words[PROVING].load(Acquire)
+    }
+
+    pub fn set_proving(&self, generation: u64) {
+        self.words[PROVING].store(generation, Release);
     }
 
     /// The whole server comes to its end: there is nobody to leave a connection to.

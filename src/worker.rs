@@ -3,7 +3,7 @@
 //! nor its arbiter.
 //! Never: restarts anything; what follows its exit is the arbiter's business.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,12 +39,16 @@ pub const APP_NOT_FOUND: i32 = 4;
 /// How long the interpreter may be had by one thread before it counts as stuck: many of Python's switch intervals.
 const PROBE: Duration = Duration::from_millis(200);
 
+/// How long a worker that a reload has on trial takes no connection: one that dies at once dies without a request.
+pub const QUIET: Nanos = SECOND * 3 / 10;
+
 /// The other end of it is held by the arbiter alone: when it reads as ended, the arbiter is gone.
 pub type Lifeline = OwnedFd;
 
 /// What every process of a generation inherits from the arbiter.
 #[derive(Clone)]
 pub struct Heritage {
+    pub generation: u64,
     pub config: Arc<Config>,
     pub tls: Option<Context>,
     pub listeners: Vec<Arc<Listener>>,
@@ -56,13 +60,30 @@ pub struct Heritage {
     pub launch: Arc<Launch>,
     pub hooks: Arc<Hooks>,
     pub server: Arc<Server>,
+    /// Where it says why it could not load the application.
+    pub report: Arc<OwnedFd>,
     /// As whom to run, until that has been done.
     pub identity: Option<Identity>,
     /// The access log, once it has been opened.
     pub access: Option<Arc<LogFile>>,
 }
 
+/// Why the application could not be loaded; it has been logged.
+pub struct Failure {
+    pub code: i32,
+    pub sentence: String,
+}
+
 impl Heritage {
+    /// Reports to the arbiter; returns the exit code.
+    pub fn failed(&self, failure: &Failure) -> i32 {
+        use nix::sys::socket::{send, MsgFlags};
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        // The arbiter knows the exit code all the same.
+        let _ = send(self.report.as_raw_fd(), failure.sentence.as_bytes(), flags);
+        failure.code
+    }
+
     /// Does what takes the arbiter's rights, then gives them up. Once, in the first process after the arbiter.
     ///
     /// Errors: the exit code; the process must not load the application.
@@ -143,23 +164,16 @@ fn serve(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>, hooks: &WorkerHooks
     // As in gunicorn, it still has the arbiter's rights; a mold has given them up before.
     hooks.post_fork(py).map_err(|e| boot_failed(py, &e))?;
     heritage.settle()?;
-    let Heritage {
-        config,
-        launch,
-        tls,
-        listeners,
-        mailbox,
-        notice,
-        lifeline,
-        arbiter,
-        interrupts,
-        access,
-        ..
-    } = heritage;
     let app = match app {
         Some(app) => app.into_bound(py),
-        None => load_app(py, &launch, &config)?,
+        None => {
+            let loaded = load_app(py, &heritage.launch, &heritage.config);
+            loaded.map_err(|failure| heritage.failed(&failure))?
+        }
     };
+    let on_trial = heritage.notice.proving() == heritage.generation;
+    let Heritage { config, tls, listeners, mailbox, notice, lifeline, arbiter, interrupts, access, .. } =
+        heritage;
     hooks.post_worker_init(py, &app).map_err(|e| boot_failed(py, &e))?;
     let signals = serve_signals(py, &interrupts).map_err(|e| boot_failed(py, &e))?;
     if let Some(syslog) = routes().syslog {
@@ -204,6 +218,7 @@ fn serve(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>, hooks: &WorkerHooks
         workers: config.workers,
         most_connections: config.worker_connections,
         most_requests,
+        quiet: if on_trial { QUIET } else { 0 },
         timeout: limit(config.timeout),
         graceful_timeout: nanos(config.graceful_timeout),
         overrun: Box::new(OverrunPolicy(interrupts.clone())),
@@ -258,7 +273,11 @@ fn serve_signals(py: Python<'_>, interrupts: &Interrupts) -> PyResult<Signals> {
     Ok(signals)
 }
 
-pub fn load_app<'py>(py: Python<'py>, launch: &Launch, config: &Config) -> Result<Bound<'py, PyAny>, i32> {
+pub fn load_app<'py>(
+    py: Python<'py>,
+    launch: &Launch,
+    config: &Config,
+) -> Result<Bound<'py, PyAny>, Failure> {
     let prepared = config.raw_env.iter().try_for_each(|(name, value)| python::set_env(py, name, value));
     let found = prepared.map_err(LoadError::Raised).and_then(|()| match launch {
         Launch::Command(_) => load::load(py, config.app.as_deref().unwrap_or_default()),
@@ -268,13 +287,13 @@ pub fn load_app<'py>(py: Python<'py>, launch: &Launch, config: &Config) -> Resul
     found.map_err(|e| match e {
         LoadError::NotFound(sentence) => {
             log::error!("{sentence}");
-            APP_NOT_FOUND
+            Failure { code: APP_NOT_FOUND, sentence }
         }
         LoadError::NoModule(sentence) => {
             log::error!("{sentence}");
-            BOOT_FAILED
+            Failure { code: BOOT_FAILED, sentence }
         }
-        LoadError::Raised(e) => boot_failed(py, &e),
+        LoadError::Raised(e) => Failure { code: boot_failed(py, &e), sentence: e.to_string() },
     })
 }
 

@@ -44,6 +44,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("fork_doctor", 5),
     ("mold", 5),
     ("arbiter", 5),
+    ("reload", 5),
     ("cli", 6),
     ("surface", 6),
     ("lib", 6),
@@ -85,6 +86,7 @@ const BESIDE: &[(&str, &str)] = &[
     ("mold", "fork_doctor"),
     ("arbiter", "worker"),
     ("arbiter", "mold"),
+    ("reload", "arbiter"),
     ("lib", "cli"),
     ("lib", "surface"),
 ];
@@ -107,6 +109,7 @@ const PYO3: &[&str] = &[
     "mold",
     "arbiter",
     "surface",
+    "reload",
 ];
 
 struct Source {

@@ -2,9 +2,11 @@
 //! Rule: a generation is complete before any worker of it exists; what fails here leaves nothing behind.
 //! Never: knows workers.
 
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
+
+use nix::sys::socket::{recv, MsgFlags};
 
 use crate::config::{Address, Config};
 use crate::error::Error;
@@ -13,6 +15,7 @@ use crate::identity::Identity;
 use crate::listener::{Listener, Manner};
 use crate::mold::Mold;
 use crate::scoreboard::Scoreboard;
+use crate::sys::process::{self, Ending};
 use crate::tls::Context;
 
 /// gunicorn's patience with a port that a dying server still holds.
@@ -40,6 +43,9 @@ pub struct Generation {
     /// Shared with the generation before where it is large enough; a mold keeps the one that it was forked with.
     pub board: Arc<Scoreboard>,
     pub mold: Option<Mold>,
+    /// Where its processes say why they could not load the application.
+    pub report: Arc<OwnedFd>,
+    reports: OwnedFd,
 }
 
 /// What every generation stands on, from the start to the end of the server.
@@ -92,7 +98,20 @@ impl Generation {
             });
         }
         let board = board(&config, before).map_err(|e| Error::system("scoreboard", &e, "--workers"))?;
-        Ok(Generation { number, config, hooks, tls, listeners, board, mold: None })
+        let (reports, report) =
+            process::message_pair().map_err(|e| Error::system("socket pair", &e, "the system's limits"))?;
+        let report = Arc::new(report);
+        Ok(Generation { number, config, hooks, tls, listeners, board, mold: None, report, reports })
+    }
+
+    /// How a process of it ended that was to boot, and why as far as that has been said.
+    pub fn why(&self, ending: Ending) -> String {
+        let mut bytes = [0; 1024];
+        let said = recv(self.reports.as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT).unwrap_or(0);
+        match String::from_utf8_lossy(&bytes[..said]) {
+            nothing if nothing.is_empty() => ending.to_string(),
+            said => format!("{ending}: {said}"),
+        }
     }
 
     /// "http://127.0.0.1:8000,unix:/run/app.sock"

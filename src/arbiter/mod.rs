@@ -3,6 +3,7 @@
 //! word or a deadline. Once a worker has been ready, nothing but a stop signal ends it.
 //! Never: http, conn, wsgi, threads.
 
+pub mod asker;
 mod blame;
 pub mod children;
 mod generation;
@@ -24,6 +25,7 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use self::asker::Askers;
 use self::children::{Child, Children, Life, Stage, BACKSTOP};
 use self::generation::{Generation, Ground, Setup, Tries};
 use self::logs::Metrics;
@@ -104,6 +106,10 @@ pub struct Arbiter {
     /// The server that replaces this one, or that it replaces.
     beside: Beside,
     pidfile: Option<PidFile>,
+    /// Beside it.
+    askers: Option<Askers>,
+    /// When they are told, at the latest, that a reload is complete.
+    relieved: Option<Nanos>,
     service: Service,
     /// Listeners that the service manager has opened; they take the place of `bind`.
     passed: Vec<RawFd>,
@@ -301,6 +307,7 @@ impl Arbiter {
         let server = prepared.map_err(|e| Error::Other(format!("cannot prepare hooks: {e} (--config)")))?;
         let create = if inheritance.is_some() { PidFile::create_second } else { PidFile::create };
         let pidfile = config.pidfile.as_deref().map(create).transpose()?;
+        let askers = pidfile.as_ref().and_then(listen_for_askers);
         let interrupts = Interrupts::default();
         let signals = listen_to_signals(py, &interrupts).map_err(system("signal handlers"))?;
         // Not fatal: without it a worker of a mold would be reaped by init and missed by us.
@@ -329,6 +336,7 @@ impl Arbiter {
         let current = match first {
             Ok(current) => current,
             Err(e) => {
+                askers.iter().for_each(Askers::remove);
                 pidfile.iter().for_each(PidFile::remove);
                 return Err(e);
             }
@@ -357,6 +365,8 @@ impl Arbiter {
             daemonized,
             beside: inheritance.map_or(Beside::Nobody, |from| Beside::Old(from.old)),
             pidfile,
+            askers,
+            relieved: None,
             service,
             passed: manager.passed,
             identity,
@@ -385,7 +395,8 @@ impl Arbiter {
         }
         self.ever_ready |= self.children.iter().any(|child| child.stage == Stage::Ready);
         self.hear_molds();
-        self.judge_reload(py);
+        self.hear_askers(py);
+        self.judge_reload(py, now);
         if self.hear_other(py, now) {
             return ControlFlow::Break(self.stop(py, stop::Manner::Graceful));
         }
@@ -394,6 +405,7 @@ impl Arbiter {
         self.service.live(now);
         self.measure(py, now);
         self.dismiss();
+        self.answer_askers(now);
         self.kill_stuck(now);
         self.spawn_missing(py, now)
     }
@@ -480,7 +492,8 @@ impl Arbiter {
             let seconds = now.saturating_sub(request.since) / clock::SECOND;
             log::error!("It was running {} {} for {seconds} s", request.method, request.target);
         }
-        if !child.has_been_ready() && !told {
+        let is_new = self.reload.as_ref().is_some_and(|next| next.generation.number == child.generation);
+        if (is_new || !child.has_been_ready()) && !told {
             self.boot_failed(py, child.generation, ending)?;
         }
         self.tell_of_end(py, child);
@@ -500,8 +513,9 @@ impl Arbiter {
                     return self.boot_failed(py, self.current.number, ending);
                 }
             }
-        } else if self.reload.as_ref().is_some_and(|reload| is_mold(&reload.generation)) {
-            self.abandon_reload(py, &format!("its mold {ending}"));
+        } else if let Some(next) = self.reload.as_ref().filter(|reload| is_mold(&reload.generation)) {
+            let why = format!("its mold {}", next.generation.why(ending));
+            self.abandon_reload(py, &why);
         } else if self.is_successor(pid) {
             if self.successor_died(py, pid, ending) {
                 return ControlFlow::Break(self.stop(py, stop::Manner::Graceful));
@@ -514,8 +528,9 @@ impl Arbiter {
 
     /// A worker, or a mold, that never became ready: fatal only for a server that never was.
     fn boot_failed(&mut self, py: Python<'_>, generation: u64, ending: Ending) -> Flow {
-        if self.reload.as_ref().is_some_and(|reload| reload.generation.number == generation) {
-            self.abandon_reload(py, &format!("a new worker {ending} before it was ready"));
+        if let Some(next) = self.reload.as_ref().filter(|reload| reload.generation.number == generation) {
+            let why = format!("a new worker {}", next.generation.why(ending));
+            self.abandon_reload(py, &why);
             return ControlFlow::Continue(());
         }
         let (code, reason) = match ending {
@@ -594,13 +609,22 @@ impl Arbiter {
         if let Some(held) = self.vigil.held(now) {
             until = until.map(|until| until.max(held));
         }
-        let deadlines = [self.service.deadline(), self.beside.deadline(now), self.next_measure()];
-        until = until.into_iter().chain(deadlines.into_iter().flatten()).min();
+        let deadlines = [
+            self.service.deadline(),
+            self.beside.deadline(now),
+            self.next_measure(),
+            self.reload.as_ref().map(Reload::deadline),
+            self.relieved,
+        ];
+        let until = until.into_iter().chain(deadlines.into_iter().flatten()).min();
         let molds = [Some(&self.current), self.reload.as_ref().map(|reload| &reload.generation)];
         let booting = molds.into_iter().flatten().filter_map(|generation| generation.mold.as_ref());
         let mut fds: Vec<BorrowedFd<'_>> = vec![self.signals.as_fd(), self.waker.as_fd()];
         fds.extend(booting.map(AsFd::as_fd));
         fds.extend(self.beside.waits());
+        // Who comes before the last reload is quite over is heard afterwards.
+        let heard = self.askers.as_ref().filter(|_| self.relieved.is_none());
+        fds.extend(heard.into_iter().flat_map(Askers::waits));
         let patience = until.map(|until| until.saturating_sub(now));
         self.vigil.plan(until.unwrap_or(0));
         if let Err(e) = py.detach(|| wait_few(&fds, Interest::Read, patience)) {
@@ -608,6 +632,14 @@ impl Arbiter {
         }
         self.waker.clear();
     }
+}
+
+/// Reloads go without the channel, but nobody can wait for them.
+fn listen_for_askers(pidfile: &PidFile) -> Option<Askers> {
+    let askers = Askers::listen(pidfile.path());
+    askers
+        .map_err(|e| log::warn!("Nobody can wait for a reload: {}.reload: {e}", pidfile.path().display()))
+        .ok()
 }
 
 fn listen_to_signals(py: Python<'_>, interrupts: &Interrupts) -> std::io::Result<Signals> {

@@ -1,29 +1,61 @@
 //! Owns: the verified reload (HUP): a new generation boots beside the old one and takes over only when it is complete.
-//! Rule: until every new worker is ready nothing of the old generation changes; whatever fails before that, the old one
-//! serves on and the log says why.
+//! Rule: until every new worker is ready, and has stayed alive for a moment, nothing of the old generation changes;
+//! whatever fails before that, the old one serves on, and the log and whoever asked for the reload are told why.
 //! Never: touches a connection.
 
 use pyo3::prelude::*;
 
+use super::asker::{self, Askers};
+use super::children::Child;
 use super::generation::{Generation, Ground, Tries};
 use super::{hand_over_logs, logs, read_config, Arbiter, Reading};
 use crate::config::fixed_changes;
 use crate::error::Error;
-use crate::sys::{clock, process, signal};
+use crate::scoreboard::Phase;
+use crate::sys::clock::{self, Nanos, SECOND};
+use crate::sys::{process, signal};
+use crate::worker::QUIET;
+
+/// How long all new workers have to be ready together before the old ones go: first without requests, then, beside the old
+/// ones, with their share of them. An application that dies at once has done so by then.
+const PROBATION: Nanos = QUIET + SECOND / 5;
+
+/// How long an old worker is waited for before a reload is called complete; one that is in a request hears nothing before
+/// its end, but accepts nothing either.
+const RELIEF: Nanos = SECOND;
 
 pub struct Reload {
     pub generation: Generation,
+    /// When it has failed if the workers are not ready.
+    until: Nanos,
+    /// When they have proved themselves, once all are ready.
+    proved: Option<Nanos>,
 }
 
 impl Reload {
+    fn new(generation: Generation, now: Nanos) -> Reload {
+        let limit = match generation.config.boot_timeout.as_nanos() {
+            0 => Nanos::MAX,
+            nanos => Nanos::try_from(nanos).unwrap_or(Nanos::MAX),
+        };
+        Reload { generation, until: now.saturating_add(limit), proved: None }
+    }
+
     pub fn wanted(&self) -> usize {
         self.generation.config.workers
+    }
+
+    /// When it may be over.
+    pub fn deadline(&self) -> Nanos {
+        self.proved.unwrap_or(self.until)
     }
 }
 
 impl Arbiter {
     /// Another HUP during a reload starts it over.
     pub(super) fn start_reload(&mut self, py: Python<'_>) {
+        // The one before is complete, and its askers have nothing to do with this one.
+        self.answer_askers(Nanos::MAX);
         if self.reload.is_some() {
             log::info!("The reload under way is overtaken by another one");
             self.drop_next_generation();
@@ -32,7 +64,8 @@ impl Arbiter {
         self.service.reloads(clock::monotonic());
         match self.next_generation(py) {
             Ok(generation) => {
-                self.reload = Some(Reload { generation });
+                self.notice.set_proving(generation.number);
+                self.reload = Some(Reload::new(generation, clock::monotonic()));
                 self.tell_of_reload(py);
             }
             Err(e) => {
@@ -40,7 +73,7 @@ impl Arbiter {
                 self.restore_process(py);
                 self.bring_back(py);
                 log::error!("Reload failed, the old configuration stays: {e}");
-                self.reload_ended("Reload failed, the old workers serve on");
+                self.reload_ended(Err(e.to_string()));
             }
         }
     }
@@ -72,22 +105,37 @@ impl Arbiter {
         self.restore_logs(py);
     }
 
-    /// Takes over when every new worker is ready.
-    pub(super) fn judge_reload(&mut self, py: Python<'_>) {
-        let complete = |reload: &Reload| self.children.ready(reload.generation.number) >= reload.wanted();
-        if !self.reload.as_ref().is_some_and(complete) {
+    /// Takes over when every new worker has proved itself.
+    pub(super) fn judge_reload(&mut self, py: Python<'_>, now: Nanos) {
+        let Some(reload) = &mut self.reload else {
             return;
+        };
+        let (ready, wanted) = (self.children.ready(reload.generation.number), reload.wanted());
+        reload.proved = (ready >= wanted).then(|| reload.proved.unwrap_or(now + PROBATION));
+        match reload.proved {
+            Some(proved) if proved <= now => self.complete_reload(py),
+            None if reload.until <= now => {
+                let seconds = reload.generation.config.boot_timeout.as_secs_f64();
+                let why =
+                    format!("{ready} of {wanted} new worker(s) ready within {seconds} s (--boot-timeout)");
+                self.abandon_reload(py, &why);
+            }
+            _ => {}
         }
-        if let Some(Reload { generation }) = self.reload.take() {
+    }
+
+    fn complete_reload(&mut self, py: Python<'_>) {
+        if let Some(Reload { generation, .. }) = self.reload.take() {
             log::info!(
                 "Reload complete: {} new worker(s) ready, the old ones drain",
                 generation.config.workers
             );
+            self.notice.set_proving(0);
             let before = std::mem::replace(&mut self.current, generation);
             self.unlink(&before, &self.current.listeners);
             self.wanted = self.current.config.workers;
             self.show_name(py);
-            self.reload_ended("Reload complete");
+            self.reload_ended(Ok(()));
         }
     }
 
@@ -97,7 +145,7 @@ impl Arbiter {
         self.restore_logs(py);
         log::error!("Reload failed, the old workers serve on: {why}");
         self.bring_back(py);
-        self.reload_ended("Reload failed, the old workers serve on");
+        self.reload_ended(Err(why.to_string()));
     }
 
     /// Of a server whose workers were ended (WINCH), which HUP is to bring back: better the old ones than none.
@@ -107,16 +155,53 @@ impl Arbiter {
         }
     }
 
-    fn reload_ended(&mut self, how: &str) {
+    /// Tells everybody who waits for it, with the reason where it has failed.
+    fn reload_ended(&mut self, result: Result<(), String>) {
         let ready = self.children.ready(self.current.number);
+        let how = match &result {
+            Ok(()) => "Reload complete",
+            Err(_) => "Reload failed, the old workers serve on",
+        };
         let status = format!("{how}: {ready} of {} worker(s) ready", self.wanted);
         self.service.has_reloaded(&status, ready, self.wanted);
+        match (result, &mut self.askers) {
+            (Ok(()), Some(_)) => self.relieved = Some(clock::monotonic() + RELIEF),
+            (Err(why), Some(askers)) => askers.answer(asker::FAILED, &format!("{status}\n{why}")),
+            (_, None) => {}
+        }
+    }
+
+    /// Answers those who asked for a reload that is complete, once the old workers accept nothing more.
+    pub(super) fn answer_askers(&mut self, now: Nanos) {
+        let number = self.current.number;
+        let drains = |child: &Child| child.generation >= number || child.slot.phase() == Phase::Draining;
+        let over = |until: &Nanos| *until <= now || self.children.iter().all(drains);
+        if self.relieved.filter(over).is_none() {
+            return;
+        }
+        self.relieved = None;
+        let (ready, wanted) = (self.children.ready(number), self.wanted);
+        if let Some(askers) = &mut self.askers {
+            askers.answer(asker::DONE, &format!("Reload complete: {ready} of {wanted} worker(s) ready"));
+        }
+    }
+
+    /// Whoever asks for a reload on the channel beside the pid file has it begin, as HUP does.
+    pub(super) fn hear_askers(&mut self, py: Python<'_>) {
+        if self.relieved.is_some() {
+            // Those who come now want another reload than those who wait.
+            return;
+        }
+        if self.askers.as_mut().is_some_and(Askers::hear) {
+            self.start_reload(py);
+        }
     }
 
     fn drop_next_generation(&mut self) {
-        let Some(Reload { generation }) = self.reload.take() else {
+        let Some(Reload { generation, .. }) = self.reload.take() else {
             return;
         };
+        self.notice.set_proving(0);
         self.unlink(&generation, &self.current.listeners);
         let new: Vec<i32> = self
             .children

@@ -114,7 +114,9 @@ impl Arbiter {
         let generation = self.generation(which);
         let (config, tls) = (generation.config.clone(), generation.tls.clone());
         let (hooks, listeners) = (generation.hooks.clone(), generation.listeners.clone());
+        let report = generation.report.clone();
         Heritage {
+            generation: generation.number,
             config,
             tls,
             listeners,
@@ -126,6 +128,7 @@ impl Arbiter {
             launch,
             hooks,
             server,
+            report,
             identity,
             access: None,
         }

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 
 use pyo3::prelude::*;
 
+use super::asker::Askers;
 use super::children::BACKSTOP;
 use super::{Arbiter, Outcome};
 use crate::daemon::PidFile;
@@ -57,6 +58,7 @@ impl Arbiter {
         // SIGKILL needs no consent: they are reaped as soon as the kernel is done with them.
         self.await_children(py, Manner::Quick, Nanos::MAX);
         self.unlink(&self.current, &[]);
+        self.askers.iter().for_each(Askers::remove);
         self.pidfile.iter().for_each(PidFile::remove);
     }
 

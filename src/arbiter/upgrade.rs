@@ -485,6 +485,11 @@ impl Arbiter {
         if let Some(Err(why)) = self.pidfile.as_mut().map(PidFile::promote) {
             log::error!("{why} (--pid)");
         }
+        if let (Some(file), Some(askers)) = (&self.pidfile, &mut self.askers) {
+            if let Err(e) = askers.follow(file.path()) {
+                log::error!("Nobody can wait for a reload: {}.reload: {e}", file.path().display());
+            }
+        }
         self.service.speak(process::id());
     }
 }

@@ -91,6 +91,7 @@ pub struct Config {
     pub max_requests_jitter: u64,
     pub timeout: Duration,
     /// Zero: requests under way are not waited for.
+    pub boot_timeout: Duration,
     pub graceful_timeout: Duration,
     /// Zero: a connection serves one request.
     pub keepalive: Duration,
@@ -212,6 +213,7 @@ impl Config {
             max_requests: number(&set, "max_requests"),
             max_requests_jitter: number(&set, "max_requests_jitter"),
             timeout: seconds(&set, "timeout"),
+            boot_timeout: seconds(&set, "boot_timeout"),
             graceful_timeout: seconds(&set, "graceful_timeout"),
             keepalive: seconds(&set, "keepalive"),
             header_timeout: seconds(&set, "header_timeout"),

@@ -95,6 +95,8 @@ pub struct Plan {
     pub most_connections: usize,
     /// Requests after which the worker asks to be replaced; 0 is never.
     pub most_requests: u64,
+    /// From the start, how long nothing is accepted.
+    pub quiet: Nanos,
     /// How long a request may run.
     pub timeout: Nanos,
     pub graceful_timeout: Nanos,
@@ -203,7 +205,10 @@ impl EventLoop {
             closing: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
         };
-        looped.listen(&mut lock(&looped.table))?;
+        match looped.plan.quiet {
+            0 => looped.listen(&mut lock(&looped.table))?,
+            quiet => lock(&looped.table).pause = Some(clock::monotonic() + quiet),
+        }
         Ok(looped)
     }
 

@@ -131,6 +131,11 @@ pub fn inode(fd: BorrowedFd<'_>) -> io::Result<u64> {
     Ok(nix::sys::stat::fstat(fd)?.st_ino)
 }
 
+/// What a path names, links not followed; another file that takes its place has another number.
+pub fn identity(path: &Path) -> Option<u64> {
+    std::fs::symlink_metadata(path).ok().map(|found| found.ino())
+}
+
 /// One write(2); what a full disk or a closed pipe did not take is the caller's loss to count.
 pub fn write(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     loop {

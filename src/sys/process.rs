@@ -102,6 +102,14 @@ pub fn send_signal(pid: i32, signal: i32) -> bool {
     unsafe { libc::kill(pid, signal) == 0 }
 }
 
+/// Like `send_signal`, for whoever has to say what went wrong.
+pub fn signal(pid: i32, signal: i32) -> io::Result<()> {
+    match send_signal(pid, signal) {
+        true => Ok(()),
+        false => Err(io::Error::last_os_error()),
+    }
+}
+
 pub fn exists(pid: i32) -> bool {
     !matches!(kill(Pid::from_raw(pid), None), Err(Errno::ESRCH))
 }

@@ -2,12 +2,16 @@
 //! Rule: nothing here blocks; every descriptor is CLOEXEC and, when accepted, non-blocking.
 //! Never: buffers, retries EAGAIN, knows what the octets mean.
 
+use std::fs::OpenOptions;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
-use nix::sys::socket::{recv, recvmsg, send, shutdown, ControlMessageOwned, MsgFlags, Shutdown};
-use socket2::{SockAddr, SockRef};
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{getsockopt, recv, recvmsg, send, shutdown, ControlMessageOwned, MsgFlags, Shutdown};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 /// accept4(2): the connection, and the peer's address unless the listener is a unix socket.
 pub fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
@@ -119,6 +123,33 @@ pub fn backlog(listener: impl AsFd) -> io::Result<u32> {
         0 => Ok(info.tcpi_unacked),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// A socket (SOCK_SEQPACKET) in the file system, at a path of any length: what is bound or connected to is the name in its
+/// folder, as sun_path (unix(7)) holds no more than a hundred octets.
+fn in_folder(path: &Path, call: impl FnOnce(&Socket, &SockAddr) -> io::Result<()>) -> io::Result<Socket> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let folder = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(folder)?;
+    let here = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name);
+    let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
+    call(&socket, &SockAddr::unix(here)?)?;
+    Ok(socket)
+}
+
+/// Listens for connections that carry messages.
+pub fn listen_for_messages(path: &Path) -> io::Result<OwnedFd> {
+    let socket = in_folder(path, Socket::bind)?;
+    socket.set_nonblocking(true)?;
+    socket.listen(16)?;
+    Ok(socket.into())
+}
+
+/// Connects to such a listener; the other result is the process that listens (unix(7), SO_PEERCRED).
+pub fn connect_for_messages(path: &Path) -> io::Result<(OwnedFd, i32)> {
+    let socket = in_folder(path, Socket::connect)?;
+    let peer = getsockopt(&socket, PeerCredentials)?;
+    Ok((socket.into(), peer.pid()))
 }
 
 /// The first half of a staged close (RFC 9112 §9.6).

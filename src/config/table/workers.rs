@@ -81,6 +81,16 @@ pub const ROWS: &[Opt] = &[
         ..ROW
     },
     Opt {
+        name: "boot_timeout",
+        long: &["boot-timeout"],
+        kind: Kind::Seconds,
+        default: "300",
+        section: TIMEOUTS,
+        help: "How long the new workers of a reload may take until all are ready; then the reload has \
+               failed, and the old workers serve on. 0 = no limit. The first start has none.",
+        ..ROW
+    },
+    Opt {
         name: "graceful_timeout",
         long: &["graceful-timeout"],
         kind: Kind::Seconds,
