@@ -43,6 +43,7 @@ EFFECTS = {
     "max_requests": "test_cli.py::test_max_requests",
     "max_requests_jitter": "test_cli.py::test_max_requests_jitter",
     "timeout": "test_deadlines.py::test_a_stuck_request_is_answered_and_its_worker_replaced",
+    "boot_timeout": "test_verified_reload.py::test_a_release_that_does_not_boot",
     "graceful_timeout": "test_arbiter.py::test_term_with_a_stuck_request_ends_after_the_graceful_timeout",
     "keepalive": "test_cli.py::test_keep_alive_time",
     "header_timeout": "test_http.py::test_header_deadline",
