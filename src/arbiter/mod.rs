@@ -429,7 +429,7 @@ impl Arbiter {
             signal::SIGTTIN => self.scale(py, self.wanted + 1),
             signal::SIGTTOU => self.scale(py, self.wanted.saturating_sub(1).max(1)),
             // A terminal that is resized sends it too.
-            signal::SIGWINCH if self.daemonized || self.beside.is_new_and_ready() => self.scale(py, 0),
+            signal::SIGWINCH if self.daemonized || self.beside.is_new_and_ready() => self.end_workers(py),
             signal::SIGUSR2 => self.start_upgrade(py),
             _ => {}
         }

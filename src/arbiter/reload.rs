@@ -148,6 +148,16 @@ impl Arbiter {
         self.reload_ended(Err(why.to_string()));
     }
 
+    /// WINCH: no worker is to be left, not of a reload under way either.
+    pub(super) fn end_workers(&mut self, py: Python<'_>) {
+        if self.reload.is_some() {
+            log::info!("The reload under way is given up");
+            self.drop_next_generation();
+            self.reload_ended(Err("all workers were told to end (WINCH)".into()));
+        }
+        self.scale(py, 0);
+    }
+
     /// Of a server whose workers were ended (WINCH), which HUP is to bring back: better the old ones than none.
     fn bring_back(&mut self, py: Python<'_>) {
         if self.wanted == 0 {

@@ -343,7 +343,11 @@ impl Arbiter {
 
     /// Tells workers and the other server to whom connections can be left.
     pub(super) fn tell_of_serving(&mut self) {
-        let serving = self.children.staying(self.current.number, self.wanted);
+        let serving = match self.children.staying(self.current.number, self.wanted) {
+            // Better those on trial than none, when HUP brings back what WINCH has ended.
+            0 => self.reload.as_ref().map_or(0, |next| self.children.ready(next.generation.number)),
+            serving => serving,
+        };
         self.notice.set_ready(serving + self.beside.serving());
         if let Some(kin) = self.beside.kin() {
             kin.tell(Word { serving, leaving: false });
