@@ -3,6 +3,7 @@ import glob
 import itertools
 import json
 import os
+import re
 import signal
 import socket
 import ssl
@@ -310,6 +311,45 @@ def test_the_time_out_names_the_client(server):
         connection.send(V1 + wire.request_bytes())
         assert connection.read_response().status == 504
     running.wait_log(r"GET / from ip=192\.0\.2\.7 has been running")
+
+
+def test_a_crash_leaves_nobody_under_a_wrong_name(server):
+    """What a worker has learnt of its connections dies with it: they end, rather than go on as the balancer's own."""
+    running = server("""
+        import os, signal
+
+        def app(environ, start_response):
+            if environ["PATH_INFO"] == "/crash":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            start_response("200 OK", [("Content-Type", "text/plain")])
+            return [environ["REMOTE_ADDR"].encode()]
+    """, "-w", "2", "--proxy-protocol", "--keep-alive", "60", "--header-timeout", "60")
+    running.expect_errors()
+    wait_ready(running, 2)
+    with Crowd(running, 8) as crowd:
+        known, silent = crowd.connections[:6], crowd.connections[6:]
+        for connection in known:
+            connection.send(V1)
+            assert connection.exchange().text == "192.0.2.7"
+        for _ in range(4):
+            with running.connect() as killer:
+                killer.send(V1 + wire.request_bytes("GET", "/crash"))
+                killer.expect_closed()
+        for connection in known + silent:
+            try:
+                connection.send(wire.request_bytes())
+            except OSError:
+                continue  # It has been closed.
+            if connection in silent:
+                said = connection.expect_closed()
+                assert said == b"" or re.match(rb"HTTP/1.1 (400|500|503) ", said), said
+                continue
+            try:
+                response = connection.read_response()
+            except wire.ProtocolError as error:
+                assert "the stream ended inside a line: b''" in str(error) or "reset; before it: b''" in str(error)
+                continue
+            assert response.text == "192.0.2.7" or response.status in (500, 503), response
 
 
 @pytest.fixture(scope="module")
