@@ -1,26 +1,32 @@
 //! Owns: as whom workers run: `user`, `group` and `initgroups`, looked up once, and the change itself.
-//! Rule: groups, then gid, then uid, each in all its forms; then it is verified that there is no way back.
-//! Never: changes the arbiter, or HOME.
+//! Rule: groups, then gid, then uid, each in all its forms, then capabilities; then it is verified that there is no way
+//! back. What the user could have put in our way is touched with the user's rights to files, never with root's.
+//! Never: changes HOME.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
+use std::fs::Metadata;
 use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::fcntl::{AtFlags, AT_FDCWD};
 use nix::unistd::{
-    getegid, geteuid, getgroups, getresgid, getresuid, initgroups, setgroups, setresgid, setresuid, setuid,
-    Gid, Group, Uid, User,
+    faccessat, getegid, geteuid, getgrouplist, getgroups, getresgid, getresuid, setgroups, setresgid,
+    setresuid, setuid, AccessFlags, Gid, Group, Uid, User,
 };
 
 use crate::config::Config;
 use crate::error::Error;
 use crate::sys::file::Owner;
+use crate::sys::privileges::{self, Capabilities};
 
 #[derive(Clone, Debug)]
 pub struct Identity {
     uid: Uid,
     gid: Gid,
-    /// Whose supplementary groups are taken over; without a name there are none.
-    member: Option<CString>,
+    /// The supplementary groups.
+    groups: Vec<Gid>,
 }
 
 /// A user, by name or by number; a number needs no entry in the system's list.
@@ -41,8 +47,11 @@ impl Identity {
         let own = entry.as_ref().filter(|_| uid != geteuid()).map(|user| user.gid);
         let gid = named.or(own).unwrap_or(getegid());
         let name = entry.filter(|_| config.initgroups).map(|user| user.name);
-        let member = name.and_then(|name| CString::new(name).ok());
-        Ok(((uid, gid) != (geteuid(), getegid())).then_some(Identity { uid, gid, member }))
+        if (uid, gid) == (geteuid(), getegid()) {
+            return Ok(None);
+        }
+        let groups = name.map_or(Ok(Vec::new()), |name| groups_of(config, &name, gid))?;
+        Ok(Some(Identity { uid, gid, groups }))
     }
 
     /// Errors: only root may become somebody else.
@@ -66,12 +75,12 @@ impl Identity {
     ///
     /// Errors: the kernel refused, or did not do what it said; the process must not go on.
     pub fn assume(&self) -> io::Result<()> {
-        match &self.member {
-            Some(name) => initgroups(name, self.gid)?,
-            None => setgroups(&[])?,
-        }
+        setgroups(&self.groups)?;
         setresgid(self.gid, self.gid, self.gid)?;
         setresuid(self.uid, self.uid, self.uid)?;
+        if !self.uid.is_root() {
+            privileges::drop_all()?;
+        }
         self.verify()
     }
 
@@ -79,13 +88,138 @@ impl Identity {
         let (users, groups) = (getresuid()?, getresgid()?);
         let is_user = [users.real, users.effective, users.saved].iter().all(|uid| *uid == self.uid);
         let is_group = [groups.real, groups.effective, groups.saved].iter().all(|gid| *gid == self.gid);
-        let is_alone = self.member.is_some() || getgroups()?.iter().all(|gid| *gid == self.gid);
-        let returns = !self.uid.is_root() && setuid(Uid::from_raw(0)) != Err(Errno::EPERM);
-        match is_user && is_group && is_alone && !returns {
+        let is_member = sorted(getgroups()?) == sorted(self.groups.clone());
+        let has_way_back =
+            !self.uid.is_root() && (setuid(Uid::from_raw(0)) != Err(Errno::EPERM) || privileges::has_any()?);
+        match is_user && is_group && is_member && !has_way_back {
             true => Ok(()),
             false => Err(io::Error::other("privileges are left")),
         }
     }
+}
+
+/// What the arbiter goes on with when its workers are somebody else: enough to make and end workers, to bind and to
+/// open files anew at a reload, to raise limits and priorities in hooks.
+fn arbiters() -> Capabilities {
+    Capabilities::SETUID
+        | Capabilities::SETGID
+        | Capabilities::KILL
+        | Capabilities::CHOWN
+        | Capabilities::FOWNER
+        | Capabilities::DAC_OVERRIDE
+        | Capabilities::DAC_READ_SEARCH
+        | Capabilities::NET_BIND_SERVICE
+        | Capabilities::SYS_RESOURCE
+        | Capabilities::SYS_NICE
+}
+
+impl Identity {
+    /// Gives up, in the arbiter, what of root's power it does not need.
+    pub fn limit_ourselves(&self) -> io::Result<()> {
+        match self.uid.is_root() {
+            true => Ok(()),
+            false => privileges::keep(arbiters()),
+        }
+    }
+
+    fn with_its_rights<R>(&self, body: impl FnOnce() -> R) -> io::Result<R> {
+        privileges::with_file_rights_of(self.uid, self.gid, &self.groups, body)
+    }
+
+    /// Whether the user could put something else at this path, or lead it elsewhere.
+    pub fn controls(&self, path: &Path) -> io::Result<bool> {
+        if self.uid.is_root() || !geteuid().is_root() {
+            return Ok(false);
+        }
+        let path = std::path::absolute(path)?;
+        self.with_its_rights(|| controls(self.uid.as_raw(), &path))
+    }
+}
+
+/// Opens a file that workers write to, by `open`. With their rights, as what is at its name may have been put there by
+/// one of them; with ours only where they have none, nor could put anything.
+pub fn open_for<T>(
+    identity: Option<&Identity>,
+    path: &Path,
+    open: impl Fn() -> io::Result<T>,
+) -> io::Result<T> {
+    let Some(identity) = identity.filter(|one| !one.uid.is_root() && geteuid().is_root()) else {
+        return open();
+    };
+    match identity.with_its_rights(&open)? {
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => match identity.controls(path)? {
+            true => Err(io::Error::new(e.kind(), format!("{e}, for {identity}"))),
+            false => open(),
+        },
+        opened => opened,
+    }
+}
+
+/// With the user's rights: walks down to the file, through links, and looks for a step that the user could change.
+fn controls(uid: u32, path: &Path) -> bool {
+    let mut ahead: Vec<OsString> = path.iter().rev().map(OsString::from).collect();
+    let (mut here, mut links) = (PathBuf::new(), 0);
+    while let Some(step) = ahead.pop() {
+        if step == ".." {
+            here.pop();
+            continue;
+        }
+        let next = here.join(&step);
+        // Nobody can put anything there; a descriptor of ours is what it is (/dev/stdout).
+        if here == Path::new("/proc") {
+            return false;
+        }
+        // Where the user cannot even look, it can change nothing; where nothing is, only the folder counts.
+        let found = match std::fs::symlink_metadata(&next) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return is_writable(uid, &here),
+            Err(_) => return false,
+            Ok(found) => found,
+        };
+        if can_replace(uid, &here, &found, ahead.is_empty()) {
+            return true;
+        }
+        if !found.is_symlink() {
+            here = next;
+            continue;
+        }
+        links += 1;
+        match std::fs::read_link(&next) {
+            Ok(target) if links <= MOST_LINKS => ahead.extend(target.iter().rev().map(OsString::from)),
+            _ => return true,
+        }
+    }
+    false
+}
+
+/// As the kernel's own (path_resolution(7)).
+const MOST_LINKS: usize = 40;
+
+/// In a folder with the sticky bit it takes the owner to replace something; but a last name may be a second name for
+/// another's file.
+fn can_replace(uid: u32, folder: &Path, found: &Metadata, is_last: bool) -> bool {
+    let is_sticky = std::fs::metadata(folder).is_ok_and(|folder| folder.mode() & libc::S_ISVTX != 0);
+    let is_theirs = !found.is_file() && found.uid() == uid;
+    is_theirs || is_writable(uid, folder) && (is_last || !is_sticky)
+}
+
+/// An owner can make it so.
+fn is_writable(uid: u32, folder: &Path) -> bool {
+    if folder.as_os_str().is_empty() {
+        return false;
+    }
+    let is_owner = std::fs::metadata(folder).is_ok_and(|found| found.uid() == uid);
+    is_owner || faccessat(AT_FDCWD, folder, AccessFlags::W_OK, AtFlags::AT_EACCESS).is_ok()
+}
+
+fn sorted(mut groups: Vec<Gid>) -> Vec<u32> {
+    groups.sort_by_key(|gid| gid.as_raw());
+    groups.dedup();
+    groups.into_iter().map(Gid::as_raw).collect()
+}
+
+fn groups_of(config: &Config, name: &str, gid: Gid) -> Result<Vec<Gid>, Error> {
+    let name = CString::new(name).map_err(|_| unknown(config, "user", name))?;
+    getgrouplist(&name, gid).map_err(|e| Error::system("the user's groups", &e.into(), "--initgroups"))
 }
 
 impl std::fmt::Display for Identity {

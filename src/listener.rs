@@ -10,7 +10,7 @@ use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::{lchown, FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
@@ -187,8 +187,8 @@ fn bind_unix(path: &Path, manner: &Manner) -> io::Result<Socket> {
     let bound = SockAddr::unix(path).and_then(|address| socket.bind(&address));
     process::set_umask(before);
     bound?;
-    if let Some(Owner { uid, gid }) = manner.owner.filter(|_| identity(path).is_some()) {
-        lchown(path, Some(uid), Some(gid))?;
+    if let Some(owner) = manner.owner.filter(|_| identity(path).is_some()) {
+        file::give_socket(path, owner)?;
     }
     Ok(socket)
 }

@@ -15,8 +15,9 @@ use chrono::Local;
 use crate::config::values::LogTarget;
 use crate::config::Config;
 use crate::error::{reason, Error};
+use crate::identity::{self, Identity};
 use crate::statsd::Statsd;
-use crate::sys::file::{self, Owner};
+use crate::sys::file;
 use crate::sys::process;
 use crate::syslog::Syslog;
 
@@ -43,10 +44,21 @@ impl Stream {
     }
 }
 
+/// As whom workers run, who write to the logs and own them; nobody else in particular unless `belong_to` says so.
+static OWNER: OnceLock<Identity> = OnceLock::new();
+
+/// From now on files are opened with their rights, as far as they have any. To be said once, before the first is opened.
+pub fn belong_to(identity: Option<Identity>) {
+    if let Some(identity) = identity {
+        // A reload finds the one that the server was started with.
+        let _ = OWNER.set(identity);
+    }
+}
+
 fn open(target: &LogTarget, dash: Stream) -> io::Result<OwnedFd> {
     match target {
         LogTarget::Dash => file::duplicate(dash.fd()),
-        LogTarget::File(path) => file::open_append(path),
+        LogTarget::File(path) => identity::open_for(OWNER.get(), path, || file::open_append(path)),
     }
 }
 
@@ -71,10 +83,14 @@ impl AsFd for LogFile {
     }
 }
 
-/// Makes a log's file the property of those who will reopen it.
-pub fn hand_over(target: &LogTarget, owner: Owner) {
+/// Makes a log's file the property of those who will reopen it. In a folder of theirs they have made it themselves.
+pub fn hand_over(target: &LogTarget, identity: &Identity) {
     if let LogTarget::File(path) = target {
-        if let Err(e) = file::give(path, owner) {
+        let given = identity.controls(path).and_then(|theirs| match theirs {
+            true => Ok(()),
+            false => file::give(path, identity.owner()),
+        });
+        if let Err(e) = given {
             log::warn!("Cannot change the owner of {}: {e} (--user)", path.display());
         }
     }

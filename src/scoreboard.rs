@@ -258,10 +258,11 @@ impl Slot {
             return 0;
         }
         let counts = self.serving().map(|(_, words)| words[CONNECTIONS].load(Relaxed));
-        let (workers, sum, least) =
-            counts.fold((0, 0, own), |(n, sum, least), count| (n + 1, sum + count, least.min(count)));
+        let (workers, sum, least) = counts.fold((0, 0, own), |(n, sum, least), count| {
+            (n + 1, u64::saturating_add(sum, count), least.min(count))
+        });
         let mean = sum.div_ceil(u64::max(workers, 1));
-        match own > FEW + least + least / 2 {
+        match own > least.saturating_add(FEW + least / 2) {
             true => own.saturating_sub(mean),
             false => 0,
         }
@@ -324,7 +325,21 @@ fn store_text(words: &[AtomicU64], text: &[u8]) -> usize {
 fn load_text(words: &[AtomicU64], length: usize) -> String {
     let octets: Vec<u8> =
         words.iter().flat_map(|word| word.load(Relaxed).to_le_bytes()).take(length).collect();
-    String::from_utf8_lossy(&octets).into_owned()
+    printable(&String::from_utf8_lossy(&octets))
+}
+
+/// Without what would break a line of the log or disguise it: a worker may have written anything there.
+fn printable(text: &str) -> String {
+    let hides = |c: char| {
+        c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+    };
+    text.chars().fold(String::with_capacity(text.len()), |mut shown, c| {
+        match hides(c) {
+            true => shown.extend(c.escape_default()),
+            false => shown.push(c),
+        }
+        shown
+    })
 }
 
 fn read_record(record: &[AtomicU64]) -> Option<InFlight> {
@@ -402,6 +417,43 @@ mod tests {
         slot.end(0);
         slot.end(2);
         assert!(slot.in_flight().is_empty());
+    }
+
+    /// An application can write to all of it: whatever stands there, reading it is harmless.
+    #[test]
+    fn a_scribbled_board_is_read_without_harm() {
+        let board = Scoreboard::new(3, 2).unwrap();
+        let patterns = [
+            u64::MAX,
+            1,
+            1 << 63,
+            0x0a5d_4552_4f52_5b0a,
+            0x8000_0000_0000_0003,
+            u64::from_le_bytes(*b"\n\x1b[2J\r\x00x"),
+        ];
+        for round in 0..2000u64 {
+            for (at, word) in board.words.iter().enumerate() {
+                let pick = (round.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32).wrapping_add(at as u64);
+                let noise = pick.wrapping_mul(0xbf58_476d_1ce4_e5b9);
+                word.store(patterns.get(pick as usize % 8).copied().unwrap_or(noise), Relaxed);
+            }
+            for slot in (0..3).map(|index| board.slot(index)) {
+                let (_, _, _) = (slot.phase(), slot.requests(), slot.busy_since());
+                let (_, _, _) = (slot.has_idle_sibling(), slot.lead_in_connections(), slot.surplus());
+                for request in slot.in_flight() {
+                    let text = request.method + &request.target;
+                    assert!(!text.contains(char::is_control), "{text:?}");
+                    assert!(text.len() <= 8 * 10 * RECORD);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn text_that_would_forge_a_line_is_shown_escaped() {
+        let slot = Scoreboard::new(1, 1).unwrap().slot(0);
+        slot.begin(0, 1, b"GET", "/a\n[1] [ERROR] b\u{202e}\u{1b}é".as_bytes());
+        assert_eq!(slot.in_flight()[0].target, "/a\\n[1] [ERROR] b\\u{202e}\\u{1b}é");
     }
 
     #[test]

@@ -61,6 +61,7 @@ const BESIDE: &[(&str, &str)] = &[
     ("buffer", "transport"),
     ("access_sink", "access_log"),
     ("access_sink", "log"),
+    ("log", "identity"),
     ("access_sink", "syslog"),
     ("access_sink", "statsd"),
     ("log", "syslog"),

@@ -219,8 +219,7 @@ impl Children {
 
     /// Draining workers that did not finish in time.
     pub fn undrained(&self, graceful: Nanos, now: Nanos) -> Vec<i32> {
-        let late =
-            |c: &&Child| matches!(c.stage, Stage::Draining { since } if since + graceful + BACKSTOP <= now);
+        let late = |c: &&Child| matches!(c.stage, Stage::Draining { since } if since.saturating_add(graceful + BACKSTOP) <= now);
         self.list.iter().filter(late).map(|child| child.pid).collect()
     }
 
@@ -240,16 +239,15 @@ fn observed(stage: Stage, phase: Phase, now: Nanos) -> Stage {
 }
 
 fn runs_over(child: &Child, timeout: Nanos, now: Nanos) -> bool {
-    child.slot.busy_since().is_some_and(|since| since + timeout <= now)
+    child.slot.busy_since().is_some_and(|since| since.saturating_add(timeout) <= now)
 }
 
 /// A request that starts after `now` cannot be overdue before `now + timeout`: so often, and no oftener, an idle worker
 /// has to be looked at.
 fn child_deadline(child: &Child, timeout: Option<Nanos>, graceful: Nanos, now: Nanos) -> Option<Nanos> {
     match child.stage {
-        Stage::Booting | Stage::Ready => {
-            timeout.map(|timeout| child.slot.busy_since().unwrap_or(now).max(1) + timeout + BACKSTOP)
-        }
+        Stage::Booting | Stage::Ready => timeout
+            .map(|timeout| child.slot.busy_since().unwrap_or(now).max(1).saturating_add(timeout + BACKSTOP)),
         Stage::Draining { since } => Some(since + graceful + BACKSTOP),
         Stage::Retiring | Stage::Killed => None,
     }
@@ -327,6 +325,18 @@ mod tests {
         assert_eq!(children.overdue(T, 40 * SECOND + BACKSTOP), [101]);
         children.set_stage(101, Stage::Retiring);
         assert!(children.overdue(T, 90 * SECOND).is_empty(), "it has noticed, and waits for its replacement");
+    }
+
+    #[test]
+    fn a_worker_that_writes_nonsense_of_itself_harms_only_itself() {
+        let mut children = table(&[Stage::Ready, Stage::Ready]);
+        for since in [u64::MAX, u64::MAX - 1, 1 << 63, 1] {
+            children.list[1].slot.begin(0, since, b"", b"");
+            children.observe(9 * SECOND);
+            assert!(children.overdue(T, 9 * SECOND).iter().all(|pid| *pid == 101));
+            assert!(children.next_deadline(Some(T), T, 9 * SECOND).is_some());
+        }
+        assert_eq!(children.iter().map(|child| child.pid).collect::<Vec<_>>(), [100, 101]);
     }
 
     #[test]

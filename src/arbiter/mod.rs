@@ -84,6 +84,8 @@ pub struct Arbiter {
     signals: Signals,
     interrupts: Interrupts,
     waker: Arc<Waker>,
+    /// There is more to do at once. Not said by the waker, which workers have too and could have filled.
+    hurry: bool,
     /// Where workers of all generations leave connections for one another.
     mailbox: Arc<Mailbox>,
     notice: Arc<Notice>,
@@ -223,6 +225,7 @@ fn take_config(
     for folder in &config.pythonpath {
         python::add_path(py, folder).map_err(|e| Error::Other(format!("{folder}: {e} (--pythonpath)")))?;
     }
+    crate::log::belong_to(Identity::wanted(&config)?);
     init_log(&config)?;
     let hooks = Arc::new(Hooks::resolve(py, &config, given.as_ref())?);
     if let Some(tls) = hooks.ssl_context(py, &config)? {
@@ -271,7 +274,7 @@ fn init_log(config: &Config) -> Result<(), Error> {
 fn hand_over_logs(config: &Config, identity: Option<&Identity>) {
     if let Some(identity) = identity {
         let targets = config.accesslog.iter().chain([&config.errorlog]);
-        targets.for_each(|target| crate::log::hand_over(target, identity.owner()));
+        targets.for_each(|target| crate::log::hand_over(target, identity));
     }
 }
 
@@ -341,6 +344,9 @@ impl Arbiter {
                 return Err(e);
             }
         };
+        if let Some(Err(e)) = identity.as_ref().map(Identity::limit_ourselves) {
+            log::warn!("Cannot give up what only root can do and a server need not: {e} (--user)");
+        }
         Ok(Arbiter {
             launch: Arc::new(launch),
             start_folder,
@@ -348,6 +354,7 @@ impl Arbiter {
             signals,
             interrupts,
             waker,
+            hurry: false,
             mailbox,
             notice,
             lifeline: Arc::new(lifeline),
@@ -601,6 +608,7 @@ impl Arbiter {
     }
 
     fn wait(&mut self, py: Python<'_>) {
+        let hurry = std::mem::take(&mut self.hurry).then_some(0);
         let now = clock::monotonic();
         let mut until = self.children.next_deadline(self.timeout(), self.graceful_timeout(), now);
         if self.lacks_processes() && self.children.backoff.until() > now {
@@ -625,7 +633,7 @@ impl Arbiter {
         // Who comes before the last reload is quite over is heard afterwards.
         let heard = self.askers.as_ref().filter(|_| self.relieved.is_none());
         fds.extend(heard.into_iter().flat_map(Askers::waits));
-        let patience = until.map(|until| until.saturating_sub(now));
+        let patience = hurry.or(until.map(|until| until.saturating_sub(now)));
         self.vigil.plan(until.unwrap_or(0));
         if let Err(e) = py.detach(|| wait_few(&fds, Interest::Read, patience)) {
             log::error!("Cannot wait: {e}");

@@ -69,7 +69,7 @@ impl Arbiter {
         match spawned {
             Ok(None) => {
                 // Another may be missing.
-                self.waker.wake();
+                self.hurry = true;
                 ControlFlow::Continue(())
             }
             Ok(Some(outcome)) => ControlFlow::Break(outcome),

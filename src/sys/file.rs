@@ -3,13 +3,86 @@
 //! Never: decides where a log goes or what a line looks like.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
+/// Opens a log for appending, and makes it if it is not there. Nobody else chooses where it goes: a link is followed only
+/// when it belongs to root or to us, and in a folder that everybody may write to so must the file itself (as under the
+/// kernel's fs.protected_symlinks, _regular and _fifos, which may be off). A fifo that nobody reads is an error, not a wait.
 pub fn open_append(path: &Path) -> io::Result<OwnedFd> {
-    Ok(OpenOptions::new().append(true).create(true).mode(0o644).open(path)?.into())
+    match open_log(path, libc::O_NOFOLLOW) {
+        Ok(file) => {
+            trust(path, &file.metadata()?)?;
+            Ok(file.into())
+        }
+        Err(e) if e.raw_os_error() == Some(libc::ELOOP) => {
+            let link = std::fs::symlink_metadata(path)?;
+            match is_ours(link.uid()) {
+                true => Ok(open_log(path, 0)?.into()),
+                false => Err(untrusted("a link", link.uid())),
+            }
+        }
+        Err(e) => Err(e),
+    }
+}
+
+fn open_log(path: &Path, flags: i32) -> io::Result<File> {
+    let flags = flags | libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = OpenOptions::new().append(true).create(true).mode(0o644).custom_flags(flags).open(path)?;
+    // It was only to keep the open itself from waiting.
+    nix::fcntl::fcntl(&file, nix::fcntl::F_SETFL(nix::fcntl::OFlag::O_APPEND))?;
+    Ok(file)
+}
+
+/// Errors: in this folder everybody may put something, and this file is neither ours nor root's nor the folder owner's.
+pub fn trust(path: &Path, found: &std::fs::Metadata) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = std::fs::metadata(folder)?;
+    let is_device = !found.is_file() && !found.file_type().is_fifo();
+    let owner = found.uid();
+    match is_device || !is_shared(&folder) || is_ours(owner) || owner == folder.uid() {
+        true => Ok(()),
+        false => Err(untrusted("a file in a folder for everybody", owner)),
+    }
+}
+
+/// Everybody may put something there, and only owners may take theirs away.
+fn is_shared(folder: &std::fs::Metadata) -> bool {
+    const EVERYBODY: u32 = libc::S_ISVTX | libc::S_IWOTH;
+    folder.mode() & EVERYBODY == EVERYBODY
+}
+
+/// Root's, ours, or theirs in whose name files are opened now.
+fn is_ours(uid: u32) -> bool {
+    uid == 0 || uid == nix::unistd::geteuid().as_raw() || uid == super::process::file_user()
+}
+
+fn untrusted(what: &str, owner: u32) -> io::Error {
+    let words = format!("it is {what} that belongs to user {owner}");
+    io::Error::new(io::ErrorKind::PermissionDenied, words)
+}
+
+/// Makes the file of a socket somebody else's. Who may write to the folder may have put something else there meanwhile:
+/// what is not a socket of ours under this name alone is left as it is.
+pub fn give_socket(path: &Path, owner: Owner) -> io::Result<()> {
+    let flags = libc::O_PATH | libc::O_NOFOLLOW;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let found = file.metadata()?;
+    let is_ours = found.uid() == nix::unistd::geteuid().as_raw();
+    if !(found.file_type().is_socket() && found.nlink() == 1 && is_ours) {
+        return Err(io::Error::other("somebody has replaced it meanwhile"));
+    }
+    let (uid, gid) = (Some(owner.uid.into()), Some(owner.gid.into()));
+    Ok(nix::unistd::fchownat(&file, "", uid, gid, nix::fcntl::AtFlags::AT_EMPTY_PATH)?)
+}
+
+/// What is read of a small file, such as a number in a pid file, whoever wrote it.
+pub fn read_little(file: &File, most: u64) -> io::Result<String> {
+    let mut text = String::new();
+    file.take(most).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// Whose a file is.
@@ -19,8 +92,8 @@ pub struct Owner {
     pub gid: u32,
 }
 
-/// Makes a regular file somebody else's, and makes it if it is not there. A link is left alone: where it leads may have
-/// been chosen by whoever owns the folder.
+/// Makes a regular file somebody else's, and makes it if it is not there. A link is left alone, and so is a file that has
+/// another name beside. The folder must be one in which nobody but root can put anything.
 pub fn give(path: &Path, owner: Owner) -> io::Result<()> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
     let opened = OpenOptions::new().append(true).create(true).mode(0o644).custom_flags(flags).open(path);
@@ -177,4 +250,92 @@ pub fn send_file(out: impl AsFd, file: impl AsFd, offset: &mut u64, most: usize)
     let sent = nix::sys::sendfile::sendfile(out, file, Some(&mut at), most)?;
     *offset = at as u64;
     Ok(sent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::{chown, symlink, PermissionsExt};
+    use std::path::PathBuf;
+
+    const STRANGER: u32 = 4_000_000;
+
+    /// A folder of this test's own.
+    fn folder(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("rgunicorn-file-{name}-{}", std::process::id()));
+        fs::create_dir(&path).unwrap();
+        path
+    }
+
+    fn shared(folder: &Path) {
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o1777)).unwrap();
+    }
+
+    #[test]
+    fn a_link_of_ours_is_followed_and_a_strangers_is_not() {
+        let folder = folder("link");
+        let (link, target) = (folder.join("log"), folder.join("target"));
+        symlink(&target, &link).unwrap();
+        write_all(open_append(&link).unwrap().as_fd(), b"a line").unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"a line");
+        if nix::unistd::geteuid().is_root() {
+            std::os::unix::fs::lchown(&link, Some(STRANGER), None).unwrap();
+            let refusal = open_append(&link).unwrap_err();
+            assert_eq!(refusal.kind(), io::ErrorKind::PermissionDenied);
+            assert_eq!(refusal.to_string(), "it is a link that belongs to user 4000000");
+        }
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn in_a_folder_for_everybody_the_file_is_ours() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let folder = folder("shared");
+        let log = folder.join("log");
+        fs::write(&log, "").unwrap();
+        chown(&log, Some(STRANGER), None).unwrap();
+        assert!(open_append(&log).is_ok(), "a folder of one owner");
+        shared(&folder);
+        assert!(open_append(&log).is_err());
+        fs::remove_file(&log).unwrap();
+        nix::unistd::mkfifo(&log, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        chown(&log, Some(STRANGER), None).unwrap();
+        let _reader = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&log).unwrap();
+        assert!(open_append(&log).is_err());
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_fifo_without_a_reader_is_an_error_and_no_wait() {
+        let folder = folder("fifo");
+        let fifo = folder.join("log");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(open_append(&fifo).unwrap_err().raw_os_error(), Some(libc::ENXIO));
+        let _reader = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&fifo).unwrap();
+        let log = open_append(&fifo).unwrap();
+        let flags = nix::fcntl::fcntl(&log, nix::fcntl::F_GETFL).unwrap();
+        assert_eq!(flags & libc::O_NONBLOCK, 0);
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn only_a_socket_of_ours_is_given_away() {
+        let folder = folder("socket");
+        let (path, other) = (folder.join("socket"), folder.join("other"));
+        let owner = Owner { uid: nix::unistd::geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() };
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        give_socket(&path, owner).unwrap();
+        fs::hard_link(&path, &other).unwrap();
+        assert!(give_socket(&path, owner).is_err(), "it has two names");
+        fs::remove_file(&path).unwrap();
+        symlink(&other, &path).unwrap();
+        assert!(give_socket(&path, owner).is_err(), "a link");
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "").unwrap();
+        assert!(give_socket(&path, owner).is_err(), "a file");
+        fs::remove_dir_all(&folder).unwrap();
+    }
 }

@@ -11,6 +11,7 @@ pub mod crash;
 pub mod descriptors;
 pub mod file;
 pub mod poll;
+pub mod privileges;
 pub mod process;
 pub mod shm;
 pub mod signal;
