@@ -28,14 +28,18 @@ LOCKED := $(if $(filter true,$(CI)),--locked)
 CARGO := CARGO_TARGET_DIR=target/$(VERSION) PYO3_PYTHON=$(INTERPRETER) cargo
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test check fmt clippy cargo-test embed pytest smoke smoke-embed wheel docs bench fuzz system clean
+.PHONY: help demo test check fmt clippy dependencies cargo-test embed pytest smoke smoke-embed wheel docs unsafe audit memcheck leaks bench fuzz system clean
 
 help:
 	@echo 'make demo    serve the example Django project on 127.0.0.1:8000, behind Nginx on 127.0.0.1:8080 where it is installed'
 	@echo 'make test    check and test everything, with every Python found; installs what that needs'
-	@echo 'make check   rustfmt and clippy only'
+	@echo 'make check   rustfmt, clippy and what the crates are only'
 	@echo 'make wheel   build the release wheels into target/wheels, one for every Python found; one more is the shim'
 	@echo 'make docs    write the list of settings in docs/settings.md'
+	@echo 'make unsafe  write docs/unsafe.md, the list of unsafe code'
+	@echo 'make audit   look for known vulnerabilities of the crates; needs the network and cargo-deny or cargo-audit'
+	@echo 'make memcheck  test with the debug allocator of CPython, and under valgrind'
+	@echo 'make leaks   a million requests of all kinds, then look for what is left of them'
 	@echo 'make bench   compare with other servers; see benches/README.md'
 	@echo 'make fuzz    look for octets that break the rules of HTTP, FUZZ_SECONDS=60 for each of the targets in fuzz/'
 	@echo 'make clean   remove all that was made'
@@ -90,7 +94,11 @@ test: system fmt clippy cargo-test pytest smoke smoke-embed
 system:
 	@.ci/system test $(PYTHON)
 
-check: fmt clippy
+check: fmt clippy dependencies
+
+# Sources, checksums and licences of the crates.
+dependencies:
+	.ci/dependencies
 
 fmt:
 	cargo fmt --check
@@ -137,6 +145,26 @@ target/test-wheels/%/.built: $(SOURCES) .venvs/%/.packages $(TEST_VENV)/.package
 	@touch $@
 
 .PRECIOUS: target/wheels/.% .venvs/%/.wheel .venvs/%/.packages target/test-wheels/%/.built
+
+# --- memory and supply ---------------------------------------------------------------------------------------------------
+
+unsafe:
+	.ci/unsafe > docs/unsafe.md
+
+# The RustSec database is fetched from GitHub.
+audit:
+	@if command -v cargo-deny >/dev/null; then cargo deny check; \
+	elif command -v cargo-audit >/dev/null; then cargo audit; \
+	else echo 'make: cargo install --locked cargo-deny first' >&2; exit 1; fi
+
+# Bounds and use after free of Python objects by CPython's debug allocator, then reads of what was never written by valgrind.
+MEMCHECK = test_wsgi test_environ test_streaming test_threads test_http test_mold test_leaks
+memcheck: $(TEST_VENV)/.wheel
+	RGUNICORN_ENV='PYTHONMALLOC=debug PYTHONDEVMODE=1' $(TEST_VENV)/bin/python -m pytest $(PYTEST_ARGS) $(MEMCHECK:%=tests/%.py)
+	RGUNICORN_VALGRIND=1 $(TEST_VENV)/bin/python -m pytest -n 2 tests/test_valgrind.py
+
+leaks: $(TEST_VENV)/.wheel
+	RGUNICORN_BIG=1 $(TEST_VENV)/bin/python -m pytest -s tests/test_leaks.py
 
 # --- the rest -----------------------------------------------------------------------------------------------------------
 

@@ -94,6 +94,8 @@ def clean_environment(extra=None):
     environment["SPT_NOENV"] = "1"
     path = [TESTS] + [p for p in environment.get("PYTHONPATH", "").split(os.pathsep) if p]
     environment["PYTHONPATH"] = os.pathsep.join(path)
+    # What `make memcheck` wants of the interpreter.
+    environment.update(pair.split("=", 1) for pair in os.environ.get("RGUNICORN_ENV", "").split())
     environment.update(extra or {})
     return environment
 
