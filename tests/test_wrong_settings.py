@@ -45,6 +45,11 @@ WRONG = {
 # Values with a rule of their own.
 CHECKED = {
     "protocol": (["ftp", "uwsgi"], ["'ftp'", "7"], r"is not one of: http, uwsgi$|is not available yet, use http |is not a text$"),
+    "syslog_addr": (["localhost:514", "udp://localhost:x", "unix://"], ["'localhost:514'", "'tcp://h:0'", "7"],
+                    r"is not udp://HOST:PORT, tcp://HOST:PORT or unix://PATH$|is not a port \(1 to 65535\)$|the path of the socket "
+                    r"is missing: unix:///dev/log$|is not a text$"),
+    "statsd_host": (["localhost", "localhost:x"], ["'localhost'", "'localhost:70000'", "7"],
+                    r"is not HOST:PORT or unix://PATH$|is not a port \(1 to 65535\)$|is not a text$"),
     "root_path": (["shop", "/a b"], ["'shop'", "7"], r"is not a path like /shop, of plain letters$|is not a text$"),
 }
 # Nothing is wrong with these, which is why they are named here.
