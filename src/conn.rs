@@ -18,13 +18,15 @@ use std::any::Any;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use crate::access_sink::AccessLog;
+use crate::access_sink::{AccessLog, Known};
 use crate::buffer::{Flushed, OutQueue, Scratch, Segment, READ_SIZE};
 use crate::handoff::{Mailbox, Papers, MOST_OCTETS};
 use crate::http::body::Decoder;
 use crate::http::date::ServerDate;
 use crate::http::parse::{self, Status};
-use crate::http::{Framing, Head, Policy, Reject};
+use crate::http::reject::without_body;
+use crate::http::{Field, Framing, Head, Policy, Reject};
+use crate::proxy;
 use crate::proxy_protocol::{Origin, Preface};
 use crate::sys::clock::{self, Nanos, SECOND};
 use crate::sys::poll::{wait_one, Interest};
@@ -526,6 +528,42 @@ impl Conn {
         self.out.push(Segment::Bytes { bytes: page, at: 0 });
         self.fate = Fate::Linger;
         self.reply(turn)
+    }
+
+    /// When the request reached a proxy that may say so, in microseconds since the epoch.
+    pub fn told_start(&self, octets: &[u8]) -> Option<u64> {
+        let block = octets.get(self.head.fields_at..).filter(|_| self.trusted)?;
+        let named = |field: &&Field| field.name.of(block).eq_ignore_ascii_case(b"x-request-start");
+        proxy::request_start(self.head.fields.list.iter().find(named)?.value.of(block))
+    }
+
+    /// Answers a complete request in the application's place, in the state in which that would be called.
+    pub fn turn_away(&mut self, reject: Reject, turn: &mut Turn<'_>) -> Next {
+        let mut page = Vec::new();
+        reject.page(turn.desk.date.at(clock::unix_seconds()), &mut page);
+        let octets = turn.desk.scratch.unread();
+        let (method, target) = (self.head.start.method.of(octets), self.head.start.target.of(octets));
+        if method == b"HEAD" {
+            without_body(&mut page);
+        }
+        if let Some(access) = turn.access {
+            access.answered(reject, self.client(), page.len(), &Known { method, target, elapsed: 0 });
+        }
+        turn.desk.scratch.start = turn.desk.scratch.end;
+        self.out.push(Segment::Bytes { bytes: page, at: 0 });
+        self.fate = Fate::Linger;
+        self.reply(turn)
+    }
+
+    /// Ends a complete request whose client has gone: nobody would read the answer.
+    pub fn abandon(&mut self, turn: &mut Turn<'_>) -> Next {
+        let octets = turn.desk.scratch.unread();
+        let (method, target) = (self.head.start.method.of(octets), self.head.start.target.of(octets));
+        if let Some(access) = turn.access {
+            access.answered(Reject::ClientGone, self.client(), 0, &Known { method, target, elapsed: 0 });
+        }
+        turn.desk.scratch.start = turn.desk.scratch.end;
+        self.close()
     }
 
     /// The deadline of a state that waits for the peer's octets has passed.

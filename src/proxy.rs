@@ -141,6 +141,15 @@ impl Trust {
     }
 }
 
+/// X-Request-Start: when a proxy took the request, in microseconds since the epoch. Nginx says it in seconds with a fraction
+/// (`t=${msec}`), others in milliseconds or microseconds; which, its size tells.
+pub fn request_start(value: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(value).ok()?.trim();
+    let number: f64 = text.strip_prefix("t=").unwrap_or(text).parse().ok()?;
+    let seconds = [1e0, 1e3, 1e6].map(|unit| number / unit).into_iter().find(|seconds| *seconds < 1e11)?;
+    (seconds > 1e9).then_some((seconds * 1e6) as u64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -240,6 +249,16 @@ mod tests {
             [("X-Forwarded-Proto", "https"), ("X-Forwarded-Proto", "http")],
         ] {
             assert_eq!(scheme(&lines), Err(Reject::ContradictorySchemes));
+        }
+    }
+
+    #[test]
+    fn the_start_of_a_request_is_read_in_every_unit() {
+        for text in ["t=1700000000.250", "1700000000.250", "t=1700000000250", " 1700000000250000 "] {
+            assert_eq!(request_start(text.as_bytes()), Some(1_700_000_000_250_000), "{text}");
+        }
+        for text in ["", "t=", "now", "-5", "12", "inf", "nan", "1e300", "\u{e9}"] {
+            assert_eq!(request_start(text.as_bytes()), None, "{text}");
         }
     }
 }

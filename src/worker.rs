@@ -220,6 +220,7 @@ fn serve(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>, hooks: &WorkerHooks
         most_requests,
         quiet: if on_trial { QUIET } else { 0 },
         timeout: limit(config.timeout),
+        queue_timeout: Some(nanos(config.queue_timeout)).filter(|limit| *limit > 0),
         graceful_timeout: nanos(config.graceful_timeout),
         overrun: Box::new(OverrunPolicy(interrupts.clone())),
     };

@@ -101,6 +101,8 @@ pub struct Config {
     pub body_timeout: Duration,
     /// Without an octet of the response taken by the client.
     pub write_timeout: Duration,
+    /// How long a complete request may wait for a thread.
+    pub queue_timeout: Duration,
     pub http: Policy,
     pub check_config: bool,
     pub print_config: bool,
@@ -217,6 +219,7 @@ impl Config {
             graceful_timeout: seconds(&set, "graceful_timeout"),
             keepalive: seconds(&set, "keepalive"),
             header_timeout: seconds(&set, "header_timeout"),
+            queue_timeout: seconds(&set, "queue_timeout"),
             body_timeout: seconds(&set, "body_timeout"),
             write_timeout: seconds(&set, "write_timeout"),
             http: policy(&set),

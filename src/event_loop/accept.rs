@@ -11,7 +11,7 @@ use super::{lock, EventLoop, Lead, LISTENER, MAILBOX};
 use crate::conn::{Conn, Desk, Event};
 use crate::handoff::Handed;
 use crate::sys::clock::{self, Nanos, SECOND};
-use crate::sys::poll::Interest;
+use crate::sys::poll::{is_gone, Interest};
 use crate::sys::{crash, socket};
 use crate::transport::{Peer, Transport};
 
@@ -187,6 +187,9 @@ impl EventLoop {
             crash::wait_for_the_end();
         }
         log::error!("Cannot accept on {}: {e}", self.source_name(source));
+        if let (Source::Listener(index), Some(libc::EMFILE | libc::ENFILE)) = (source, e.raw_os_error()) {
+            self.refuse_for_want_of_descriptors(index);
+        }
         let mut table = lock(&self.table);
         table.pause = Some(clock::monotonic() + ACCEPT_PAUSE);
         self.adjust_listening(&mut table);
@@ -194,6 +197,7 @@ impl EventLoop {
 
     fn arrived(&self, arrival: Arrival, desk: &mut Desk) -> Option<Job> {
         let is_new = matches!(arrival, Arrival::New(..));
+        let gone = matches!(&arrival, Arrival::Handed(Handed { fd, .. }) if is_gone(fd.as_fd()));
         let mut job = self.admit(arrival, desk)?;
         // Of a connection that came here the kernel has told no other worker.
         let leaves = self.draining.load(Relaxed) && !self.closing.load(Relaxed);
@@ -202,7 +206,12 @@ impl EventLoop {
             return None;
         }
         let next = job.conn.advance(Event::Readable, &mut self.turn(desk, clock::monotonic()));
-        self.settle(job, next)
+        let job = self.settle(job, next)?;
+        if gone {
+            self.abandon(job, desk)
+        } else {
+            Some(job)
+        }
     }
 
     /// Gives a connection its place in the table.

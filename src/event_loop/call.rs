@@ -44,6 +44,12 @@ impl EventLoop {
 
     /// Serves a request and those that were sent right behind it, then gives the connection back to the loop.
     pub(super) fn serve(&self, mut job: Job, thread: usize, desk: &mut Desk, caller: &mut dyn Caller) {
+        if let Some(limit) = self.plan.queue_timeout {
+            match self.admit_to_call(job, limit, desk) {
+                Some(admitted) => job = admitted,
+                None => return,
+            }
+        }
         loop {
             let entered = self.call(&mut job.conn, thread, desk, caller);
             let now = clock::monotonic();

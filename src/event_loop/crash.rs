@@ -15,8 +15,8 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use super::EventLoop;
 use crate::conn::{Conn, State};
 use crate::exchange::claim::{Claim, Overrun, Stage};
-use crate::exchange::without_body;
 use crate::handoff::Papers;
+use crate::http::reject::without_body;
 use crate::http::Reject;
 use crate::log;
 use crate::proxy_protocol::Preface;
@@ -182,6 +182,10 @@ pub(super) struct Pages {
 }
 
 impl Pages {
+    pub(super) fn unavailable(&self) -> &[u8] {
+        &self.unavailable
+    }
+
     pub(super) fn new() -> Pages {
         let page = |reject: Reject, fields: &str| {
             let mut page = Vec::new();
@@ -191,7 +195,7 @@ impl Pages {
         let failed = page(Reject::InternalError, version::server_line());
         let mut failed_head = failed.clone();
         without_body(&mut failed_head);
-        let unavailable = page(Reject::Unavailable, &format!("{}Retry-After: 1\r\n", version::server_line()));
+        let unavailable = page(Reject::Unavailable, version::server_line());
         Pages { failed, failed_head, unavailable }
     }
 }

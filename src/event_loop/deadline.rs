@@ -10,7 +10,7 @@ use super::{lock, EventLoop};
 use crate::access_sink::Known;
 use crate::conn::Desk;
 use crate::exchange::claim::{Overrun, Ticket};
-use crate::exchange::without_body;
+use crate::http::reject::without_body;
 use crate::http::Reject;
 use crate::log::critical;
 use crate::scoreboard::InFlight;

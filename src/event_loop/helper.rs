@@ -182,7 +182,7 @@ impl EventLoop {
         };
         watch.ticks += 1;
         let look = self.look_in(standing, most, watch);
-        let patience = patience.min(self.next_timer());
+        let patience = patience.min(self.next_timer()).min(self.next_shedding());
         match look {
             // Woken by the next thing that becomes ready.
             Some(Look::Clean) => {

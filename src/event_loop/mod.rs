@@ -12,10 +12,11 @@ mod deadline;
 mod drain;
 mod helper;
 mod rescue;
+mod shed;
 mod table;
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -99,6 +100,8 @@ pub struct Plan {
     pub quiet: Nanos,
     /// How long a request may run.
     pub timeout: Nanos,
+    /// How long a complete request may wait for a thread, if that is limited.
+    pub queue_timeout: Option<Nanos>,
     pub graceful_timeout: Nanos,
     pub overrun: Box<dyn Overrun>,
 }
@@ -142,6 +145,8 @@ struct Lead {
     rescued: bool,
     /// For what comes out of the mailbox.
     letter: Vec<u8>,
+    /// Nothing that waits in the backlog is overdue before.
+    sheds_at: Nanos,
 }
 
 /// A poisoned lock means that a thread panicked inside a few plain assignments; the data is whole.
@@ -164,6 +169,7 @@ impl EventLoop {
         for (index, fd) in controls.iter().enumerate() {
             poller.add(fd, CONTROL | index as u64, Interest::Read)?;
         }
+        let spare = waker.as_fd().try_clone_to_owned()?;
         let table = Table {
             entries: Slab::new(),
             generation: 0,
@@ -173,6 +179,7 @@ impl EventLoop {
             frozen: false,
             retry: None,
             pause: None,
+            spare: Some(spare),
             drain_until: None,
             waits_until: Nanos::MAX,
         };
@@ -184,6 +191,7 @@ impl EventLoop {
             turn: 0,
             rescued: false,
             letter: Vec::new(),
+            sheds_at: 0,
         };
         let calls = (0..plan.threads).map(|_| Claim::default()).collect();
         let roll = Roll::new(plan.most_connections);
@@ -370,7 +378,9 @@ impl EventLoop {
 
     fn dispatch(&self, token: u64, lead: &mut Lead, desk: &mut Desk) -> Option<Job> {
         if token & SPECIAL == 0 {
-            return self.connection_ready(token, desk);
+            let gone = lead.events.found_gone();
+            let job = self.connection_ready(token, desk)?;
+            return if gone { self.abandon(job, desk) } else { Some(job) };
         }
         let index = (token & 0xffff_ffff) as usize;
         match token & !0xffff_ffff {

@@ -47,6 +47,9 @@ impl EventLoop {
         if self.pass_arrivals(lead, &mut room, desk) == Look::Stuck {
             look = Look::Stuck;
         }
+        if let Some(limit) = self.plan.queue_timeout.filter(|_| room == 0) {
+            self.shed_arrivals(lead, limit, desk);
+        }
         self.end_waits(desk);
         look
     }
@@ -123,6 +126,10 @@ impl EventLoop {
             // With no input left there is nothing to call the application for.
             let call = self.settle(Job { key, conn }, next);
             debug_assert!(call.is_none());
+            return true;
+        }
+        if *room == 0 && self.is_overdue(&conn) {
+            self.shed(Job { key, conn }, desk);
             return true;
         }
         self.move_or_keep(Job { key, conn }, room)

@@ -12,7 +12,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 pub use self::body::BodyFault;
-pub use self::reply::{without_body, Answer, Gone};
+pub use self::reply::{Answer, Gone};
 
 use self::body::Body;
 use self::claim::{Claim, Stage};

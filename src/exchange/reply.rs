@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::{Exchange, Release};
 use crate::buffer::{OutQueue, Parcel, Segment, Shared};
 use crate::conn::is_transient;
+use crate::http::reject::without_body;
 use crate::http::response::{self, Delivery};
 use crate::http::Reject;
 use crate::sys::clock;
@@ -300,12 +301,5 @@ impl Exchange<'_> {
 fn queue_copy(queue: &mut OutQueue, octets: &[u8]) {
     if !octets.is_empty() {
         queue.push(Segment::Bytes { bytes: octets.to_vec(), at: 0 });
-    }
-}
-
-/// RFC 9110 §9.3.2: the answer to HEAD ends with its head.
-pub fn without_body(response: &mut Vec<u8>) {
-    if let Some(end) = memchr::memmem::find(response, b"\r\n\r\n") {
-        response.truncate(end + 4);
     }
 }

@@ -47,6 +47,8 @@ pub enum Reject {
     Unavailable,
     AppTimeout,
     PlainOnTls,
+    Overloaded,
+    ClientGone,
 }
 
 impl Reject {
@@ -104,6 +106,9 @@ impl Reject {
                 (500, "Configuration problem: Request path does not start with SCRIPT_NAME")
             }
             Reject::Unavailable => (503, "Server is not able to take the request"),
+            Reject::Overloaded => (503, "Server is overloaded; try again"),
+            // Nobody is there to read it; the status is Nginx's.
+            Reject::ClientGone => (499, "Client closed the connection"),
             Reject::AppTimeout => (504, "Application did not answer in time"),
             Reject::PlainOnTls => (400, "The plain HTTP request was sent to HTTPS port"),
         }
@@ -118,6 +123,7 @@ impl Reject {
             413 => "Content Too Large",
             414 => "URI Too Long",
             417 => "Expectation Failed",
+            499 => "Client Closed Request",
             431 => "Request Header Fields Too Large",
             501 => "Not Implemented",
             503 => "Service Unavailable",
@@ -136,9 +142,20 @@ impl Reject {
         );
         out.extend_from_slice(format!("HTTP/1.1 {status} {reason}\r\n").as_bytes());
         out.extend_from_slice(server_date);
+        if matches!(self, Reject::Unavailable | Reject::Overloaded) {
+            // RFC 9110 §10.2.3
+            out.extend_from_slice(b"Retry-After: 1\r\n");
+        }
         let length = page.len();
         out.extend_from_slice(b"Connection: close\r\nContent-Type: text/html\r\n");
         out.extend_from_slice(format!("Content-Length: {length}\r\n\r\n{page}").as_bytes());
+    }
+}
+
+/// RFC 9110 §9.3.2: the answer to HEAD ends with its head.
+pub fn without_body(response: &mut Vec<u8>) {
+    if let Some(end) = memchr::memmem::find(response, b"\r\n\r\n") {
+        response.truncate(end + 4);
     }
 }
 

@@ -18,6 +18,11 @@ pub fn monotonic() -> Nanos {
     nanos(ClockId::CLOCK_MONOTONIC)
 }
 
+/// Microseconds since the epoch, for comparison with what another machine says.
+pub fn unix_micros() -> u64 {
+    nanos(ClockId::CLOCK_REALTIME) / 1000
+}
+
 /// Whole seconds since the epoch, from the coarse clock: good to one tick, made for `Date` and log lines.
 pub fn unix_seconds() -> u64 {
     nanos(ClockId::CLOCK_REALTIME_COARSE) / SECOND

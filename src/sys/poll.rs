@@ -58,6 +58,15 @@ impl Events {
     }
 }
 
+impl Events {
+    /// Whether the peer of the last one has left for good: reset, or closed for both directions (epoll_ctl(2), EPOLLHUP).
+    /// One that only sends no more is still there to read.
+    pub fn found_gone(&self) -> bool {
+        let last = self.next.checked_sub(1).and_then(|last| self.list.get(last));
+        last.is_some_and(|event| event.events().intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR))
+    }
+}
+
 impl Iterator for Events {
     type Item = u64;
 
@@ -115,6 +124,14 @@ impl AsFd for Poller {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0 .0.as_fd()
     }
+}
+
+/// Whether the peer of a socket has left for good.
+pub fn is_gone(fd: BorrowedFd<'_>) -> bool {
+    let mut polled = [PollFd::new(fd, PollFlags::empty())];
+    // What cannot be told is not known to be gone.
+    poll(&mut polled, PollTimeout::ZERO).is_ok()
+        && polled[0].revents().is_some_and(|found| found.intersects(PollFlags::POLLHUP | PollFlags::POLLERR))
 }
 
 /// Rounded up, so that a deadline has really passed when the wait for it ends.

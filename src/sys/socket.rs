@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{getsockopt, recv, recvmsg, send, shutdown, ControlMessageOwned, MsgFlags, Shutdown};
@@ -110,17 +111,15 @@ pub fn last_words(number: RawFd, bytes: &[u8]) -> io::Result<()> {
     shutdown_write(fd)
 }
 
-/// How many connections wait at a TCP listener to be accepted (tcp(7), TCP_INFO: `tcpi_unacked`, which for a listener is
-/// the length of its queue).
-pub fn backlog(listener: impl AsFd) -> io::Result<u32> {
+/// What the kernel knows of a TCP socket (tcp(7), TCP_INFO).
+fn tcp_info(fd: BorrowedFd<'_>) -> io::Result<libc::tcp_info> {
     let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
     // SAFETY: all of tcp_info's fields are numbers, for which zeros are a value.
     let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
-    let fd = listener.as_fd().as_raw_fd();
     let into = std::ptr::from_mut(&mut info).cast();
     // SAFETY: `into` has room for `length` octets, and the kernel writes no more.
-    match unsafe { libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, into, &mut length) } {
-        0 => Ok(info.tcpi_unacked),
+    match unsafe { libc::getsockopt(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, into, &mut length) } {
+        0 => Ok(info),
         _ => Err(io::Error::last_os_error()),
     }
 }
@@ -150,6 +149,18 @@ pub fn connect_for_messages(path: &Path) -> io::Result<(OwnedFd, i32)> {
     let socket = in_folder(path, Socket::connect)?;
     let peer = getsockopt(&socket, PeerCredentials)?;
     Ok((socket.into(), peer.pid()))
+}
+
+/// How many connections wait at a TCP listener to be accepted (`tcpi_unacked`, which for a listener is the length of its
+/// queue).
+pub fn backlog(listener: impl AsFd) -> io::Result<u32> {
+    Ok(tcp_info(listener.as_fd())?.tcpi_unacked)
+}
+
+/// How long ago the last octet came that a TCP connection has received, read or not (`tcpi_last_data_recv`, in milliseconds);
+/// of one that has received nothing, how long ago it was made. None for other sockets.
+pub fn silent_for(fd: BorrowedFd<'_>) -> Option<Duration> {
+    Some(Duration::from_millis(tcp_info(fd).ok()?.tcpi_last_data_recv.into()))
 }
 
 /// The first half of a staged close (RFC 9112 §9.6).

@@ -138,6 +138,16 @@ pub const ROWS: &[Opt] = &[
         ..ROW
     },
     Opt {
+        name: "queue_timeout",
+        long: &["queue-timeout"],
+        kind: Kind::Seconds,
+        default: "0",
+        section: TIMEOUTS,
+        help: "How long a complete request may wait for a thread; one that has waited longer is answered 503 with \
+               Retry-After, and the application is not called. 0 = no limit.",
+        ..ROW
+    },
+    Opt {
         name: "limit_request_line",
         long: &["limit-request-line"],
         kind: Kind::Int { min: 0, max: ANY },

@@ -1,0 +1,143 @@
+//! Owns: complete requests that the application is not called for: those that waited too long (`--queue-timeout`), those
+//! whose clients have gone, and those that come when no descriptor is left.
+//! Rule: whoever is turned away is told so at once, and may ask again: nothing was run. Without a limit nothing is measured.
+//! Never: breaks off what the application has.
+
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
+
+use super::accept::{Arrival, Source};
+use super::table::Job;
+use super::{lock, EventLoop, Lead};
+use crate::conn::{Conn, Desk, Event, Next};
+use crate::http::Reject;
+use crate::listener::Local;
+use crate::sys::clock::{self, Nanos, SECOND};
+use crate::sys::{crash, socket};
+
+/// How often the backlog is looked at while no thread takes anything out of it.
+const LOOK: Nanos = SECOND / 50;
+/// Connections turned away in one look.
+const MOST: usize = 64;
+
+fn nanos(duration: Duration) -> Nanos {
+    u64::try_from(duration.as_nanos()).unwrap_or(Nanos::MAX)
+}
+
+/// By what the kernel knows of the connection.
+fn waited(conn: &Conn) -> Option<Nanos> {
+    socket::silent_for(conn.as_fd()).map(nanos)
+}
+
+impl EventLoop {
+    /// The request, if it may still be served.
+    pub(super) fn admit_to_call(&self, mut job: Job, limit: Nanos, desk: &mut Desk) -> Option<Job> {
+        let told = job.conn.told_start(desk.scratch.unread());
+        let told = told.map(|start| clock::unix_micros().saturating_sub(start).saturating_mul(1000));
+        let waited = waited(&job.conn).max(told).unwrap_or(0);
+        if waited <= limit {
+            return Some(job);
+        }
+        log::info!(
+            "A request from ip={} has waited for {:.1} s; answered 503 (--queue-timeout)",
+            job.conn.client(),
+            waited as f64 / SECOND as f64
+        );
+        let next = job.conn.turn_away(Reject::Overloaded, &mut self.turn(desk, clock::monotonic()));
+        self.settle(job, next)
+    }
+
+    /// Whether what a connection has sent has waited too long already, as seen without reading it.
+    pub(super) fn is_overdue(&self, conn: &Conn) -> bool {
+        let over = |limit| conn.may_move() && waited(conn).is_some_and(|waited| waited > limit);
+        self.plan.queue_timeout.is_some_and(over)
+    }
+
+    /// By the helper: turns away what is overdue. What proves to be no whole request goes on waiting.
+    pub(super) fn shed(&self, mut job: Job, desk: &mut Desk) {
+        let mut next = job.conn.advance(Event::Readable, &mut self.turn(desk, clock::monotonic()));
+        if next == Next::Call {
+            log::info!(
+                "A request from ip={} found no thread; answered 503 (--queue-timeout)",
+                job.conn.client()
+            );
+            next = job.conn.turn_away(Reject::Overloaded, &mut self.turn(desk, clock::monotonic()));
+        }
+        let call = self.settle(job, next);
+        debug_assert!(call.is_none());
+    }
+
+    /// How long the helper may sleep.
+    pub(super) fn next_shedding(&self) -> Nanos {
+        if self.plan.queue_timeout.is_some() {
+            LOOK
+        } else {
+            Nanos::MAX
+        }
+    }
+
+    /// By the helper, while nobody takes connections: the backlog is in the order in which they came. The first that is not
+    /// overdue is kept here until it is, or until a thread or another worker is free.
+    pub(super) fn shed_arrivals(&self, lead: &mut Lead, limit: Nanos, desk: &mut Desk) {
+        let now = clock::monotonic();
+        if now < lead.sheds_at {
+            return;
+        }
+        for index in (0..self.plan.listeners.len()).filter(|index| self.tells_time(*index)) {
+            for _ in 0..MOST {
+                let Ok(Some(arrival)) = self.arrival(Source::Listener(index), &mut lead.letter) else {
+                    break;
+                };
+                let Some(job) = self.admit(arrival, desk) else {
+                    continue;
+                };
+                if self.is_overdue(&job.conn) {
+                    self.shed(job, desk);
+                    continue;
+                }
+                lead.sheds_at = now + limit.saturating_sub(waited(&job.conn).unwrap_or(0)).max(LOOK);
+                self.put_back(&mut lock(&self.table), job.key, job.conn);
+                break;
+            }
+        }
+    }
+
+    /// Of a unix socket nobody knows how long something has been in it.
+    fn tells_time(&self, listener: usize) -> bool {
+        matches!(self.plan.listeners[listener].local(), Local::Tcp(..))
+    }
+
+    /// Notes a request whose client has left before the application was called.
+    pub(super) fn abandon(&self, mut job: Job, desk: &mut Desk) -> Option<Job> {
+        log::debug!("Client {} left before its request was served", job.conn.client());
+        let next = job.conn.abandon(&mut self.turn(desk, clock::monotonic()));
+        self.settle(job, next)
+    }
+
+    /// One connection after the other is accepted by the number of a descriptor kept for that, and told that nobody can
+    /// serve it: left in the backlog, its client would wait without being told.
+    pub(super) fn refuse_for_want_of_descriptors(&self, listener: usize) {
+        let mut table = lock(&self.table);
+        let mut refused = 0;
+        while refused < MOST && table.spare.take().is_some() {
+            let accepted = self.arrival(Source::Listener(listener), &mut Vec::new());
+            if let Ok(Some(Arrival::New(fd, ..))) = &accepted {
+                match self.plan.tls {
+                    // A handshake would take longer than there is.
+                    Some(_) => crash::end(fd.as_raw_fd()),
+                    None => _ = crash::say(fd.as_raw_fd(), self.pages.unavailable()),
+                }
+                refused += 1;
+            }
+            let more = matches!(accepted, Ok(Some(_)));
+            drop(accepted);
+            table.spare = self.waker.as_fd().try_clone_to_owned().ok();
+            if !more {
+                break;
+            }
+        }
+        if refused > 0 {
+            log::warn!("Answered {refused} connection(s) with 503, as no descriptor is left (ulimit -n)");
+        }
+    }
+}
