@@ -189,6 +189,15 @@ fn set_handler(py: Python<'_>, signals: &[i32], handler: &Bound<'_, PyAny>) -> P
     Ok(())
 }
 
+/// From now on a process that is forked from this one by Python knows that it is.
+pub fn mark_forks(py: Python<'_>) -> PyResult<()> {
+    let mark = PyCFunction::new_closure(py, Some(c"mark_forked"), None, |_, _| process::mark_forked())?;
+    let options = PyDict::new(py);
+    options.set_item("after_in_child", mark)?;
+    py.import(intern!(py, "os"))?.call_method("register_at_fork", (), Some(&options))?;
+    Ok(())
+}
+
 /// Gives signals back to the kernel's default.
 pub fn reset_signals(py: Python<'_>, signals: &[i32]) -> PyResult<()> {
     let default = py.import(intern!(py, "signal"))?.getattr(intern!(py, "SIG_DFL"))?;

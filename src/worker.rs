@@ -125,6 +125,8 @@ pub struct Seed {
 /// Runs the worker; returns its exit code. `app` is given when a mold has loaded it.
 pub fn run(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>) -> i32 {
     log::info!("Booting worker with pid: {}", process::id());
+    // Where the operator looks, rather than on standard error.
+    std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
     let interrupts = seed.heritage.interrupts.clone();
     let hooks = match hooks(py, &seed) {
         Ok(hooks) => hooks,
@@ -244,6 +246,7 @@ fn boot_failed(py: Python<'_>, e: &PyErr) -> i32 {
 
 /// From here on signals are for this worker, and nothing of what the arbiter was told is left.
 fn boot_signals(py: Python<'_>, interrupts: &Interrupts) -> PyResult<()> {
+    python::mark_forks(py)?;
     python::reset_signals(py, &[signal::SIGCHLD])?;
     interrupts.install(py, &[signal::SIGABRT])?;
     // Before the application is there: handlers of its own come before ours, and decide.

@@ -48,6 +48,7 @@ EFFECTS = {
     "keepalive": "test_cli.py::test_keep_alive_time",
     "header_timeout": "test_http.py::test_header_deadline",
     "body_timeout": "test_http.py::test_body_deadline",
+    "queue_timeout": "test_overload.py::test_who_waits_longer_than_the_queue_timeout_is_told_while_all_are_busy",
     "write_timeout": HERE + "test_write_timeout",
     "limit_request_line": "test_cli.py::test_limit_request_line",
     "limit_request_fields": "test_cli.py::test_limit_request_fields",

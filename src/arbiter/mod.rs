@@ -6,6 +6,7 @@
 pub mod asker;
 mod blame;
 pub mod children;
+mod death;
 mod generation;
 mod hooks;
 mod kin;
@@ -27,6 +28,7 @@ use pyo3::types::PyDict;
 
 use self::asker::Askers;
 use self::children::{Child, Children, Life, Stage, BACKSTOP};
+use self::death::Coroner;
 use self::generation::{Generation, Ground, Setup, Tries};
 use self::logs::Metrics;
 use self::raw_env::RawEnv;
@@ -94,6 +96,8 @@ pub struct Arbiter {
     _alive: std::os::fd::OwnedFd,
     children: Children,
     vigil: Vigil,
+    /// Knows why they died.
+    coroner: Coroner,
     /// What hooks are given, and where they find `raw_env`.
     server: Arc<Server>,
     raw_env: RawEnv,
@@ -361,6 +365,7 @@ impl Arbiter {
             _alive: alive,
             children: Children::default(),
             vigil: Vigil::default(),
+            coroner: Coroner::new(),
             server: Arc::new(server),
             raw_env,
             wanted: current.config.workers,
@@ -490,14 +495,15 @@ impl Arbiter {
         let pid = child.pid;
         let told = matches!(child.stage, Stage::Killed | Stage::Draining { .. })
             || child.slot.phase() == Phase::Draining;
+        let facts = self.coroner.facts(child, ending, told, now);
+        let line = death::sentence(pid, &facts);
         match ending {
-            Ending::Exited(0) if told => log::debug!("Worker (pid:{pid}) {ending}."),
-            _ if told => log::info!("Worker (pid:{pid}) {ending}."),
-            _ => log::error!("Worker (pid:{pid}) {ending}."),
+            Ending::Exited(0) if told => log::debug!("{line}"),
+            _ if told => log::info!("{line}"),
+            _ => log::error!("{line}"),
         }
         for request in child.slot.in_flight() {
-            let seconds = now.saturating_sub(request.since) / clock::SECOND;
-            log::error!("It was running {} {} for {seconds} s", request.method, request.target);
+            log::error!("{}", death::victim(&request, now));
         }
         let is_new = self.reload.as_ref().is_some_and(|next| next.generation.number == child.generation);
         if (is_new || !child.has_been_ready()) && !told {
@@ -591,8 +597,9 @@ impl Arbiter {
         }
     }
 
-    fn kill(&mut self, pid: i32, why: &str) {
+    fn kill(&mut self, pid: i32, why: &'static str) {
         log::error!("Killing worker (pid:{pid}), which {why}");
+        self.coroner.killed(pid, why);
         process::send_signal(pid, signal::SIGKILL);
         self.children.set_stage(pid, Stage::Killed);
     }

@@ -354,7 +354,7 @@ fn report(fault: Fault, toll: &Toll) {
         rest,
         "Fatal error: {} in worker (pid:{}){overflow}. Connections: {failed} answered 500, {unavailable} answered 503, \
          {reset} reset, {passed} left to other workers, {closed} closed. Stacks of all threads:",
-        signal::full_name(fault.signal),
+        signal::full_name(fault.signal).unwrap_or("a signal"),
         process::id(),
     );
     let unused = rest.len();

@@ -67,6 +67,10 @@ struct Seen {
 impl EventLoop {
     /// The helper's life; ends with the loop.
     pub fn help(&self) {
+        self.or_abort(|| self.look_on());
+    }
+
+    fn look_on(&self) {
         let mut watch = Watch {
             mode: Mode::Ticking,
             seen: self.see(),

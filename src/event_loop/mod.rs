@@ -17,6 +17,7 @@ mod table;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -224,8 +225,23 @@ impl EventLoop {
         self.plan.threads
     }
 
-    /// One thread's life: leads, serves, leads again, until the loop stops. Every thread of the worker runs it.
+    /// One thread's life until the loop stops. Every thread of the worker runs it.
     pub fn run(&self, thread: usize, caller: &mut dyn Caller) {
+        self.or_abort(|| self.lead_and_serve(thread, caller));
+    }
+
+    /// A thread that panics outside a request leaves the loop in a state that nobody knows: a worker that looks healthy and
+    /// serves nobody is worse than none.
+    fn or_abort(&self, life: impl FnOnce()) {
+        if catch_unwind(AssertUnwindSafe(life)).is_err() {
+            log::error!("Panic in the worker's loop; the worker ends");
+            self.plan.slot.set_panic();
+            std::process::abort();
+        }
+    }
+
+    /// Leads, serves, leads again.
+    fn lead_and_serve(&self, thread: usize, caller: &mut dyn Caller) {
         let mut desk = Desk::new(&self.plan.settings);
         let mut lead = self.follow(caller);
         while let Some(job) = self.next_job(&mut lead, &mut desk, caller) {

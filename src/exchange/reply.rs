@@ -12,8 +12,8 @@ use crate::conn::is_transient;
 use crate::http::reject::without_body;
 use crate::http::response::{self, Delivery};
 use crate::http::Reject;
-use crate::sys::clock;
 use crate::sys::poll::Interest;
+use crate::sys::{clock, process};
 use crate::timers::Pace;
 
 /// Up to here a block is copied behind its head and leaves in one send; a copy is cheaper than a second iovec.
@@ -145,6 +145,10 @@ impl Exchange<'_> {
 
     /// Before the first octet: makes sure that nobody else answers.
     fn claim(&mut self) -> Result<(), Gone> {
+        if process::is_forked() {
+            // The answer is for the process to give that has the connection.
+            return self.lost();
+        }
         if self.reply.claimed || self.site.claim.begin_reply() {
             self.reply.claimed = true;
             return Ok(());

@@ -9,6 +9,7 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -20,15 +21,23 @@ use nix::unistd::Pid;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
     Exited(i32),
-    Signalled(i32),
+    Signalled {
+        signal: i32,
+        /// It has left a core dump.
+        core: bool,
+    },
 }
 
 impl fmt::Display for Ending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Ending::Exited(code) => write!(f, "exited with code {code}"),
-            Ending::Signalled(signal) => {
-                write!(f, "was killed by SIG{}", super::signal::name(*signal).to_ascii_uppercase())
+            Ending::Signalled { signal, core } => {
+                let core = if *core { " (core dumped)" } else { "" };
+                match super::signal::full_name(*signal) {
+                    Some(name) => write!(f, "was killed by {name}{core}"),
+                    None => write!(f, "was killed by signal {signal}{core}"),
+                }
             }
         }
     }
@@ -39,8 +48,8 @@ pub fn reap() -> Option<(i32, Ending)> {
     loop {
         match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
             Ok(WaitStatus::Exited(pid, code)) => return Some((pid.as_raw(), Ending::Exited(code))),
-            Ok(WaitStatus::Signaled(pid, signal, _)) => {
-                return Some((pid.as_raw(), Ending::Signalled(signal as i32)))
+            Ok(WaitStatus::Signaled(pid, signal, core)) => {
+                return Some((pid.as_raw(), Ending::Signalled { signal: signal as i32, core }))
             }
             Ok(WaitStatus::StillAlive) | Err(_) => return None,
             Ok(_) => continue,
@@ -178,6 +187,17 @@ pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 pub fn message_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     use nix::sys::socket::{socketpair, AddressFamily, SockFlag, SockType};
     Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?)
+}
+
+static FORKED: AtomicBool = AtomicBool::new(false);
+
+/// By a process that somebody has forked from one of ours: it has our code to run, and none of our business.
+pub fn mark_forked() {
+    FORKED.store(true, Relaxed);
+}
+
+pub fn is_forked() -> bool {
+    FORKED.load(Relaxed)
 }
 
 /// Ends the process at once: no destructor, no exit handler.

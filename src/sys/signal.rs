@@ -74,8 +74,8 @@ pub fn name(signal: i32) -> String {
 }
 
 /// "SIGTERM". Async-signal-safe.
-pub fn full_name(signal: i32) -> &'static str {
-    nix::sys::signal::Signal::try_from(signal).map_or("an unknown signal", |signal| signal.as_str())
+pub fn full_name(signal: i32) -> Option<&'static str> {
+    nix::sys::signal::Signal::try_from(signal).ok().map(nix::sys::signal::Signal::as_str)
 }
 
 #[cfg(test)]

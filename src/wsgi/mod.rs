@@ -221,12 +221,11 @@ impl WsgiCaller {
         }
         match self.environ.build(py, exchange, self.input.bind(py)) {
             Ok(environ) => {
-                let verdict = match self.run(py, exchange, &environ) {
+                let outcome = self.run(py, exchange, &environ);
+                self.end_child(py, exchange, &outcome);
+                let verdict = match outcome {
                     Ok(()) => Verdict::GoOn,
-                    Err(broken) => {
-                        self.end_child(py, &broken);
-                        fail(py, exchange, broken)
-                    }
+                    Err(broken) => fail(py, exchange, broken),
                 };
                 self.log_access(py, exchange, request, Some(&environ));
                 (verdict, Some(environ))
@@ -274,15 +273,20 @@ impl WsgiCaller {
         }
     }
 
-    /// A process that the application forked and that left by an exception ends as it would have without us: it is no
-    /// worker, and the request is its parent's.
-    fn end_child(&self, py: Python<'_>, broken: &Broken) {
-        if process::id() == self.pid {
+    /// A process that the application forked and that left by an exception ends as it would have without us, and one that
+    /// returned as if that had been its end: it is no worker, and the request is its parent's.
+    fn end_child(&self, py: Python<'_>, exchange: &Exchange<'_>, outcome: &Result<(), Broken>) {
+        // A system call for requests that fail only: `os.fork` has left a mark, other forks have not.
+        if !process::is_forked() && (outcome.is_ok() || process::id() == self.pid) {
             return;
         }
-        let code = match broken {
-            Broken::Raised(e) => python::exit_code_of(py, e),
-            _ => 1,
+        let code = match outcome {
+            Err(Broken::Raised(e)) => python::exit_code_of(py, e),
+            _ => {
+                let line = exchange.request_line();
+                log::warn!("A process that the application forked has returned from {line}; it is no worker and ends");
+                0
+            }
         };
         python::flush(py);
         process::exit_now(code)

@@ -1,4 +1,4 @@
-"""Ends its process as its path says. Each answer is the request's query, and names its process.
+"""Ends its process as its path says. Each answer is the request's query up to a `&`, and names its process.
 
 `inside-NAME` tells that the request with the query NAME has begun; `go` or `go-NAME` ends its waiting. `ran` has a line for
 each call of the application.
@@ -70,7 +70,21 @@ def fork_and_return():
     return "child" if not os.fork() else "parent"
 
 
+def fatal_error():
+    ctypes.pythonapi.Py_FatalError.argtypes = [ctypes.c_char_p]
+    ctypes.pythonapi.Py_FatalError(b"a check has failed")
+
+
+def alarm():
+    signal.alarm(1)
+    while True:
+        pass
+
+
 WAYS = {
+    "fatal": fatal_error, "c-exit": lambda: ctypes.CDLL(None).exit(9),
+    "alarm": alarm,
+    "cpu": lambda: os.kill(os.getpid(), signal.SIGXCPU),
     "segv": segv, "abort": os.abort, "bus": bus, "overflow": overflow,
     "fpe": lambda: native("fpe", signal.SIGFPE), "ill": lambda: native("ill", signal.SIGILL),
     "raise": lambda: signal.raise_signal(signal.SIGSEGV),
@@ -102,12 +116,14 @@ def wait_for_go(name):
 
 
 def application(environ, start_response):
-    path, name = environ["PATH_INFO"][1:], environ["QUERY_STRING"]
+    path, name = environ["PATH_INFO"][1:], environ["QUERY_STRING"].partition("&")[0]
     enter(name)
     text = name
     first, _, rest = path.partition("/")
     if first == "stream":
         return stream(rest, name, start_response)
+    if first == "stream-fork":
+        return stream_from_both(start_response)
     if first == "wait":
         wait_for_go(name)
         path = rest
@@ -118,6 +134,11 @@ def application(environ, start_response):
         text = WAYS[path]() or text
     start_response("200 OK", [("Content-Type", "text/plain"), ("X-Pid", str(os.getpid()))])
     return [text.encode()]
+
+
+def stream_from_both(start_response):
+    start_response("200 OK", [("Content-Type", "text/plain"), ("X-Pid", str(os.getpid()))])
+    yield fork_and_return().encode()
 
 
 def stream(path, name, start_response):

@@ -1,0 +1,238 @@
+"""Why a worker died: one line of the log, true for each kind of death, and what it was running.
+
+Rows of DEATHS: how a worker is brought to its end, what the line says after `Worker (pid:N) `.
+"""
+import os
+import re
+import signal
+import uuid
+
+import pytest
+
+from crowd import begin, wait_ready
+from harness import alive, wait_until
+
+APP = "apps.doom"
+LINE = r"Worker \(pid:%d\) (?!exiting).*$"
+
+CRASHED = r"was killed by %s( \(core dumped\))?\. It crashed in C code"
+OUTSIDE = r"was killed by %s\. The signal came from outside or from the application itself"
+BY_CODE = r"exited with code %d\. Nobody had told it to: something in the application called os\._exit or exit\."
+
+# The application does it to itself, by this path.
+BY_REQUEST = {
+    "segv": CRASHED % "SIGSEGV",
+    "bus": CRASHED % "SIGBUS",
+    "fpe": CRASHED % "SIGFPE",
+    "ill": CRASHED % "SIGILL",
+    "overflow": r"was killed by SIGSEGV( \(core dumped\))?\. A thread's C stack was full",
+    "abort": r"was killed by SIGABRT( \(core dumped\))?\. It was aborted",
+    "fatal": r"was killed by SIGABRT( \(core dumped\))?\. It was aborted: by Python's own checks",
+    "_exit": BY_CODE % 7,
+    "_exit0": BY_CODE % 0,
+    "c-exit": BY_CODE % 9,
+    "kill": r"was killed by SIGKILL\. Not by this server, and the kernel has killed nothing|was sent SIGKILL! Perhaps out of memory\? Not by this server",
+    "alarm": OUTSIDE % "SIGALRM",
+    "cpu": OUTSIDE % "SIGXCPU",
+}
+# Somebody sends it to the worker.
+BY_SIGNAL = {
+    "SIGKILL": BY_REQUEST["kill"],
+    "SIGSEGV": CRASHED % "SIGSEGV",
+    "SIGALRM": OUTSIDE % "SIGALRM",
+    "SIGVTALRM": OUTSIDE % "SIGVTALRM",
+    "SIGSYS": r"was killed by SIGSYS( \(core dumped\))?\. The signal came from outside",
+}
+
+
+def death(running, pid):
+    """The one line about it."""
+    line = running.wait_log(LINE % pid).group(0)
+    assert len(re.findall(LINE % pid, running.log(), re.M)) == 1
+    return line
+
+
+def start(server, *options, **settings):
+    running = server(settings.pop("app", APP), "--keep-alive", "60", *options, **settings)
+    running.expect_errors(r"Worker \(pid:\d+\)", r"It was running")
+    return running
+
+
+def check(running, pid, says):
+    assert re.search(r"Worker \(pid:%d\) (%s)" % (pid, says), death(running, pid)), death(running, pid)
+
+
+@pytest.mark.parametrize("way", BY_REQUEST)
+def test_the_application_brings_its_worker_to_an_end(server, way):
+    running = start(server)
+    [old] = wait_ready(running, 1)
+    with running.connect() as victim:
+        assert victim.exchange("GET", "/?first").status == 200
+        victim.send_request("GET", "/%s?victim" % way)
+        answer = victim.expect_closed()
+        assert answer == b"" or answer.startswith(b"HTTP/1.1 500 ")
+    check(running, old, BY_REQUEST[way])
+    assert re.search(r"It lived for \d+ s and took 2 request\(s\)\.$", death(running, old))
+    running.wait_log(r"It was running GET /%s\?victim for \d+ s$" % way)
+    wait_ready(running, 1)
+    assert running.get("/?after").status == 200
+
+
+@pytest.mark.parametrize("name", BY_SIGNAL)
+def test_a_signal_brings_a_worker_to_its_end(server, name):
+    running = start(server)
+    [old] = wait_ready(running, 1)
+    with running.connect() as victim:
+        begin(running, victim, "/wait", "victim")
+        os.kill(old, getattr(signal, name))
+        victim.expect_closed()
+    check(running, old, BY_SIGNAL[name])
+    running.wait_log(r"It was running GET /wait\?victim for \d+ s$")
+
+
+@pytest.mark.parametrize("code, source, says", [
+    (3, "raise ValueError('broken')", r"exited with code 3\. The application could not be loaded\. It had not finished booting\."),
+    (3, "import sys; sys.exit(5)", r"exited with code 3\. The application could not be loaded"),
+    (4, "other = 1", r"exited with code 4\. The application was not found"),
+    (0, "import os; os._exit(0)", BY_CODE % 0 + r" It had not finished booting"),
+    (0, "import os; os._exit(6)", BY_CODE % 6 + r" It had not finished booting"),
+    (0, "import ctypes; ctypes.string_at(0)", CRASHED % "SIGSEGV" + r".* It had not finished booting"),
+    (0, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)", BY_REQUEST["kill"]),
+], ids=["raises", "sys.exit", "no app", "_exit 0", "_exit 6", "segv", "kill"])
+def test_a_worker_that_does_not_boot(server, tmp_path, code, source, says):
+    """`code` is the server's, when a worker that cannot boot ends it."""
+    (tmp_path / "broken.py").write_text(source + "\n")
+    running = server("broken:app", env={"PYTHONPATH": "%s:%s" % (tmp_path, os.path.dirname(__file__))}, wait=False)
+    running.expect_errors()
+    old = int(running.wait_log(r"Booting worker with pid: (\d+)").group(1))
+    check(running, old, says)
+    if code:
+        assert running.wait_exit() == code
+
+
+@pytest.mark.parametrize("option", ["--timeout", "--graceful-timeout"])
+def test_this_server_has_killed_it(server, option):
+    """It cannot do anything itself, as it is stopped."""
+    running = start(server, option, "1", "-w", "2")
+    running.expect_errors(r"WORKER TIMEOUT", r"Killing worker")
+    wait_ready(running, 2)
+    with running.connect() as victim:
+        old = begin(running, victim, "/wait", "victim")
+        if option == "--graceful-timeout":
+            os.kill(old, signal.SIGTERM)
+            running.wait_log(r"Booting worker", count=3)
+        os.kill(old, signal.SIGSTOP)
+        victim.expect_closed()
+    check(running, old, r"was killed by SIGKILL\. This server killed it, as it .* \(%s\)\." % option)
+    assert "memory" not in death(running, old)
+    running.wait_log(r"It was running GET /wait\?victim for \d+ s$")
+
+
+def test_an_end_in_order_is_no_death(server):
+    running = server(APP, "--max-requests", "2", "--log-level", "debug")
+    [old] = wait_ready(running, 1)
+    assert running.get("/?one").status == running.get("/?two").status == 200
+    wait_until(lambda: not alive(old), 20, running.log)
+    running.wait_log(r"\[DEBUG\] Worker \(pid:%d\) exited with code 0\. It was told to\." % old)
+
+
+@pytest.mark.parametrize("way", ["segv", "kill", "_exit"])
+def test_every_request_in_flight_is_named(server, way):
+    running = start(server, "--threads", "4")
+    [old] = wait_ready(running, 1)
+    connections = [running.connect() for _ in range(4)]
+    for number, connection in enumerate(connections):
+        begin(running, connection, "/wait/" + way, "r%d" % number)
+    running.touch("go-r1")
+    for number, connection in enumerate(connections):
+        connection.expect_closed()
+        running.wait_log(r"It was running GET /wait/%s\?r%d for \d+ s$" % (way, number))
+        connection.close()
+
+
+def test_what_a_client_sends_is_bounded(server):
+    running = start(server)
+    [old] = wait_ready(running, 1)
+    assert running.get("/segv?long&" + "x" * 3000).status == 500
+    line = running.wait_log(r"It was running GET /segv\?long&x+ for \d+ s$").group(0)
+    assert len(line) < 400
+
+
+# --- out of memory ---
+
+HUNGRY = """
+    import os
+    def app(environ, start_response):
+        if environ["PATH_INFO"] == "/eat":
+            hoard = []
+            while True:
+                hoard.append(b"x" * 1000000)
+        start_response("200 OK", [])
+        return [b"fed"]
+"""
+VERSIONS = {"v1": ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), "v2": ("/sys/fs/cgroup", "memory.max")}
+
+
+@pytest.fixture
+def small_cgroup():
+    """One with 150 MB, where this machine lets us make it."""
+    for root, limit in VERSIONS.values():
+        group = os.path.join(root, "rgunicorn-test-" + uuid.uuid4().hex)
+        if not os.path.exists(os.path.join(root, "cgroup.procs")):
+            continue
+        try:
+            os.mkdir(group)
+        except OSError:
+            continue
+        try:
+            with open(os.path.join(group, limit), "w") as f:
+                f.write("150000000")
+            yield group
+            return
+        except OSError:
+            continue
+        finally:
+            wait_until(lambda: not open(os.path.join(group, "cgroup.procs")).read(), 20)
+            os.rmdir(group)
+    pytest.skip("no memory cgroup can be made here")
+
+
+def test_out_of_memory(small_cgroup, tmp_path):
+    from conftest import Servers
+    enter = ("sh", "-c", 'echo $$ > %s/cgroup.procs && exec "$@"' % small_cgroup, "sh")
+    servers = Servers(lambda: tmp_path)
+    running = servers(HUNGRY, prefix=enter)
+    try:
+        running.expect_errors(r"Worker \(pid:\d+\)", r"It was running")
+        [old] = wait_ready(running, 1)
+        with running.connect() as victim:
+            victim.send_request("GET", "/eat")
+            assert victim.expect_closed() == b""
+        check(running, old, r"was sent SIGKILL! Perhaps out of memory\? It was out of memory: the kernel has killed 1 process")
+        [new] = wait_ready(running, 1)
+        os.kill(new, signal.SIGKILL)
+        check(running, new, r"was killed by SIGKILL\. Not by this server, and the kernel has killed nothing")
+        wait_ready(running, 1)
+        assert running.get("/").text == "fed"
+    finally:
+        servers.finish()
+
+
+# --- what the application forks ---
+
+@pytest.mark.parametrize("threads", [1, 2], ids=["plain", "threads"])
+@pytest.mark.parametrize("path", ["fork-and-return", "stream-fork"])
+def test_a_child_that_returns_from_the_application_is_no_worker(server, threads, path):
+    """It ends; the answer is its parent's, once, and the connection goes on."""
+    running = start(server, "--threads", threads)
+    [old] = wait_ready(running, 1)
+    running.wait_log("Worker ready")
+    before = sorted(running.processes())
+    with running.connect() as connection:
+        for number in range(3):
+            answer = connection.exchange("GET", "/%s?r%d" % (path, number))
+            assert (answer.status, answer.text, int(answer.header("x-pid"))) == (200, "parent", old)
+        wait_until(lambda: sorted(running.processes()) == before, 20, running.log)
+        assert connection.exchange("GET", "/?after").text == "after"
+    assert running.workers() == [old]
+    running.wait_log(r"\[WARNING\] A process that the application forked has returned from GET /%s\?r0" % path)
