@@ -5,7 +5,7 @@ The application notes each call in a ledger: whatever happens, no request is in 
 import os
 import re
 from collections import Counter
-from signal import SIGABRT, SIGKILL, SIGSEGV
+from signal import SIGABRT, SIGHUP, SIGKILL, SIGQUIT, SIGSEGV, SIGSTOP, SIGTERM
 
 import pytest
 
@@ -315,3 +315,145 @@ def test_a_child_of_the_application_crashes_alone(server):
         assert (answer.status, answer.text) == (200, "child left with 11")
         assert set(map(pid_of, crowd.ask())) == {old}
     assert "Fatal error" not in running.log()
+
+
+# --- every state at once, event by event ---
+
+# What becomes of a connection in each state; `finished` is the whole answer, `goes on` another one on the same connection.
+EVENTS = {
+    "reload": dict(Q0="finished", Q1="finished", A="finished", B="finished", K="goes on"),
+    "term": dict(Q0="finished", Q1="finished", A="finished", B="finished", K="closed"),
+    "quit": dict(Q0="closed", Q1="closed", A="503 or closed", B="cut", K="closed"),
+    "graceful timeout": dict(Q0="finished or closed", Q1="finished or closed", A="504", B="cut", K="closed"),
+    "timeout": dict(Q0="finished", Q1="finished", A="504", B="cut", K="goes on"),
+    "crash": dict(Q0="finished", Q1="503", A="500", B="cut", K="goes on"),
+    "kill": dict(Q0="finished", Q1="closed", A="closed", B="cut", K="closed"),
+    "stop": dict(Q0="finished", Q1="closed", A="closed", B="cut", K="closed"),
+    "orphan": dict(Q0="finished", Q1="finished", A="finished", B="finished", K="closed"),
+}
+WITH = {"timeout": ("--timeout", "1"), "stop": ("--timeout", "1"), "graceful timeout": ("--graceful-timeout", "1")}
+
+
+def rest_of(connection):
+    """What comes until the last chunk or the end."""
+    rest = b""
+    try:
+        while not rest.endswith(b"\r\n0\r\n\r\n"):
+            more = connection.read_some()
+            if not more:
+                break
+            rest += more
+    except wire.ProtocolError as error:
+        assert "reset" in str(error)
+    return rest
+
+
+class States:
+    """A connection in each state, all of one worker whose two threads are busy."""
+
+    HALF, REST = b"GET /?Q1 HTTP/1.1\r\nHo", b"st: t\r\n\r\n"
+
+    def __init__(self, running, way):
+        self.running = running
+        self.K, self.Q1, self.A, self.B = (running.connect() for _ in range(4))
+        assert self.K.exchange("GET", "/?K").status == 200
+        self.Q1.send(self.HALF)
+        # By the time that these are answered, it has been read.
+        for _ in range(2):
+            assert self.K.exchange("GET", "/?K").status == 200
+        begin(running, self.A, "/wait/" + way, "A")
+        self.B.send_request("GET", "/stream/nothing?B")
+        assert self.B.read_head().status == 200 and self.B.read_chunk() == b"begun"
+        self.Q0 = running.connect()
+        self.Q0.send_request("GET", "/?Q0")
+
+    def happens(self, event, pid):
+        running = self.running
+        if event == "reload":
+            running.signal(SIGHUP)
+        elif event in ("term", "graceful timeout"):
+            running.signal(SIGTERM)
+        elif event == "quit":
+            running.signal(SIGQUIT)
+        elif event in ("kill", "stop"):
+            os.kill(pid, SIGKILL if event == "kill" else SIGSTOP)
+        elif event == "orphan":
+            running.signal(SIGKILL)
+            running.wait_exit()
+        if event in ("reload", "term", "orphan"):
+            running.wait_log(r"Handling signal|Parent changed")
+        if event in ("reload", "term", "orphan", "timeout"):
+            self.Q1.send(self.REST)
+        if event in ("reload", "term", "orphan"):
+            running.touch("go")
+        if event == "crash":
+            running.touch("go-A")
+
+    def outcome(self, state):
+        connection = getattr(self, state)
+        if state == "K":
+            return self.goes_on(connection)
+        if state == "B":
+            rest = rest_of(connection)
+            assert b"HTTP/1.1" not in rest
+            return "finished" if rest == b"5\r\nended\r\n0\r\n\r\n" else "cut"
+        try:
+            answer = connection.read_response()
+        except wire.ProtocolError:
+            assert connection.expect_closed() == b""
+            return "closed"
+        assert answer.status != 200 or answer.text == state
+        return "finished" if answer.status == 200 else str(answer.status)
+
+    @staticmethod
+    def goes_on(connection):
+        try:
+            return "goes on" if connection.exchange("GET", "/?again").text == "again" else "odd"
+        except (wire.ProtocolError, BrokenPipeError, ConnectionResetError):
+            return "closed"
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_each_state(server, event):
+    expected = EVENTS[event]
+    running = start(server, "--threads", "2", *WITH.get(event, ()))
+    running.expect_errors()
+    [old] = wait_ready(running, 1)
+    states = States(running, "segv" if event == "crash" else "nothing")
+    states.happens(event, old)
+    order = ("A", "B", "Q0", "Q1", "K")
+    if expected["K"] == "closed":
+        assert states.K.expect_closed() == b""
+        order = order[:-1]
+    found = {state: states.outcome(state) for state in order}
+    for state in order:
+        assert found[state] in expected[state].split(" or "), (found, expected)
+    runs = ran(running)
+    assert all(count == 1 for name, count in runs.items() if name in ("A", "B", "Q0", "Q1")), runs
+    for state in ("Q0", "Q1"):
+        assert (runs[state] == 1) == (found[state] == "finished"), runs
+
+
+# --- the page ---
+
+PAGE = os.path.join(ROOT, "docs", "crash-contract.md")
+
+
+def test_the_page_names_tests_that_there_are():
+    text = read_text(PAGE)
+    named = set(re.findall(r"`(test_\w+\.py)::(test_\w+)`", text))
+    assert len(named) > 20
+    for file, name in named:
+        assert re.search(r"^def %s\(" % name, read_text(os.path.join(ROOT, "tests", file)), re.M), (file, name)
+
+
+def test_each_cell_of_the_page_names_a_test():
+    text = read_text(PAGE)
+    rows = re.findall(r"^\| \*\*(.+?)\*\* \| (.+) \|$", text[text.index("## Events"):text.index("## Proof")], re.M)
+    proofs = dict(re.findall(r"^\| \*\*(.+?)\*\* \| (.+) \|$", text[text.index("## Proof"):text.index("## When")], re.M))
+    assert len(rows) >= 10 and {event for event, _ in rows} == set(proofs)
+    for event, cells in rows:
+        cells, proof = cells.split(" | "), proofs[event].split(" | ")
+        assert len(cells) == len(proof) == 5, event
+        for cell, tests in zip(cells, proof):
+            assert (cell == "–") == (tests == "–") and (tests == "–" or "::test_" in tests), (event, cell, tests)

@@ -110,6 +110,15 @@ def test_who_has_gone_is_not_served(server):
     assert "gone" not in ran(running)
 
 
+def test_half_a_request_whose_client_leaves_is_not_run(server):
+    running = start(server)
+    for half in (b"GET /?half HTTP/1.1\r\nHost: t\r\n", b"POST /?half HTTP/1.1\r\nHost: t\r\nContent-Length: 9\r\n\r\nhalf"):
+        with running.connect() as gone:
+            gone.send(half)
+    assert running.get("/?after").status == 200
+    assert ran(running) == ["after"]
+
+
 def test_who_has_gone_from_a_unix_socket_is_noted(server, tmp_path):
     running = start(server, bind="unix:%s" % (tmp_path / "s"))
     with running.connect() as busy, running.connect() as gone:

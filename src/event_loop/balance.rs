@@ -10,7 +10,7 @@ use crate::scoreboard::Phase;
 
 impl EventLoop {
     fn may_share(&self) -> bool {
-        self.plan.workers > 1 && self.plan.slot.phase() != Phase::Draining && !self.plan.notice.is_stopping()
+        self.plan.workers > 1 && self.plan.slot.phase() != Phase::Draining && !self.is_last()
     }
 
     /// By the helper: notes what the leader is to give away.

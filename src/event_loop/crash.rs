@@ -289,7 +289,7 @@ impl EventLoop {
     }
 
     fn passes(&self, place: Place, waits: &mut u32) -> bool {
-        if self.plan.notice.is_stopping() || !place.is_bare() {
+        if self.is_last() || !place.is_bare() {
             return false;
         }
         let (Some(listener), Ok((fd, peer))) =

@@ -45,7 +45,12 @@ impl EventLoop {
 
     /// Whether there is a worker that connections can be left to.
     pub(super) fn has_successor(&self) -> bool {
-        !self.plan.notice.is_stopping() && self.plan.notice.ready() > 0
+        !self.is_last() && self.plan.notice.ready() > 0
+    }
+
+    /// The whole server comes to its end: what is left for another worker is left to nobody.
+    pub(super) fn is_last(&self) -> bool {
+        self.plan.notice.is_stopping() || self.orphaned.load(Relaxed)
     }
 
     /// Leaves idle connections to the other workers. Those that cannot be left, and all when there is no other, are given

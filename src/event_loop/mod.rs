@@ -130,6 +130,8 @@ pub struct EventLoop {
     /// It drains, and no other worker goes on with its connections: each ends with its response.
     closing: AtomicBool,
     stopped: AtomicBool,
+    /// The arbiter is gone, and with it whoever would start another worker.
+    orphaned: AtomicBool,
 }
 
 /// What only the leader uses.
@@ -213,6 +215,7 @@ impl EventLoop {
             draining: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
+            orphaned: AtomicBool::new(false),
         };
         match looped.plan.quiet {
             0 => looped.listen(&mut lock(&looped.table))?,
@@ -415,6 +418,7 @@ impl EventLoop {
             Directive::Orphaned => {
                 // It was added by `new` and is removed once; it would be readable for ever.
                 let _ = self.poller.remove(&self.controls[index]);
+                self.orphaned.store(true, Relaxed);
                 // What the arbiter would say if it could: it is the same for every worker.
                 self.plan.notice.set_stopping();
                 self.drain(lead, desk);

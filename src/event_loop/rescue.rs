@@ -82,7 +82,7 @@ impl EventLoop {
     pub(super) fn has_taker(&self) -> bool {
         match self.plan.slot.phase() {
             Phase::Draining => self.has_successor(),
-            _ => !self.plan.notice.is_stopping() && self.plan.slot.has_idle_sibling(),
+            _ => !self.is_last() && self.plan.slot.has_idle_sibling(),
         }
     }
 

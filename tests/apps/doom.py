@@ -82,6 +82,7 @@ def alarm():
 
 
 WAYS = {
+    "nothing": lambda: None,
     "fatal": fatal_error, "c-exit": lambda: ctypes.CDLL(None).exit(9),
     "alarm": alarm,
     "cpu": lambda: os.kill(os.getpid(), signal.SIGXCPU),
