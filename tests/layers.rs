@@ -205,6 +205,23 @@ fn the_arbiter_cannot_touch_a_request() {
     }
 }
 
+/// The fuzz crate compiles the pure rules by themselves: what they import must be there too.
+#[test]
+fn the_fuzz_crate_has_what_the_rules_import() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/src/lib.rs");
+    let text = fs::read_to_string(path).unwrap();
+    let has = |module: &str| text.contains(&format!("pub mod {module};"));
+    let sources = sources();
+    let rules: Vec<_> = sources.iter().filter(|file| has(place(&file.module).0)).collect();
+    assert!(rules.len() >= 10, "only {} files", rules.len());
+    for file in rules {
+        for import in imports(&file.text) {
+            let top = import.split("::").next().unwrap();
+            assert!(has(top), "{} imports {import}, which fuzz/src/lib.rs lacks", file.path.display());
+        }
+    }
+}
+
 #[test]
 fn pyo3_is_where_python_is() {
     for file in sources() {

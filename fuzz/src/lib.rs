@@ -7,5 +7,7 @@ pub mod http;
 pub mod proxy;
 #[path = "../../src/proxy_protocol.rs"]
 pub mod proxy_protocol;
+#[path = "../../src/version.rs"]
+pub mod version;
 
 pub mod oracles;
