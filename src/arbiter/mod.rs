@@ -188,6 +188,7 @@ fn meet_manager(py: Python<'_>) -> PyResult<Manager> {
 /// `--check-config`: the configuration is good by now; the certificate has to be, and the application has to load.
 fn check(py: Python<'_>, launch: &Launch, start_folder: &Path, setup: &Setup) -> Result<Outcome, Error> {
     let config = &setup.config;
+    launch.check(config)?;
     logs::take_up(py, start_folder, setup)?;
     config.tls.as_ref().map(Context::load).transpose()?;
     match crate::worker::load_app(py, launch, config) {
