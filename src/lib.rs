@@ -17,8 +17,9 @@
 //! # Layers
 //!
 //! A file imports only from lower layers: `sys`, `error`, `config::values` · `config`, `http`, `proxy`, `proxy_protocol` · `scoreboard`,
-//! `listener`, `log`, `remote`, `syslog`, `statsd`, `systemd`, `identity`, `access_log`, `buffer`, `timers`, `transport`, `handoff` ·
-//! `conn`, `exchange`, `access_sink`, `app` · `event_loop`, `python`, `launch`, `logger`, `hooks`, `wsgi`, `daemon` · `worker`, `fork_doctor`, `mold`,
+//! `listener`, `log`, `remote`, `syslog`, `statsd`, `systemd`, `identity`, `access_log`, `buffer`, `timers`, `transport`, `handoff`,
+//! `watch` · `conn`, `exchange`, `access_sink`, `app` · `event_loop`, `python`, `launch`, `logger`, `hooks`, `wsgi`, `daemon`,
+//! `development` · `worker`, `fork_doctor`, `mold`,
 //! `arbiter` · `cli`, `surface`, `lib`.
 //! `tests/layers.rs` checks it.
 #![deny(unsafe_code, clippy::undocumented_unsafe_blocks)]
@@ -33,6 +34,7 @@ pub mod cli;
 pub mod config;
 pub mod conn;
 pub mod daemon;
+pub mod development;
 pub mod error;
 pub mod event_loop;
 pub mod exchange;
@@ -61,6 +63,7 @@ pub mod timers;
 mod tls;
 pub mod transport;
 pub mod version;
+pub mod watch;
 pub mod worker;
 pub mod wsgi;
 

@@ -214,7 +214,7 @@ pub fn run(py: Python<'_>, seed: MoldSeed) -> MoldOutcome {
 fn load(py: Python<'_>, heritage: &Heritage) -> Result<Py<PyAny>, worker::Failure> {
     let doctor = Doctor::before_load();
     let collector = python::pause_collector(py);
-    let app = worker::load_app(py, &heritage.launch, &heritage.config)?.unbind();
+    let app = worker::load(py, heritage)?.unbind();
     doctor.examine(py);
     if let Err(e) = collector.and_then(|before| python::freeze_heap(py, before)) {
         log::warn!("Cannot freeze the heap of the preloaded application: {e}");

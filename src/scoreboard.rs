@@ -54,6 +54,8 @@ const FAULT: usize = 4;
 const STACK_OVERFLOW: u64 = 1 << 8;
 /// Set before the abort that follows a panic.
 const PANIC: u64 = 1 << 9;
+// Writer: the arbiter.
+const OUTDATED: usize = 5;
 
 // Record words. Writer: the thread that owns the record.
 const SINCE: usize = 0;
@@ -206,6 +208,15 @@ impl Slot {
             stack_overflow: word & STACK_OVERFLOW != 0,
             panic: word & PANIC != 0,
         })
+    }
+
+    /// By the arbiter: the worker is about to be told to go because its code has changed.
+    pub fn set_outdated(&self) {
+        self.words()[OUTDATED].store(1, Release);
+    }
+
+    pub fn is_outdated(&self) -> bool {
+        self.words()[OUTDATED].load(Acquire) != 0
     }
 
     /// Counts a request; returns how many there were with it.

@@ -14,9 +14,10 @@ use crate::access_sink::{AccessLog, Recipients, Witness};
 use crate::app::App;
 use crate::config::Config;
 use crate::conn::Settings;
+use crate::development::{self, Observer};
 use crate::event_loop::{Directive, EventLoop, Overrun, Plan};
 use crate::handoff::Mailbox;
-use crate::hooks::{Hooks, Server, WorkerHooks};
+use crate::hooks::{report, Hook, Hooks, Server, WorkerHooks};
 use crate::identity::Identity;
 use crate::launch::Launch;
 use crate::listener::Listener;
@@ -30,6 +31,7 @@ use crate::sys::poll::Waker;
 use crate::sys::signal::{self, Blocked, Signals};
 use crate::sys::{crash, process};
 use crate::tls::Context;
+use crate::watch::journal::Journal;
 use crate::wsgi::load::{self, LoadError};
 use crate::wsgi::{self, Circumstances, WsgiApp};
 
@@ -66,6 +68,8 @@ pub struct Heritage {
     pub identity: Option<Identity>,
     /// The access log, once it has been opened.
     pub access: Option<Arc<LogFile>>,
+    /// With `reload`: where to note what is imported.
+    pub imports: Option<Arc<Journal>>,
 }
 
 /// Why the application could not be loaded; it has been logged.
@@ -152,7 +156,7 @@ fn hooks(py: Python<'_>, seed: &Seed) -> PyResult<Arc<WorkerHooks>> {
         Some(worker) => worker.clone_ref(py),
         None => server.new_worker(py, seed.age, &seed.slot, seed.most_requests)?,
     };
-    let hooks = Arc::new(WorkerHooks::new(py, hooks.clone(), server, worker)?);
+    let hooks = Arc::new(WorkerHooks::new(py, hooks.clone(), server, worker, seed.slot.clone())?);
     let told = hooks.clone();
     interrupts.tell(move |py, signal| told.signalled(py, signal));
     Ok(hooks)
@@ -168,15 +172,12 @@ fn serve(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>, hooks: &WorkerHooks
     heritage.settle()?;
     let app = match app {
         Some(app) => app.into_bound(py),
-        None => {
-            let loaded = load_app(py, &heritage.launch, &heritage.config);
-            loaded.map_err(|failure| heritage.failed(&failure))?
-        }
+        None => load(py, &heritage).map_err(|failure| heritage.failed(&failure))?,
     };
     let on_trial = heritage.notice.proving() == heritage.generation;
+    let app = initialised(py, hooks, app, &heritage.config)?;
     let Heritage { config, tls, listeners, mailbox, notice, lifeline, arbiter, interrupts, access, .. } =
         heritage;
-    hooks.post_worker_init(py, &app).map_err(|e| boot_failed(py, &e))?;
     let signals = serve_signals(py, &interrupts).map_err(|e| boot_failed(py, &e))?;
     if let Some(syslog) = routes().syslog {
         syslog.meet(SECOND);
@@ -277,18 +278,73 @@ fn serve_signals(py: Python<'_>, interrupts: &Interrupts) -> PyResult<Signals> {
     Ok(signals)
 }
 
+/// The application for a worker or a mold; with `reload`, one that shows why it cannot be loaded.
+pub fn load<'py>(py: Python<'py>, heritage: &Heritage) -> Result<Bound<'py, PyAny>, Failure> {
+    let config = &heritage.config;
+    if config.spew {
+        development::spew(py).map_err(|e| load_failed(py, e.into()))?;
+    }
+    let Some(journal) = heritage.imports.clone() else {
+        return load_app(py, &heritage.launch, config);
+    };
+    let observer =
+        Observer::start(py, journal, heritage.arbiter.clone()).map_err(|e| load_failed(py, e.into()))?;
+    let loaded = find_app(py, &heritage.launch, config);
+    observer.tell_of_all(py).map_err(|e| load_failed(py, e.into()))?;
+    loaded.or_else(|e| explain(py, e))
+}
+
+/// As the application for a worker that goes on, unless it is told to stop.
+fn explain(py: Python<'_>, e: LoadError) -> Result<Bound<'_, PyAny>, Failure> {
+    let text = match &e {
+        LoadError::Raised(stop) if python::is_stop(py, stop) => return Err(load_failed(py, e)),
+        LoadError::Raised(raised) => python::traceback(py, raised),
+        LoadError::NotFound(sentence) | LoadError::NoModule(sentence) => sentence.clone(),
+    };
+    load_failed(py, e);
+    log::info!("Every request is answered with this until a file changes (--reload)");
+    development::failure(py, &text).map_err(|e| load_failed(py, e.into()))
+}
+
+/// After `post_worker_init`, which fails like the application.
+fn initialised<'py>(
+    py: Python<'py>,
+    hooks: &WorkerHooks,
+    app: Bound<'py, PyAny>,
+    config: &Config,
+) -> Result<Bound<'py, PyAny>, i32> {
+    match hooks.post_worker_init(py, &app) {
+        Ok(()) => Ok(app),
+        Err(e) if development::is_failure(&app) => {
+            report(py, Hook::PostWorkerInit, Err(e));
+            Ok(app)
+        }
+        Err(e) if config.reload.is_some() => explain(py, e.into()).map_err(|failure| failure.code),
+        Err(e) => Err(boot_failed(py, &e)),
+    }
+}
+
 pub fn load_app<'py>(
     py: Python<'py>,
     launch: &Launch,
     config: &Config,
 ) -> Result<Bound<'py, PyAny>, Failure> {
+    find_app(py, launch, config).map_err(|e| load_failed(py, e))
+}
+
+fn find_app<'py>(py: Python<'py>, launch: &Launch, config: &Config) -> Result<Bound<'py, PyAny>, LoadError> {
     let prepared = config.raw_env.iter().try_for_each(|(name, value)| python::set_env(py, name, value));
     let found = prepared.map_err(LoadError::Raised).and_then(|()| match launch {
         Launch::Command(_) => load::load(py, config.app.as_deref().unwrap_or_default()),
         Launch::Program(program) => load::ask(py, program),
     });
     python::flush(py);
-    found.map_err(|e| match e {
+    found
+}
+
+/// Logs what kept the application from being loaded.
+fn load_failed(py: Python<'_>, e: LoadError) -> Failure {
+    match e {
         LoadError::NotFound(sentence) => {
             log::error!("{sentence}");
             Failure { code: APP_NOT_FOUND, sentence }
@@ -298,7 +354,7 @@ pub fn load_app<'py>(
             Failure { code: BOOT_FAILED, sentence }
         }
         LoadError::Raised(e) => Failure { code: boot_failed(py, &e), sentence: e.to_string() },
-    })
+    }
 }
 
 pub fn trust(config: &Config) -> PyResult<Trust> {

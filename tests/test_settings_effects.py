@@ -99,6 +99,11 @@ EFFECTS = {
     "statsd_prefix": "test_statsd.py::test_prefix_and_tags",
     "dogstatsd_tags": "test_statsd.py::test_prefix_and_tags",
     "enable_backlog_metric": "test_statsd.py::test_backlog",
+    # Development
+    "reload": "test_reload_on_change.py::test_saved_code_is_served",
+    "reload_engine": "test_reload_on_change.py::test_polling_takes_over_where_no_watch_is_left",
+    "reload_extra_files": "test_reload_on_change.py::test_extra_files_and_patterns",
+    "spew": "test_reload_on_change.py::test_spew",
     # The process
     "daemon": "test_arbiter.py::test_daemon",
     "pidfile": "test_cli.py::test_pid_file",

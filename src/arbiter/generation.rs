@@ -3,11 +3,13 @@
 //! Never: knows workers.
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::socket::{recv, MsgFlags};
 
+use super::code;
 use crate::config::{Address, Config};
 use crate::error::Error;
 use crate::hooks::Hooks;
@@ -17,6 +19,7 @@ use crate::mold::Mold;
 use crate::scoreboard::Scoreboard;
 use crate::sys::process::{self, Ending};
 use crate::tls::Context;
+use crate::watch::Watch;
 
 /// gunicorn's patience with a port that a dying server still holds.
 const BIND_TRIES: usize = 5;
@@ -46,6 +49,8 @@ pub struct Generation {
     /// Where its processes say why they could not load the application.
     pub report: Arc<OwnedFd>,
     reports: OwnedFd,
+    /// With `reload`: what its code depends on.
+    pub watch: Option<Watch>,
 }
 
 /// What every generation stands on, from the start to the end of the server.
@@ -55,6 +60,7 @@ pub struct Ground<'a> {
     /// From the server that this one is to replace; for the first generation.
     pub inherited: &'a [Arc<Listener>],
     pub identity: Option<&'a Identity>,
+    pub start_folder: &'a Path,
 }
 
 impl Ground<'_> {
@@ -81,6 +87,7 @@ impl Generation {
         tries: Tries,
     ) -> Result<Generation, Error> {
         let Setup { config, hooks, .. } = setup;
+        let watch = code::watch(&config, ground.start_folder)?;
         let tls = config.tls.as_ref().map(Context::load).transpose()?;
         let bound = before.map_or(ground.inherited, |before| &before.listeners);
         let manner = ground.manner(&config);
@@ -101,7 +108,7 @@ impl Generation {
         let (reports, report) =
             process::message_pair().map_err(|e| Error::system("socket pair", &e, "the system's limits"))?;
         let report = Arc::new(report);
-        Ok(Generation { number, config, hooks, tls, listeners, board, mold: None, report, reports })
+        Ok(Generation { number, config, hooks, tls, listeners, board, mold: None, report, reports, watch })
     }
 
     /// How a process of it ended that was to boot, and why as far as that has been said.

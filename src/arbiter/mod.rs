@@ -6,6 +6,7 @@
 pub mod asker;
 mod blame;
 pub mod children;
+mod code;
 mod death;
 mod generation;
 mod hooks;
@@ -28,6 +29,7 @@ use pyo3::types::PyDict;
 
 use self::asker::Askers;
 use self::children::{Child, Children, Life, Stage, BACKSTOP};
+use self::code::Code;
 use self::death::Coroner;
 use self::generation::{Generation, Ground, Setup, Tries};
 use self::logs::Metrics;
@@ -103,6 +105,7 @@ pub struct Arbiter {
     raw_env: RawEnv,
     current: Generation,
     reload: Option<Reload>,
+    code: Code,
     /// How many workers there should be; TTIN and TTOU move it.
     wanted: usize,
     next_age: u64,
@@ -133,6 +136,7 @@ pub fn run(py: Python<'_>, launch: Launch) -> Result<Outcome, Error> {
     let setup = read_config(py, &launch, Reading::First, &start_folder)?;
     let config = &setup.config;
     let located = |error| blame::locate(py, &start_folder, error);
+    code::check_extra_files(config, &start_folder).map_err(located)?;
     let identity = Identity::wanted(config).map_err(located)?;
     if config.print_config {
         // Whoever reads it may have seen enough.
@@ -332,7 +336,12 @@ impl Arbiter {
         let mailbox = Arc::new(mailbox.map_or_else(Mailbox::new, Ok).map_err(system("mailbox"))?);
         let notice = Notice::new().map_err(system("shared memory"))?;
         let daemonized = config.daemon;
-        let ground = Ground { passed: &manager.passed, inherited: &[], identity: identity.as_ref() };
+        let ground = Ground {
+            passed: &manager.passed,
+            inherited: &[],
+            identity: identity.as_ref(),
+            start_folder: &start_folder,
+        };
         let started = hooks::start(py, &server, &setup.hooks, config.workers);
         let manner = ground.manner(&config);
         let inherited = inheritance.as_mut().map(|from| from.listeners(&config, &manner));
@@ -372,6 +381,7 @@ impl Arbiter {
             wanted: current.config.workers,
             current,
             reload: None,
+            code: Code::default(),
             next_age: 1,
             next_generation: 2,
             ever_ready: false,
@@ -409,6 +419,7 @@ impl Arbiter {
         self.ever_ready |= self.children.iter().any(|child| child.stage == Stage::Ready);
         self.hear_molds();
         self.hear_askers(py);
+        self.follow_code(py, now);
         self.judge_reload(py, now);
         if self.hear_other(py, now) {
             return ControlFlow::Break(self.stop(py, stop::Manner::Graceful));
@@ -631,8 +642,10 @@ impl Arbiter {
             self.next_measure(),
             self.reload.as_ref().map(Reload::deadline),
             self.relieved,
+            self.code_deadline(),
         ];
         let until = until.into_iter().chain(deadlines.into_iter().flatten()).min();
+        self.vigil.plan(until.unwrap_or(0));
         let molds = [Some(&self.current), self.reload.as_ref().map(|reload| &reload.generation)];
         let booting = molds.into_iter().flatten().filter_map(|generation| generation.mold.as_ref());
         let mut fds: Vec<BorrowedFd<'_>> = vec![self.signals.as_fd(), self.waker.as_fd()];
@@ -641,8 +654,8 @@ impl Arbiter {
         // Who comes before the last reload is quite over is heard afterwards.
         let heard = self.askers.as_ref().filter(|_| self.relieved.is_none());
         fds.extend(heard.into_iter().flat_map(Askers::waits));
+        fds.extend(self.code_fds());
         let patience = hurry.or(until.map(|until| until.saturating_sub(now)));
-        self.vigil.plan(until.unwrap_or(0));
         if let Err(e) = py.detach(|| wait_few(&fds, Interest::Read, patience)) {
             log::error!("Cannot wait: {e}");
         }

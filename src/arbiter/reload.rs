@@ -54,17 +54,25 @@ impl Reload {
 impl Arbiter {
     /// Another HUP during a reload starts it over.
     pub(super) fn start_reload(&mut self, py: Python<'_>) {
+        log::info!("Hang up: Master");
+        self.code.forget_reload();
+        self.begin_reload(py);
+    }
+
+    pub(super) fn begin_reload(&mut self, py: Python<'_>) {
         // The one before is complete, and its askers have nothing to do with this one.
         self.answer_askers(Nanos::MAX);
         if self.reload.is_some() {
             log::info!("The reload under way is overtaken by another one");
             self.drop_next_generation();
         }
-        log::info!("Hang up: Master");
         self.service.reloads(clock::monotonic());
         match self.next_generation(py) {
             Ok(generation) => {
-                self.notice.set_proving(generation.number);
+                // Whoever has saved a file wants to see what comes of it, and at once.
+                if !self.code.is_reloading() {
+                    self.notice.set_proving(generation.number);
+                }
                 self.reload = Some(Reload::new(generation, clock::monotonic()));
                 self.tell_of_reload(py);
             }
@@ -89,7 +97,12 @@ impl Arbiter {
         logs::take_up(py, &self.start_folder, &setup)?;
         hand_over_logs(config, self.identity.as_ref());
         let before = Some(&self.current);
-        let ground = Ground { passed: &self.passed, inherited: &[], identity: self.identity.as_ref() };
+        let ground = Ground {
+            passed: &self.passed,
+            inherited: &[],
+            identity: self.identity.as_ref(),
+            start_folder: &self.start_folder,
+        };
         let generation = Generation::new(self.next_generation, setup, &ground, before, Tries::Once)?;
         self.next_generation += 1;
         Ok(generation)
@@ -111,7 +124,8 @@ impl Arbiter {
             return;
         };
         let (ready, wanted) = (self.children.ready(reload.generation.number), reload.wanted());
-        reload.proved = (ready >= wanted).then(|| reload.proved.unwrap_or(now + PROBATION));
+        let probation = if self.code.is_reloading() { 0 } else { PROBATION };
+        reload.proved = (ready >= wanted).then(|| reload.proved.unwrap_or(now + probation));
         match reload.proved {
             Some(proved) if proved <= now => self.complete_reload(py),
             None if reload.until <= now => {
@@ -134,6 +148,7 @@ impl Arbiter {
             let before = std::mem::replace(&mut self.current, generation);
             self.unlink(&before, &self.current.listeners);
             self.wanted = self.current.config.workers;
+            self.mark_outdated();
             self.show_name(py);
             self.reload_ended(Ok(()));
         }
@@ -208,10 +223,11 @@ impl Arbiter {
     }
 
     fn drop_next_generation(&mut self) {
-        let Some(Reload { generation, .. }) = self.reload.take() else {
+        let Some(Reload { mut generation, .. }) = self.reload.take() else {
             return;
         };
         self.notice.set_proving(0);
+        self.current.learn_from(&mut generation);
         self.unlink(&generation, &self.current.listeners);
         let new: Vec<i32> = self
             .children

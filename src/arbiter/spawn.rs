@@ -115,6 +115,7 @@ impl Arbiter {
         let (config, tls) = (generation.config.clone(), generation.tls.clone());
         let (hooks, listeners) = (generation.hooks.clone(), generation.listeners.clone());
         let report = generation.report.clone();
+        let imports = generation.watch.as_ref().map(|watch| watch.journal().clone());
         Heritage {
             generation: generation.number,
             config,
@@ -131,6 +132,7 @@ impl Arbiter {
             report,
             identity,
             access: None,
+            imports,
         }
     }
 

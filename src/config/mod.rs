@@ -59,6 +59,15 @@ pub enum Authorities {
     Given(Vec<Vec<u8>>),
 }
 
+/// How changes of files are noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReloadEngine {
+    /// Told by the kernel, where it knows.
+    Auto,
+    Poll,
+    Inotify,
+}
+
 /// How TLS is spoken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {
@@ -136,6 +145,11 @@ pub struct Config {
     pub loglevel: LevelFilter,
     pub logging: Logging,
     pub sendfile: bool,
+    /// Workers are replaced when a file of theirs changes. None: only when told.
+    pub reload: Option<ReloadEngine>,
+    /// Names of files and patterns, relative to the folder that the server was started in.
+    pub reload_extra_files: Vec<String>,
+    pub spew: bool,
     /// None: plain HTTP.
     pub tls: Option<Tls>,
     /// The file that was read; `python:MODULE` if it was a module.
@@ -245,6 +259,9 @@ impl Config {
             errorlog: log(&set, "errorlog").unwrap_or(LogTarget::Dash),
             loglevel: level(&optional_text(&set, "loglevel").unwrap_or_default()),
             sendfile: flag(&set, "sendfile"),
+            reload: reload(&set),
+            reload_extra_files: texts(&set, "reload_extra_files"),
+            spew: flag(&set, "spew"),
             tls: tls(&set),
             config_file: from.config_file,
             settings: set,
@@ -334,6 +351,14 @@ fn tls(set: &Settings) -> Option<Tls> {
         ciphers: optional_text(set, "ciphers"),
         tls12: true,
         tls13: true,
+    })
+}
+
+fn reload(set: &Settings) -> Option<ReloadEngine> {
+    flag(set, "reload").then(|| match optional_text(set, "reload_engine").as_deref() {
+        Some("poll") => ReloadEngine::Poll,
+        Some("inotify") => ReloadEngine::Inotify,
+        _ => ReloadEngine::Auto,
     })
 }
 

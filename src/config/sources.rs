@@ -829,7 +829,7 @@ mod tests {
     #[test]
     fn toml_files() {
         let dir = Dir::new("toml");
-        let text = "workers = 3\nspew = true\nwrokers = 1\n[rgunicorn]\nthreads = 2\n\
+        let text = "workers = 3\ncontrol_socket = 'c'\nwrokers = 1\n[rgunicorn]\nthreads = 2\n\
                     zzz = 1\n[rgunicorn.secure_scheme_headers]\nA = 'b'\n";
         dir.file(TOML_FILE, text);
         let start = Start { dir: Some(&dir), ..Start::default() };
@@ -841,7 +841,7 @@ mod tests {
         assert_eq!(
             start.warnings(),
             [
-                format!("{label}: not supported yet, ignored: spew"),
+                format!("{label}: not supported yet, ignored: control_socket"),
                 format!("{label}: unknown setting 'wrokers' ignored (did you mean 'workers'?)"),
                 format!("{label}: unknown setting 'zzz' ignored"),
             ]

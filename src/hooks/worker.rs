@@ -13,6 +13,7 @@ use pyo3::types::{PyDict, PyTuple};
 use super::{objects, report, Hook, Hooks, Server};
 use crate::config::Config;
 use crate::logger::Logger;
+use crate::scoreboard::Slot;
 use crate::sys::{process, signal};
 
 /// A worker's hooks, with what they are given.
@@ -20,6 +21,7 @@ pub struct WorkerHooks {
     hooks: Arc<Hooks>,
     server: Py<PyAny>,
     worker: Py<PyAny>,
+    slot: Slot,
     interrupted: AtomicBool,
 }
 
@@ -29,10 +31,11 @@ impl WorkerHooks {
         hooks: Arc<Hooks>,
         server: &Server,
         worker: Py<PyAny>,
+        slot: Slot,
     ) -> PyResult<WorkerHooks> {
         worker.bind(py).setattr(intern!(py, "pid"), process::id())?;
         let server = server.object.clone_ref(py);
-        Ok(WorkerHooks { hooks, server, worker, interrupted: AtomicBool::new(false) })
+        Ok(WorkerHooks { hooks, server, worker, slot, interrupted: AtomicBool::new(false) })
     }
 
     pub fn post_fork(&self, py: Python<'_>) -> PyResult<()> {
@@ -50,13 +53,19 @@ impl WorkerHooks {
     pub fn signalled(&self, py: Python<'_>, number: i32) {
         let hook = match number {
             signal::SIGABRT => Hook::WorkerAbort,
-            signal::SIGINT | signal::SIGQUIT if !self.interrupted.swap(true, Relaxed) => Hook::WorkerInt,
+            signal::SIGINT | signal::SIGQUIT if self.is_first() => Hook::WorkerInt,
+            // As in gunicorn, where a reload on change is the worker's own doing.
+            signal::SIGTERM if self.slot.is_outdated() && self.is_first() => Hook::WorkerInt,
             _ => return,
         };
         let worker = self.worker.bind(py);
         let mark = if hook == Hook::WorkerAbort { intern!(py, "aborted") } else { intern!(py, "_gone") };
         report(py, hook, worker.setattr(mark, true));
         report(py, hook, self.hooks.call(py, hook, (worker,)));
+    }
+
+    fn is_first(&self) -> bool {
+        !self.interrupted.swap(true, Relaxed)
     }
 
     pub fn worker_exit(&self, py: Python<'_>) {

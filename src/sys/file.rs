@@ -85,6 +85,15 @@ pub fn read_little(file: &File, most: u64) -> io::Result<String> {
     Ok(text)
 }
 
+/// A file in memory that is written at its end only, by whoever has it.
+pub fn memory_log() -> io::Result<OwnedFd> {
+    use nix::fcntl::{fcntl, FcntlArg, OFlag};
+    use nix::sys::memfd::{memfd_create, MFdFlags};
+    let fd = memfd_create(c"rgunicorn", MFdFlags::MFD_CLOEXEC)?;
+    fcntl(&fd, FcntlArg::F_SETFL(OFlag::O_APPEND))?;
+    Ok(fd)
+}
+
 /// Whose a file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner {

@@ -10,6 +10,7 @@ pub mod clock;
 pub mod crash;
 pub mod descriptors;
 pub mod file;
+pub mod inotify;
 pub mod poll;
 pub mod privileges;
 pub mod process;

@@ -3,6 +3,7 @@
 //! Never: decides between sources, keeps a value, acts on one.
 
 mod application;
+mod development;
 mod hooks;
 mod listening;
 mod logging;
@@ -61,7 +62,7 @@ const ROW: Opt = Opt {
     ignored: None,
 };
 
-const PARTS: [&[Opt]; 10] = [
+const PARTS: [&[Opt]; 11] = [
     application::ROWS,
     listening::ROWS,
     workers::ROWS,
@@ -70,6 +71,7 @@ const PARTS: [&[Opt]; 10] = [
     tls::ROWS,
     logging::ROWS,
     process::ROWS,
+    development::ROWS,
     hooks::ROWS,
     unserved::ROWS,
 ];
@@ -81,10 +83,6 @@ pub fn options() -> impl Iterator<Item = &'static Opt> + Clone {
 
 /// gunicorn's settings that are not in the table, with their flags: known, so that whoever uses one is told.
 pub const NOT_YET: &[(&str, &str)] = &[
-    ("reload", "--reload"),
-    ("reload_engine", "--reload-engine"),
-    ("reload_extra_files", "--reload-extra-file"),
-    ("spew", "--spew"),
     ("paste", "--paste --paster"),
     ("raw_paste_global_conf", "--paste-global"),
     ("control_socket", "--control-socket"),
