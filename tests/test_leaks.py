@@ -190,9 +190,12 @@ def fail(running, target, method, fields, body, status):
         connection.send_request(method, target, fields, body)
         if status == "leave":
             return
-        if status is not None:
-            assert connection.read_response(method).status == status, target
-        connection.expect_closed()
+        try:
+            if status is not None:
+                assert connection.read_response(method).status == status, target
+            connection.expect_closed()
+        except wire.ProtocolError as error:
+            raise AssertionError("%s %s, from port %d: %s" % (method, target, connection.local_port, error)) from error
 
 
 def count(running):
