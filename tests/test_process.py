@@ -4,11 +4,9 @@ import json
 import os
 import pwd
 import re
-import shutil
 import socket
 import stat
 import sys
-import tempfile
 from signal import SIGHUP, SIGUSR1
 
 import pytest
@@ -16,6 +14,7 @@ import pytest
 import harness
 import wire
 from harness import run, wait_until
+from users import IMPORTS, commons, nobody  # noqa: F401
 
 HELLO = "apps.hello"
 
@@ -42,31 +41,11 @@ WHO = """
 """
 
 
-# For an interpreter in a folder that only root can enter: what a worker imports later is there before the change.
-IMPORTS = "import ast, atexit, faulthandler, gc, importlib, io, json, os, signal, sys, tempfile, threading, traceback\n"
-
-
-def nobody():
-    """The entry of a user that can do nothing."""
-    if os.geteuid():
-        pytest.skip("only root may become somebody else")
-    return pwd.getpwnam("nobody")
-
-
 def started_by(user):
     """The command line of a server that `user` starts."""
     return [sys.executable, "-c", "import os, sys, rgunicorn._core, rgunicorn.hooks\n" + IMPORTS +
             "os.setgroups([])\nos.setgid(%d)\nos.setuid(%d)\n" % (user.pw_gid, user.pw_uid) +
             "sys.exit(rgunicorn._core.main(['rgunicorn'] + sys.argv[1:]))"]
-
-
-@pytest.fixture
-def commons():
-    """A folder that everybody can read; pytest's own are root's."""
-    folder = tempfile.mkdtemp(prefix="rgunicorn-")
-    os.chmod(folder, 0o755)
-    yield folder
-    shutil.rmtree(folder)
 
 
 def ids(pid):
