@@ -195,6 +195,8 @@ impl AccessLog {
         let mut lines = self.lines();
         if !lines.bytes.is_empty() {
             self.empty(&mut lines.bytes);
+        } else if self.is_waiting() {
+            self.note(|file| file.retry());
         }
         if let Some(syslog) = &self.to.syslog {
             syslog.flush();
@@ -202,10 +204,24 @@ impl AccessLog {
     }
 
     fn empty(&self, bytes: &mut Vec<u8>) {
-        if let Some(Err(e)) = self.to.file.as_ref().map(|(file, _)| file.write(bytes)) {
-            log::debug!("Access log lines were lost: {e} (--access-logfile)");
-        }
+        self.note(|file| file.write(bytes));
         bytes.clear();
+    }
+
+    fn note(&self, write: impl FnOnce(&LogFile) -> io::Result<()>) {
+        let Some((file, _)) = &self.to.file else {
+            return;
+        };
+        if let Err(e) = write(file) {
+            log::debug!("Access log lines were lost: {e} (--access-logfile)");
+        } else if let Some(lost) = file.take_lost() {
+            log::warn!("{lost} line(s) of the access log were lost, as nobody read it (--access-logfile)");
+        }
+    }
+
+    /// Whether lines wait for the reader of the file, so that it should be flushed again.
+    pub fn is_waiting(&self) -> bool {
+        self.to.file.as_ref().is_some_and(|(file, _)| file.is_waiting())
     }
 
     /// Goes on in the file that now bears the name.

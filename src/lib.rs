@@ -46,6 +46,7 @@ pub mod identity;
 pub mod launch;
 pub mod listener;
 pub mod log;
+pub mod log_file;
 pub mod logger;
 pub mod mold;
 pub mod proxy;

@@ -1,5 +1,4 @@
-//! Owns: the error log: its file, its level, its one line format, who else gets its lines; and the kind of log file that
-//! can be reopened.
+//! Owns: the error log: its file, its level, its one line format, who else gets its lines; which file a log is.
 //! Rule: a line is one write(2) to a descriptor in append mode, so that processes may share a file; a log that cannot be
 //! written costs the line, never the request. An outlet, where there is one, takes the lines instead of the file. The
 //! process-wide logger is the crate's only mutable global.
@@ -21,12 +20,8 @@ use crate::sys::file;
 use crate::sys::process;
 use crate::syslog::Syslog;
 
+pub use crate::log_file::LogFile;
 pub use crate::syslog::Severity;
-
-/// A log that keeps its descriptor's number when it is reopened or moved, so that whoever inherited it follows.
-pub struct LogFile {
-    fd: OwnedFd,
-}
 
 /// Which standard stream `-` means.
 #[derive(Clone, Copy)]
@@ -64,22 +59,12 @@ fn open(target: &LogTarget, dash: Stream) -> io::Result<OwnedFd> {
 
 impl LogFile {
     pub fn open(target: &LogTarget, dash: Stream) -> io::Result<LogFile> {
-        Ok(LogFile { fd: open(target, dash)? })
+        Ok(LogFile::new(open(target, dash)?))
     }
 
     /// Moves the log to `target`, or to the file that now bears its name.
     pub fn reopen(&self, target: &LogTarget, dash: Stream) -> io::Result<()> {
-        file::replace(self.fd.as_fd(), open(target, dash)?.as_fd())
-    }
-
-    pub fn write(&self, bytes: &[u8]) -> io::Result<()> {
-        file::write_all(self.fd.as_fd(), bytes)
-    }
-}
-
-impl AsFd for LogFile {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        self.move_to(open(target, dash)?)
     }
 }
 
@@ -103,7 +88,10 @@ struct ErrorLog;
 impl Write for ErrorLog {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match ERROR_LOG.get() {
-            Some(log) => log.write(bytes)?,
+            Some(log) => {
+                log.write(bytes)?;
+                own_up(log);
+            }
             None => file::write_all(file::stderr(), bytes)?,
         }
         Ok(bytes.len())
@@ -112,6 +100,24 @@ impl Write for ErrorLog {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// The error log says what it has lost.
+fn own_up(log: &LogFile) {
+    if let Some(lost) = log.take_lost() {
+        to_file(Severity::Warning, &format!("{lost} line(s) of this log were lost, as nobody read it"));
+    }
+}
+
+/// Writes what the reader of the error log had no room for; whether there is more.
+pub fn retry() -> bool {
+    let Some(log) = ERROR_LOG.get().filter(|log| log.is_waiting()) else {
+        return false;
+    };
+    // Nobody is left to be told.
+    let _ = log.retry();
+    own_up(log);
+    log.is_waiting()
 }
 
 /// What the standard streams were before the log was put in their place.

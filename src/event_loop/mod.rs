@@ -41,6 +41,9 @@ use crate::timers::Timers;
 use crate::tls::Context;
 
 /// Tokens of what is not a connection have the highest bit set.
+/// When a log whose reader has no room is tried again.
+const LOG_RETRY: Nanos = clock::SECOND / 10;
+
 const SPECIAL: u64 = 1 << 63;
 const WAKE: u64 = SPECIAL;
 const CONTROL: u64 = SPECIAL | 1 << 32;
@@ -366,6 +369,11 @@ impl EventLoop {
         }
     }
 
+    /// Whether lines wait for the reader of a log.
+    fn has_unread_logs(&self) -> bool {
+        crate::log::retry() || self.plan.access.as_ref().is_some_and(|access| access.is_waiting())
+    }
+
     /// Until when the leader may wait, `Nanos::MAX` for ever; None when the loop has ended instead. From here to the end of
     /// the wait the worker counts as idle.
     fn next_deadline(&self, now: Nanos, desk: &mut Desk) -> Option<Nanos> {
@@ -381,7 +389,8 @@ impl EventLoop {
             self.stop();
             return None;
         }
-        let moments = [table.timers.next(), table.pause, table.retry];
+        let log_retry = Some(now + LOG_RETRY).filter(|_| self.has_unread_logs());
+        let moments = [table.timers.next(), table.pause, table.retry, log_retry];
         let until = moments.into_iter().flatten().min();
         table.waits_until = until.unwrap_or(Nanos::MAX);
         self.plan.slot.set_idle(table.listening);

@@ -218,6 +218,45 @@ pub fn identity(path: &Path) -> Option<u64> {
     std::fs::symlink_metadata(path).ok().map(|found| found.ino())
 }
 
+/// What a log is written to, as far as it matters for waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A file or a device: a write takes as long as it takes.
+    File,
+    /// A pipe or a terminal: a write waits for its reader.
+    Pipe,
+    Socket,
+}
+
+pub fn kind(fd: BorrowedFd<'_>) -> Kind {
+    match nix::sys::stat::fstat(fd).map(|found| found.st_mode & libc::S_IFMT) {
+        Ok(libc::S_IFIFO) => Kind::Pipe,
+        Ok(libc::S_IFSOCK) => Kind::Socket,
+        Ok(libc::S_IFCHR) if fd.is_terminal() => Kind::Pipe,
+        _ => Kind::File,
+    }
+}
+
+/// The same pipe or terminal, opened anew: whoever has it open under another descriptor goes on waiting, this one does not.
+///
+/// Errors: the process may not open it, although it has it; nobody reads it (ENXIO).
+pub fn reopen_without_waiting(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    Ok(OpenOptions::new().append(true).custom_flags(flags).open(path)?.into())
+}
+
+/// What can be written without waiting; to a pipe, by a descriptor that does not wait.
+///
+/// Errors: WouldBlock, when that is nothing.
+pub fn write_now(fd: BorrowedFd<'_>, kind: Kind, bytes: &[u8]) -> io::Result<usize> {
+    use nix::sys::socket::{send, MsgFlags};
+    match kind {
+        Kind::Socket => Ok(send(fd.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)?),
+        Kind::File | Kind::Pipe => write(fd, bytes),
+    }
+}
+
 /// One write(2); what a full disk or a closed pipe did not take is the caller's loss to count.
 pub fn write(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     loop {
