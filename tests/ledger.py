@@ -17,10 +17,14 @@ APP = """
 
     HERE = os.getcwd()
 
+    # Open from the first request on: there may be no descriptor to be had later.
+    BOOKS = {}
+
     def enter(name):
-        book = os.open(os.path.join(HERE, "ledger-%d" % os.getpid()), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        os.write(book, name.encode() + b"\\n")
-        os.close(book)
+        pid = os.getpid()
+        if pid not in BOOKS:
+            BOOKS[pid] = os.open(os.path.join(HERE, "ledger-%d" % pid), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(BOOKS[pid], name.encode() + b"\\n")
 
     def app(environ, start_response):
         name, _, seconds = environ["QUERY_STRING"].partition("&")

@@ -1,0 +1,146 @@
+"""Faults of deployments: a port that is taken, a release that does not start, signals that cross. Under traffic, with a ledger.
+
+The numbers are the rows of docs/faults.md.
+"""
+import re
+import socket
+from signal import SIGHUP, SIGTERM, SIGUSR2
+
+import pytest
+
+import harness
+from faulty import DEATH, FAULTY, compare, compare_all, start, traffic, wait_ready, wait_until
+
+BROKEN = pytest.mark.parametrize("broken", [
+    "import nowhere_to_be_found",
+    "def app(:",
+    "raise SystemExit(3)",
+    "import os; os._exit(9)",
+    "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)",
+], ids=["missing", "syntax", "exit", "vanish", "crash"])
+
+
+@pytest.fixture
+def taken():
+    """A port that another server listens on."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        yield "127.0.0.1:%d" % other.getsockname()[1]
+
+
+def test_row_11_a_port_that_is_taken_at_the_start(taken, tmp_path):
+    (tmp_path / "app.py").write_text("def app(environ, start_response): pass\n")
+    done = harness.run("app:app", "-b", taken, cwd=str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.count("Connection in use: " + taken) >= 3
+    assert "bind %s: Address already in use (--bind)" % taken in done.stderr.splitlines()[-1]
+
+
+def test_row_11_a_port_that_is_taken_at_a_reload(server, taken):
+    # Port 0 of the start would be another one at the reload.
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        bound = "127.0.0.1:%d" % free.getsockname()[1]
+    running = server(FAULTY, "--keep-alive", "60", "-w", "2", bind=None, config="bind = [%r]\nworkers = 2\n" % bound)
+    wait_ready(running, 2)
+    running.expect_errors(r"Reload failed")
+    with traffic(running) as clients:
+        clients.wait_answers(40)
+        running.write("gunicorn.conf.py", "bind = [%r, %r]\nworkers = 2\n" % (bound, taken))
+        running.signal(SIGHUP)
+        running.wait_log(r"Reload failed, the old configuration stays: bind %s: Address already in use" % re.escape(taken))
+        clients.wait_answers(40)
+    compare_all(running, clients)
+
+
+@pytest.mark.parametrize("preload", [[], ["--preload"]], ids=["workers", "preload"])
+@BROKEN
+def test_row_12_an_application_that_does_not_load_at_the_start(tmp_path, broken, preload):
+    (tmp_path / "app.py").write_text(broken + "\n")
+    done = harness.run("app:app", "-b", "127.0.0.1:0", "-w", "2", *preload, cwd=str(tmp_path))
+    assert done.returncode == 3
+    assert "Worker failed to boot" in done.stderr
+    # No storm of processes that are bound to fail: six, and who was on the way by then.
+    assert len(re.findall(r"Booting worker with pid|Mold .* (?:exited|was killed)", done.stderr)) <= 8
+
+
+@pytest.mark.parametrize("preload", [[], ["--preload"]], ids=["workers", "preload"])
+@BROKEN
+def test_row_13_an_application_that_does_not_load_at_a_reload(server, broken, preload):
+    running = start(server, "-w", "2", *preload)
+    running.expect_errors(*DEATH, r"Reload failed", r"Exception in worker", r"[Mm]old", r"[Ww]orker", r"No module|ModuleNotFound|nowhere")
+    workers = running.workers()
+    with traffic(running) as clients:
+        clients.wait_answers(40)
+        running.write("app.py", broken + "\n")
+        running.signal(SIGHUP)
+        running.wait_log(r"Reload failed, the old workers serve on")
+        clients.wait_answers(40)
+        assert set(workers) <= set(running.workers())
+    compare_all(running, clients)
+
+
+@pytest.mark.parametrize("options", [[], ["--threads", "2"], ["--preload"]], ids=["workers", "threads", "preload"])
+def test_row_24_reloads_that_overtake_one_another(server, options):
+    running = start(server, "-w", "2", *options)
+    running.expect_errors(r"Reload failed")
+    with traffic(running) as clients:
+        for _ in range(6):
+            clients.wait_answers(5)
+            for _ in range(3):
+                running.signal(SIGHUP)
+        running.write("app.py", re.sub(r"\n    ", "\n", FAULTY) + "\nLATEST = True\n")
+        running.signal(SIGHUP)
+        clients.wait_answers(20)
+    compare_all(running, clients)
+    # The last one wins, and nothing is left of the others.
+    running.wait_log(r"Reload complete")
+    wait_ready(running, 2)
+
+
+def test_row_24_a_stop_wins_over_a_reload(server):
+    running = start(server, "-w", "2")
+    running.expect_errors(r"Reload failed")
+    with traffic(running) as clients:
+        clients.wait_answers(40)
+        running.signal(SIGHUP)
+        running.signal(SIGHUP)
+        running.signal(SIGTERM)
+        assert running.wait_exit() == 0
+    compare(running, clients, set())
+
+
+def test_row_27_an_upgrade_that_does_not_start(server):
+    running = start(server, "-w", "2")
+    running.expect_errors(r".")
+    workers = running.workers()
+    with traffic(running) as clients:
+        clients.wait_answers(40)
+        running.write("app.py", "import nowhere_to_be_found\n")
+        running.signal(SIGUSR2)
+        running.wait_log(r"(?i)upgrade.*(failed|ended|exit)")
+        clients.wait_answers(40)
+        assert running.workers() == workers
+    compare_all(running, clients)
+    # The old one can be told again, and stops as ever.
+    assert running.stop() == 0
+
+
+@pytest.mark.parametrize("options", [[], ["--threads", "2"], ["--preload"]], ids=["workers", "threads", "preload"])
+def test_row_28_all_workers_reach_max_requests_at_once(server, options):
+    running = start(server, "-w", "3", "--max-requests", "25", *options)
+    with traffic(running) as clients:
+        clients.wait_answers(600)
+    compare_all(running, clients)
+
+
+def test_row_28_there_are_never_fewer_workers_than_wanted(server):
+    running = start(server, "-w", "3", "--max-requests", "25")
+    fewest = []
+    with traffic(running) as clients:
+        goal = clients.answers() + 400
+        # A worker that is counted is one that has been forked and has not ended: the new come before the old go.
+        wait_until(lambda: fewest.append(len(running.workers())) or clients.answers() >= goal, 60)
+    compare_all(running, clients)
+    assert min(fewest) >= 3

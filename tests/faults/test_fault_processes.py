@@ -1,0 +1,315 @@
+"""Faults of processes: killed, stopped, crashed, out of memory, out of control. Each under traffic, each with a ledger.
+
+The numbers are the rows of docs/faults.md.
+"""
+import os
+import socket
+import time
+from signal import SIGCONT, SIGHUP, SIGKILL, SIGSTOP, SIGTERM, SIGTTIN
+
+import pytest
+
+import harness
+import wire
+from faulty import (DEATH, alive, compare, compare_all, lost_in, mold_of, served_on_another, start, traffic,
+                    wait_ready, wait_replaced, wait_until, worker_of)
+
+KINDS = pytest.mark.parametrize("kind", [[], ["--threads", "2"], ["--preload"]], ids=["workers", "threads", "preload"])
+
+
+@KINDS
+def test_row_1_a_killed_worker_loses_only_what_it_was_running(server, kind):
+    running = start(server, "-w", "3", *kind)
+    running.expect_errors(*DEATH)
+    killed = set()
+    with traffic(running) as clients:
+        for _ in range(4):
+            clients.wait_answers(40)
+            victim = running.workers()[0]
+            killed.add(victim)
+            os.kill(victim, SIGKILL)
+            wait_replaced(running, victim, 3)
+        clients.wait_answers(100)
+    threads = 2 if "--threads" in kind else 1
+    assert all(count <= threads for count in lost_in(running, clients, killed).values())
+
+
+def test_row_2_a_crash_in_a_request_is_answered(server):
+    running = start(server, "-w", "2")
+    running.expect_errors(*DEATH)
+    killed = set()
+    # What the worker had read in part is told to come again.
+    with traffic(running, refusals=(503,)) as clients:
+        for number in range(3):
+            clients.wait_answers(40)
+            with running.connect() as connection:
+                response = connection.exchange("GET", "/segv?crash%d" % number)
+                assert response.status == 500 and response.closing
+                connection.expect_eof()
+            killed.add(worker_of(running, "crash%d" % number))
+            wait_ready(running, 2)
+    compare(running, clients, killed)
+
+
+def test_row_2_a_crash_in_a_response_is_no_end_of_it(server):
+    running = start(server, "-w", "2")
+    running.expect_errors(*DEATH)
+    with traffic(running, refusals=(503,)) as clients, running.connect() as connection:
+        connection.send_request("GET", "/segv-late?late")
+        wait_until(lambda: running.exists("inside-late"))
+        clients.wait_answers(40)
+        running.touch("go")
+        with pytest.raises(wire.ProtocolError):
+            connection.read_response()
+        killed = {worker_of(running, "late")}
+        wait_ready(running, 2)
+    compare(running, clients, killed)
+
+
+@KINDS
+def test_row_3_workers_outlive_the_arbiter_by_what_they_have_begun(server, kind):
+    running = start(server, "-w", "2", "--graceful-timeout", "20", *kind)
+    port = running.port
+    workers = running.workers()
+    with running.connect() as connection:
+        connection.send_request("GET", "/wait?held")
+        worker_of(running, "held")
+        with traffic(running) as clients:
+            clients.wait_answers(40)
+            os.kill(running.pid, SIGKILL)
+            running.wait_exit()
+            # The idle one goes at once; the other when it is done.
+            wait_until(lambda: sum(map(alive, workers)) == 1, 20, running.log)
+            # Nobody waits at a listener that nobody looks at.
+            with pytest.raises(ConnectionRefusedError):
+                wire.Connection(running.address)
+            running.touch("go")
+            assert connection.read_response().status == 200
+            wait_until(lambda: not any(map(alive, workers)), 20, running.log)
+    compare(running, clients, set())
+    with socket.socket() as free:
+        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        free.bind(("127.0.0.1", port))
+
+
+def test_row_4_nobody_notices_a_dead_mold(server):
+    running = start(server, "-w", "2", "--preload")
+    running.expect_errors(*DEATH, r"[Mm]old")
+    with traffic(running) as clients:
+        for _ in range(3):
+            clients.wait_answers(40)
+            os.kill(mold_of(running), SIGKILL)
+            clients.wait_answers(40)
+    compare_all(running, clients)
+    # And the next worker is forked from another.
+    victim = running.workers()[0]
+    os.kill(victim, SIGKILL)
+    wait_replaced(running, victim, 2)
+
+
+def test_row_5_a_stopped_worker_is_replaced(server):
+    running = start(server, "-w", "2", "--timeout", "1")
+    running.expect_errors(*DEATH, r"WORKER TIMEOUT", r"Killing")
+    with traffic(running) as clients:
+        clients.wait_answers(40)
+        victim = running.workers()[0]
+        os.kill(victim, SIGSTOP)
+        wait_replaced(running, victim, 2)
+        clients.wait_answers(40)
+    assert sum(lost_in(running, clients, {victim}).values()) <= 1
+
+
+def test_row_5_a_worker_that_goes_on_in_time_loses_nothing(server):
+    running = start(server, "-w", "2", "--timeout", "30")
+    with traffic(running) as clients:
+        clients.wait_answers(40)
+        victim = running.workers()[0]
+        os.kill(victim, SIGSTOP)
+        wait_until(lambda: harness.stat(victim)[0] == "T")
+        clients.wait_answers(40)
+        os.kill(victim, SIGCONT)
+        clients.wait_answers(40)
+    compare_all(running, clients)
+    assert victim in running.workers()
+
+
+def test_row_6_an_arbiter_that_was_stopped_kills_nobody(server):
+    """Longer than the time a request may take and the patience beyond it."""
+    running = start(server, "-w", "2", "--timeout", "1")
+    workers = running.workers()
+    with traffic(running) as clients:
+        clients.wait_answers(40)
+        os.kill(running.pid, SIGSTOP)
+        until = time.monotonic() + 4
+        wait_until(lambda: time.monotonic() > until)
+        clients.wait_answers(40)
+        os.kill(running.pid, SIGCONT)
+        clients.wait_answers(100)
+    compare_all(running, clients)
+    assert running.workers() == workers
+
+
+def test_row_6_a_server_that_was_frozen_whole_kills_nobody(server):
+    """A suspended container: to the monotonic clock the pause is time like any other."""
+    running = start(server, "-w", "2", "--timeout", "1")
+    workers = running.workers()
+    with running.connect() as connection:
+        connection.send_request("GET", "/wait?held")
+        worker_of(running, "held")
+        for pid in [running.pid] + workers:
+            os.kill(pid, SIGSTOP)
+        until = time.monotonic() + 4
+        wait_until(lambda: time.monotonic() > until)
+        running.touch("go")
+        for pid in [running.pid] + workers:
+            os.kill(pid, SIGCONT)
+        assert connection.read_response().status == 200
+    with traffic(running) as clients:
+        clients.wait_answers(40)
+    compare_all(running, clients)
+    assert running.workers() == workers
+
+
+MEMORY = "/sys/fs/cgroup/memory"
+
+
+@pytest.fixture
+def small_memory():
+    """The path of a control group with little memory; processes enter it by their pid."""
+    group = os.path.join(MEMORY, "rgunicorn-test-%d" % os.getpid())
+    try:
+        os.mkdir(group)
+        with open(os.path.join(group, "memory.limit_in_bytes"), "w") as limit:
+            limit.write(str(192 << 20))
+    except OSError as error:
+        pytest.skip("no control group for memory can be made here: %s" % error)
+    yield group
+    wait_until(lambda: not open(os.path.join(group, "cgroup.procs")).read().split(), 20)
+    os.rmdir(group)
+
+
+def test_row_7_the_end_of_memory_ends_one_worker_and_is_named(small_memory, server):
+    enter = "echo $$ > %s/cgroup.procs && exec \"$@\"" % small_memory
+    running = start(server, "-w", "2", prefix=["sh", "-c", enter, "sh"])
+    running.expect_errors(*DEATH, r"memory")
+    with traffic(running, 4) as clients:
+        clients.wait_answers(20)
+        with running.connect() as connection:
+            connection.send_request("GET", "/eat?hungry")
+            victim = worker_of(running, "hungry")
+            connection.expect_closed()
+        running.wait_log(r"(?i)\(pid:%d\).*memory" % victim)
+        wait_replaced(running, victim, 2)
+        clients.wait_answers(20)
+    compare(running, clients, {victim})
+
+
+def test_row_14_workers_that_crash_at_once_leave_the_others_alone(server):
+    running = start(server, "-w", "3")
+    running.expect_errors(*DEATH)
+    healthy = running.workers()[2]
+    killed = set()
+    with traffic(running, 4) as clients:
+        for number in range(12):
+            with running.connect() as connection:
+                connection.send_request("GET", "/exit?exit%d" % number)
+                killed.add(worker_of(running, "exit%d" % number))
+                connection.expect_closed()
+            clients.wait_answers(5)
+    compare(running, clients, killed)
+    # Its pause is the application's own fault; the server is as it was in the end.
+    wait_ready(running, 3)
+    assert healthy in killed or healthy in running.workers()
+
+
+PIDS = "/sys/fs/cgroup/pids"
+
+
+@pytest.fixture
+def few_processes():
+    group = os.path.join(PIDS, "rgunicorn-test-%d" % os.getpid())
+    try:
+        os.mkdir(group)
+    except OSError as error:
+        pytest.skip("no control group for processes can be made here: %s" % error)
+    yield group
+    wait_until(lambda: not open(os.path.join(group, "cgroup.procs")).read().split(), 20)
+    os.rmdir(group)
+
+
+def set_limit(group, value):
+    with open(os.path.join(group, "pids.max"), "w") as limit:
+        limit.write(str(value))
+
+
+def test_row_15_a_fork_that_fails_is_tried_again(few_processes, server):
+    enter = "echo $$ > %s/cgroup.procs && exec \"$@\"" % few_processes
+    running = start(server, "-w", "2", prefix=["sh", "-c", enter, "sh"])
+    running.expect_errors(*DEATH, r"Cannot fork")
+    with traffic(running) as clients:
+        clients.wait_answers(40)
+        set_limit(few_processes, 1)
+        running.signal(SIGTTIN)
+        running.wait_log(r"Cannot fork: .*Resource temporarily unavailable")
+        clients.wait_answers(40)
+        set_limit(few_processes, "max")
+        wait_ready(running, 3)
+        clients.wait_answers(40)
+    compare_all(running, clients)
+
+
+@pytest.mark.parametrize("path", ["/daemon", "/deaf", "/close", "/elsewhere"])
+def test_row_23_what_an_application_does_to_its_process_stays_there(server, path):
+    running = start(server, "-w", "2", "--graceful-timeout", "2")
+    running.expect_errors(r".")
+    with traffic(running, 4) as clients:
+        clients.wait_answers(20)
+        with running.connect() as connection:
+            connection.send_request("GET", path + "?odd")
+            victim = worker_of(running, "odd")
+            # Without its descriptors it cannot answer.
+            if path == "/close":
+                connection.expect_closed()
+        clients.wait_answers(40)
+        served_on_another(running, victim)
+        running.signal(SIGHUP)
+        wait_until(lambda: not alive(victim), 30, running.log)
+        wait_ready(running, 2)
+    compare(running, clients, {victim})
+    assert running.stop() == 0
+    running.kill()
+
+
+def test_row_25_signals_that_the_parent_blocked_or_ignored(server):
+    ignoring = ["env", "--ignore-signal=CHLD,HUP,TERM,INT,QUIT,USR1", "--block-signal=CHLD,HUP,TERM,TTIN,USR1"]
+    running = start(server, "-w", "2", prefix=ignoring)
+    running.expect_errors(*DEATH)
+    with traffic(running) as clients:
+        clients.wait_answers(20)
+        running.signal(SIGTTIN)
+        wait_ready(running, 3)
+        running.signal(SIGHUP)
+        running.wait_log(r"Reload complete")
+        victim = wait_ready(running, 2)[0]
+        os.kill(victim, SIGKILL)
+        wait_replaced(running, victim, 2)
+    compare(running, clients, {victim})
+    assert running.stop(SIGTERM) == 0
+
+
+def test_row_26_a_number_that_somebody_else_has_by_now_is_not_signalled(server, tmp_path):
+    """A worker's number is free for others only after the arbiter has reaped it, and from then on it is forgotten."""
+    running = start(server, "-w", "2")
+    running.expect_errors(*DEATH)
+    os.kill(running.pid, SIGSTOP)
+    victim = running.workers()[0]
+    os.kill(victim, SIGKILL)
+    wait_until(lambda: harness.stat(victim)[0] == "Z")
+    # Still a zombie, so nobody can have the number while the arbiter acts on it.
+    os.kill(running.pid, SIGHUP)
+    os.kill(running.pid, SIGCONT)
+    running.wait_log(r"Reload complete")
+    wait_until(lambda: harness.stat(victim) is None)
+    with traffic(running) as clients:
+        clients.wait_answers(40)
+    compare_all(running, clients)

@@ -1,0 +1,142 @@
+"""Faults of what is around: disks, pipes, clocks, the interpreter. Under traffic, with a ledger.
+
+The numbers are the rows of docs/faults.md.
+"""
+import glob
+import os
+import socket
+import subprocess
+import time
+
+import pytest
+
+import harness
+from faulty import DEATH, FAULTY, compare_all, lost_in, start, traffic, wait_replaced, wait_until, worker_of
+
+
+def test_row_10_a_full_disk_costs_access_lines_and_no_request(server):
+    running = start(server, "-w", "2", "--access-logfile", "/dev/full")
+    running.expect_errors(r"(?i)access log")
+    with traffic(running) as clients:
+        clients.wait_answers(200)
+    compare_all(running, clients)
+
+
+QUIET = "def when_ready(server):\n    open('ready', 'w').close()\n"
+
+
+def start_unheard(server, app, *options, **settings):
+    """A server whose error log cannot be read: where it listens is known beforehand."""
+    port = free_port()
+    running = server(app, "-w", "2", *options, bind="127.0.0.1:%d" % port, wait=False, **settings)
+    running.announced = ["http://127.0.0.1:%d" % port]
+    wait_until(lambda: running.exists("ready"))
+    return running
+
+
+def test_row_10_a_full_disk_costs_error_lines_and_no_request(server):
+    # In the file, as the harness would read what the flag names.
+    running = start_unheard(server, "apps.tail", config=QUIET + "errorlog = '/dev/full'\n")
+    for _ in range(50):
+        assert running.get("/?q").status == 200
+    assert running.stop() == 0
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@pytest.mark.parametrize("kind", ["fifo", "standard output"])
+def test_row_10_a_reader_of_the_log_that_stops_reading_stops_nobody(server, tmp_path, kind):
+    """More lines than the pipe holds: they are lost, the requests are not."""
+    fifo = str(tmp_path / "fifo")
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    # 64 KiB is what a pipe holds; a line is a thousand octets.
+    format = "%(r)s " + "x" * 1000
+    if kind == "fifo":
+        running = start(server, "-w", "2", "--access-logfile", fifo, "--access-logformat", format)
+    else:
+        running = start(server, "-w", "2", "--access-logfile", "-", "--access-logformat", format,
+                        prefix=["sh", "-c", "exec \"$@\" >%s" % fifo, "sh"])
+    running.expect_errors(r"(?i)access log")
+    with traffic(running) as clients:
+        clients.wait_answers(400)
+    compare_all(running, clients)
+    os.close(reader)
+
+
+def test_row_10_a_reader_of_the_error_log_that_stops_reading_stops_nobody(server, tmp_path):
+    fifo = str(tmp_path / "fifo")
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    running = start_unheard(server, """
+        def app(environ, start_response):
+            environ["wsgi.errors"].write("x" * 2000 + "\\n")
+            environ["wsgi.errors"].flush()
+            start_response("200 OK", [("Content-Type", "text/plain")])
+            return [b"hello"]
+    """, config=QUIET, prefix=["sh", "-c", "exec \"$@\" 2>%s" % fifo, "sh"])
+    for _ in range(400):
+        assert running.get("/").status == 200
+    # With a reader again, the log goes on, and says what is missing.
+    text = b""
+    os.set_blocking(reader, True)
+    while b"lost, as nobody read it" not in text:
+        text += os.read(reader, 65536)
+        assert running.get("/").status == 200
+    assert all(len(line) == 2000 for line in text.split(b"\n")[:-1] if line.startswith(b"x"))
+    assert running.stop() == 0
+    os.close(reader)
+
+
+@pytest.fixture
+def faked_clock(tmp_path):
+    """A variable environment in which CLOCK_REALTIME is what a file says, and the file."""
+    found = glob.glob("/usr/lib/*/faketime/libfaketime.so.1")
+    if not found:
+        pytest.skip("libfaketime is not installed")
+    offset = tmp_path / "offset"
+    offset.write_text("+0\n")
+    return {"LD_PRELOAD": found[0], "FAKETIME_TIMESTAMP_FILE": str(offset), "FAKETIME_NO_CACHE": "1",
+            "DONT_FAKE_MONOTONIC": "1", "FAKETIME_DONT_RESET": "1"}, offset
+
+
+@pytest.mark.parametrize("jump", ["+1d", "-1d"])
+def test_row_16_a_jump_of_the_clock_changes_the_dates_and_nothing_else(server, faked_clock, jump):
+    environment, offset = faked_clock
+    # The library's own sleep does not know which clock it is.
+    application = FAULTY.replace("time.sleep(float(seconds))", "pass")
+    running = start(server, "-w", "2", "--timeout", "5", env=environment, app=application)
+    workers = running.workers()
+    with traffic(running) as clients:
+        clients.wait_answers(40)
+        before = running.get("/?before").header("date")
+        offset.write_text(jump + "\n")
+        wait_until(lambda: running.get("/?after").header("date")[:7] != before[:7])
+        until = time.monotonic() + 3
+        wait_until(lambda: time.monotonic() > until)
+        clients.wait_answers(40)
+    compare_all(running, clients)
+    assert running.workers() == workers
+
+
+@pytest.mark.parametrize("threads", ["1", "3"])
+def test_row_22_code_that_keeps_the_interpreter(server, threads):
+    """The thread that holds it cannot be interrupted: its client is told, the others go elsewhere, the worker is replaced."""
+    running = start(server, "-w", "2", "--threads", threads, "--timeout", "1", "--graceful-timeout", "1")
+    running.expect_errors(*DEATH, r"WORKER TIMEOUT", r"has been running", r"interpreter", r"Killing", r"Stacks", r"Error handling")
+    # A request in another thread of the same worker has a deadline of its own.
+    with traffic(running, refusals=(504,)) as clients:
+        clients.wait_answers(40)
+        with running.connect() as connection:
+            connection.send_request("GET", "/grab?grabbed")
+            victim = worker_of(running, "grabbed")
+            response = connection.read_response()
+            assert response.status == 504 and response.closing
+        wait_replaced(running, victim, 2)
+        clients.wait_answers(40)
+    # What the other threads of that worker had begun is with it.
+    assert sum(lost_in(running, clients, {victim}).values()) < int(threads) + 1
