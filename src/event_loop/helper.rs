@@ -238,13 +238,24 @@ impl EventLoop {
         until
     }
 
+    /// The loop has ended, but a thread that is in the application may have the lead lent, and nobody takes it over any more:
+    /// the main thread would wait for that call. Until the process ends.
+    fn free_lead(&self) {
+        loop {
+            if let Standing::Lent(turn) = self.lead.standing() {
+                drop(self.lead.seize(turn));
+            }
+            pause(TICK);
+        }
+    }
+
     /// The loop has ended, and the main thread ends the process; unless it is stuck in a request that ran too long, or
     /// cannot have the interpreter because of one.
     fn leave_stuck(&self) {
         let main_is_stuck = self.calls[0].look().is_overdue();
         if !main_is_stuck && !lock(&self.table).frozen {
             if self.overdue_calls() == 0 {
-                return;
+                return self.free_lead();
             }
             // Exit handlers run beside a thread that is stuck, and may wait for it in vain.
             std::thread::sleep(LAST_WORDS);
