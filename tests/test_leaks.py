@@ -222,7 +222,8 @@ def test_nothing_is_kept_of_a_request(server, threads):
     # None also stands in what the interpreter keeps for reuse, and comes and goes with that.
     assert after["references"].pop("None") - before["references"].pop("None") < MANY
     assert difference(before["references"], after["references"], FEW) == {}
-    assert after["descriptors"] == before["descriptors"]
+    # A connection that was left just now may still be open.
+    assert abs(after["descriptors"] - before["descriptors"]) <= FEW
     assert abs(after["blocks"] - before["blocks"]) < 100
     if BIG:
         assert growth < GROWTH
