@@ -334,7 +334,7 @@ pub fn of_application(severity: Severity, message: &str) {
         Severity::Info => log::Level::Info,
         Severity::Debug => log::Level::Debug,
     };
-    if level <= log::max_level() {
+    if severity == Severity::Critical || level <= log::max_level() {
         deliver(severity, None, &format_args!("{message}"), || to_file(severity, message));
     }
 }

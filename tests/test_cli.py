@@ -467,6 +467,20 @@ def test_log_level(server, tmp_path, level, seen):
     assert found - {"WARNING"} == seen, running.log()
 
 
+@pytest.mark.parametrize("level", ["error", "critical"])
+def test_log_level_of_errors(server, tmp_path, level):
+    running = server("""
+        def app(environ, start_response):
+            raise ValueError("on purpose")
+    """, "--log-level", level, bind="unix:%s/s" % tmp_path, wait=False)
+    running.expect_errors(r"Error handling request")
+    wait_until(lambda: connects(str(tmp_path / "s")))
+    with wire.Connection(str(tmp_path / "s")) as connection:
+        assert connection.exchange("GET", "/").status == 500
+    assert running.stop() == 0
+    assert ("on purpose" in running.log()) == (level == "error")
+
+
 def connects(path):
     try:
         with socket.socket(socket.AF_UNIX) as probe:

@@ -407,13 +407,14 @@ fn header_map(word: &str) -> HeaderMap {
     }
 }
 
-/// gunicorn's words; "critical" has no level of its own here.
+/// gunicorn's words; what is critical is written at every level.
 fn level(word: &str) -> LevelFilter {
     match word {
         "trace" => LevelFilter::Trace,
         "debug" => LevelFilter::Debug,
         "warning" | "warn" => LevelFilter::Warn,
-        "error" | "critical" => LevelFilter::Error,
+        "error" => LevelFilter::Error,
+        "critical" => LevelFilter::Off,
         _ => LevelFilter::Info,
     }
 }
@@ -632,7 +633,7 @@ mod tests {
             ("debug", LevelFilter::Debug),
             ("WARNING", LevelFilter::Warn),
             ("error", LevelFilter::Error),
-            ("critical", LevelFilter::Error),
+            ("critical", LevelFilter::Off),
             ("trace", LevelFilter::Trace),
         ];
         for (word, level) in levels {

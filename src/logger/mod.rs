@@ -206,7 +206,8 @@ fn filter(level: i32) -> ::log::LevelFilter {
         ..=10 => ::log::LevelFilter::Debug,
         11..=20 => ::log::LevelFilter::Info,
         21..=30 => ::log::LevelFilter::Warn,
-        _ => ::log::LevelFilter::Error,
+        31..=40 => ::log::LevelFilter::Error,
+        _ => ::log::LevelFilter::Off,
     }
 }
 
@@ -216,7 +217,8 @@ pub fn bridge(py: Python<'_>, config: &Config) {
         ::log::LevelFilter::Trace | ::log::LevelFilter::Debug => 10,
         ::log::LevelFilter::Info => 20,
         ::log::LevelFilter::Warn => 30,
-        ::log::LevelFilter::Error | ::log::LevelFilter::Off => 40,
+        ::log::LevelFilter::Error => 40,
+        ::log::LevelFilter::Off => 50,
     };
     let write = PyCFunction::new_closure(py, Some(c"write"), None, |arguments, _| -> PyResult<()> {
         let (level, text): (i32, String) = arguments.extract()?;
