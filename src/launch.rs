@@ -33,7 +33,7 @@ impl Launch {
     pub fn check(&self, config: &Config) -> Result<(), Error> {
         match self {
             Launch::Command(_) if config.app.is_none() => Err(Error::Other(
-                "No application module specified (rgunicorn MODULE:APP, or wsgi_app)".into(),
+                "No application module specified (rgunicorn MODULE:APP, wsgi_app or --paste)".into(),
             )),
             _ => Ok(()),
         }

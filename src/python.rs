@@ -14,9 +14,12 @@ use std::time::Duration;
 use pyo3::exceptions::PySystemExit;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyCFunction, PyDict, PyFloat, PyInt, PyList, PyModule, PyString, PyTuple};
+use pyo3::types::{
+    IntoPyDict, PyBool, PyCFunction, PyDict, PyFloat, PyInt, PyList, PyModule, PyString, PyTuple,
+};
 
-use crate::config::Raw;
+use crate::config::sources::Script;
+use crate::config::{PasteFile, Raw};
 use crate::error::Error;
 use crate::log;
 use crate::sys::{crash, process, signal};
@@ -429,12 +432,32 @@ pub fn run_config<'py>(py: Python<'py>, path: &Path) -> Result<Bound<'py, PyDict
     })
 }
 
+/// What is asked of PasteDeploy; the stand-alone binary carries it itself.
+pub fn paste(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
+    module(py, "rgunicorn._paste", include_str!("../python/rgunicorn/_paste.py"))
+}
+
+/// Errors: the predicate of a sentence about the file.
+fn server_section(py: Python<'_>, file: &PasteFile) -> Result<Vec<(String, Raw)>, Error> {
+    let read = || -> PyResult<_> {
+        let variables = file.variables.clone().into_py_dict(py)?;
+        let found =
+            paste(py)?.call_method1("server_settings", (file.path.display().to_string(), variables))?;
+        Ok(values(&found.cast_into::<PyDict>()?))
+    };
+    read().map_err(|e| Error::Other(e.value(py).to_string()))
+}
+
 /// Runs configuration files as `run_config` does, for their values; `given` keeps the names of the last one.
 pub fn config_reader<'a, 'py>(
     py: Python<'py>,
     given: &'a mut Option<Bound<'py, PyDict>>,
-) -> impl FnMut(&Path) -> Result<Vec<(String, Raw)>, Error> + use<'a, 'py> {
-    move |path| {
+) -> impl FnMut(Script) -> Result<Vec<(String, Raw)>, Error> + use<'a, 'py> {
+    move |script| {
+        let path = match script {
+            Script::File(path) => path,
+            Script::Server(file) => return server_section(py, file),
+        };
         let names = run_config(py, path)?;
         let values = values(&names);
         *given = Some(names);

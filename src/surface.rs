@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::config::sources::{self, Parsed};
-use crate::config::{self, table, Address, Config, HookSpec, Raw, Value};
+use crate::config::{self, table, Address, AppSpec, Config, HookSpec, Raw, Value};
 use crate::error::Error;
 use crate::hooks;
 use crate::python;
@@ -155,7 +155,7 @@ pub fn read_command_line<'py>(
     let loaded = loaded.map_err(|e| refused(py, e))?;
     let given = given.unwrap_or_else(|| base.clone());
     let values = every_value(&loaded.config, &given)?;
-    Ok((values, loaded.config.app.clone(), loaded.warnings))
+    Ok((values, loaded.config.app.as_ref().map(AppSpec::name), loaded.warnings))
 }
 
 fn every_value<'py>(config: &Config, given: &Bound<'py, PyDict>) -> PyResult<Bound<'py, PyDict>> {

@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 
 use crate::access_sink::{AccessLog, Recipients, Witness};
 use crate::app::App;
-use crate::config::Config;
+use crate::config::{AppSpec, Config};
 use crate::conn::Settings;
 use crate::development::{self, Observer};
 use crate::event_loop::{Directive, EventLoop, Overrun, Plan};
@@ -335,8 +335,13 @@ pub fn load_app<'py>(
 fn find_app<'py>(py: Python<'py>, launch: &Launch, config: &Config) -> Result<Bound<'py, PyAny>, LoadError> {
     let prepared = config.raw_env.iter().try_for_each(|(name, value)| python::set_env(py, name, value));
     let found = prepared.map_err(LoadError::Raised).and_then(|()| match launch {
-        Launch::Command(_) => load::load(py, config.app.as_deref().unwrap_or_default()),
         Launch::Program(program) => load::ask(py, program),
+        Launch::Command(_) => match &config.app {
+            Some(AppSpec::Paste(file)) => load::paste(py, file),
+            Some(AppSpec::Module(spec)) => load::load(py, spec),
+            // `Launch::check` has seen to it that there is one.
+            None => load::load(py, ""),
+        },
     });
     python::flush(py);
     found

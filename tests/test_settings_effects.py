@@ -24,6 +24,8 @@ HOOKS = "test_hooks.py::test_the_whole_life"
 EFFECTS = {
     # The application
     "wsgi_app": "test_cli.py::test_config_file_settings",
+    "paste": "test_paste.py::test_paste_serves_a_pyramid_site",
+    "raw_paste_global_conf": "test_paste.py::test_paste_global",
     "pythonpath": "test_cli.py::test_pythonpath",
     "chdir": "test_cli.py::test_chdir",
     "raw_env": "test_environ.py::test_raw_env_reaches_the_application",

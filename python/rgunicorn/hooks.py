@@ -105,6 +105,14 @@ class Config:
         return dict(pair.split("=", 1) for pair in self.raw_env)
 
     @property
+    def paste_global_conf(self) -> Optional[Dict[str, str]]:
+        """`raw_paste_global_conf` as a dictionary; None if nothing is in it."""
+        import re
+
+        split = (re.split(r"(?<!\\)=", text, maxsplit=1) for text in self.raw_paste_global_conf)
+        return {name.replace("\\=", "="): value.replace("\\=", "=") for name, value in split} or None
+
+    @property
     def is_ssl(self) -> bool:
         return bool(self.certfile or self.keyfile)
 

@@ -50,6 +50,8 @@ pub enum Kind {
     AllowList,
     /// `NAME=value`, once per flag.
     Env,
+    /// The same, where `\=` is a `=` that does not end the name.
+    Variables,
     /// Listening addresses, one per flag.
     Addresses,
     /// A dictionary of texts.
@@ -129,7 +131,7 @@ impl fmt::Display for Value {
 impl Kind {
     /// Whether the option may be given several times, each adding a value.
     pub fn repeats(self) -> bool {
-        matches!(self, Kind::Env | Kind::Addresses | Kind::Texts)
+        matches!(self, Kind::Env | Kind::Variables | Kind::Addresses | Kind::Texts)
     }
 
     /// Whether an empty environment variable says something; elsewhere it is taken for an unset one.
@@ -149,7 +151,7 @@ impl Kind {
             Kind::Path | Kind::Folder | Kind::File | Kind::NewFile | Kind::Log => "PATH",
             Kind::Account => "NAME",
             Kind::CommaList | Kind::AllowList => "LIST",
-            Kind::Env | Kind::Map => "NAME=VALUE",
+            Kind::Env | Kind::Variables | Kind::Map => "NAME=VALUE",
             Kind::Addresses => "ADDRESS",
         }
     }
@@ -177,6 +179,7 @@ impl Kind {
             Kind::CommaList => "comma_list",
             Kind::AllowList => "allow_list",
             Kind::Env => "env",
+            Kind::Variables => "variables",
             Kind::Addresses => "addresses",
             Kind::Map => "map",
             Kind::Hook => "hook",
@@ -211,7 +214,7 @@ impl Kind {
             Kind::AllowList => {
                 "IP addresses and networks, separated by commas, or `*`; in a file also a list"
             }
-            Kind::Env => "NAME=value, one per flag; in a file a list",
+            Kind::Env | Kind::Variables => "NAME=value, one per flag; in a file a list",
             Kind::Addresses => "addresses, one per flag; in a file a text or a list",
             Kind::Map => "a dictionary of texts",
             Kind::Hook => "a function, or the text MODULE.NAME",
@@ -242,6 +245,7 @@ impl Kind {
             Kind::CommaList => texts(raw, values::comma_list).map(Value::Texts),
             Kind::AllowList => allow_list(raw),
             Kind::Env => env(raw),
+            Kind::Variables => variables(raw),
             Kind::Addresses => addresses(raw),
             Kind::Map => map(raw),
             Kind::Hook => hook_spec(raw),
@@ -387,6 +391,13 @@ fn env(raw: &Raw) -> Result<Value, String> {
     let items = texts(raw, single)?;
     let pairs: Result<_, _> = items.iter().map(|item| values::pair(item)).collect();
     pairs.map(Value::Pairs)
+}
+
+/// Kept as they were written, which is how Python has them.
+fn variables(raw: &Raw) -> Result<Value, String> {
+    let items = texts(raw, single)?;
+    items.iter().try_for_each(|item| values::variable(item).map(|_| ()))?;
+    Ok(Value::Texts(items))
 }
 
 fn addresses(raw: &Raw) -> Result<Value, String> {

@@ -2,6 +2,7 @@
 //! Rule: a reload makes a new `Config`; every field is read out of the settings here and nowhere else.
 //! Never: behaviour; a field says what the operator wants, not what becomes of it.
 
+pub mod app;
 mod flags;
 pub mod kinds;
 pub mod lines;
@@ -11,6 +12,7 @@ pub mod sources;
 pub mod table;
 pub mod values;
 
+pub use app::{AppSpec, PasteFile};
 pub use kinds::{HookSpec, Value};
 pub use values::{Address, LogTarget, Raw};
 
@@ -85,8 +87,7 @@ pub struct Tls {
 /// What the operator decided. A time of zero means: no limit, except where a field says otherwise.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// `MODULE[:NAME]`, from the command line or `wsgi_app`.
-    pub app: Option<String>,
+    pub app: Option<AppSpec>,
     /// Never empty.
     pub bind: Vec<Address>,
     pub backlog: i32,
@@ -214,8 +215,8 @@ impl Default for Config {
 impl Config {
     fn new(from: Gathered) -> Config {
         let set = from.settings;
-        let app = from.app.or_else(|| optional_text(&set, "wsgi_app"));
-        let proc_name = proc_name(&set, app.as_deref());
+        let app = AppSpec::of(&set, from.app.as_deref());
+        let proc_name = proc_name(&set, app.as_ref());
         Config {
             logging: logging(&set, &proc_name),
             proc_name,
@@ -362,9 +363,9 @@ fn reload(set: &Settings) -> Option<ReloadEngine> {
     })
 }
 
-fn proc_name(set: &Settings, app: Option<&str>) -> String {
+fn proc_name(set: &Settings, app: Option<&AppSpec>) -> String {
     let named = ["proc_name", "default_proc_name"].into_iter().find_map(|name| optional_text(set, name));
-    named.or(app.map(str::to_string)).unwrap_or_else(|| "rgunicorn".to_string())
+    named.or(app.map(AppSpec::name)).unwrap_or_else(|| "rgunicorn".to_string())
 }
 
 fn policy(set: &Settings) -> Policy {
@@ -539,6 +540,7 @@ fn addresses(set: &Settings, name: &str) -> Vec<Address> {
 
 #[cfg(test)]
 mod tests {
+    use super::sources::Script;
     use super::*;
 
     fn loaded(line: &str, python: &[(&str, Raw)]) -> Result<Loaded, Error> {
@@ -546,7 +548,10 @@ mod tests {
         let words: Vec<_> = words.split_whitespace().map(str::to_string).collect();
         let globals = python.iter();
         let globals: Vec<_> = globals.map(|(name, raw)| (name.to_string(), raw.clone())).collect();
-        let mut run = |_: &Path| Ok(globals.clone());
+        let mut run = |script: Script| match script {
+            Script::File(_) => Ok(globals.clone()),
+            Script::Server(_) => Ok(Vec::new()),
+        };
         load(&words, &|_| None, &mut run)
     }
 
@@ -613,8 +618,38 @@ mod tests {
     fn the_command_line_names_the_application_before_the_file() {
         let file = [("wsgi_app", said("file:app"))];
         let app = |line| loaded(line, &file).unwrap().config.app;
-        assert_eq!(app("").as_deref(), Some("file:app"));
-        assert_eq!(app("line:app").as_deref(), Some("line:app"));
+        let module = |name: &str| Some(AppSpec::Module(name.to_string()));
+        assert_eq!(app(""), module("file:app"));
+        assert_eq!(app("line:app"), module("line:app"));
+    }
+
+    #[test]
+    fn where_paste_is_said_decides_what_it_goes_before() {
+        let file = [("wsgi_app", said("file:app")), ("paste", said("/file.ini"))];
+        let name = |line, file: &[_]| loaded(line, file).unwrap().config.app.unwrap().name();
+        assert_eq!(name("line:app --paste /line.ini", &file), "/line.ini");
+        assert_eq!(name("line:app", &file), "line:app");
+        assert_eq!(name("", &file), "/file.ini");
+        assert_eq!(config("--paster /line.ini").proc_name, "/line.ini");
+    }
+
+    #[test]
+    fn a_paste_file_its_application_and_its_variables() {
+        let line =
+            "--paste /a/shop.ini#blog --paste-global a=b=c --paste-global d\\=e=f\\=g --paste-global h=";
+        let variables = [("a", "b=c"), ("d=e", "f=g"), ("h", "")];
+        let variables = variables.map(|(name, value)| (name.to_string(), value.to_string())).to_vec();
+        let file = PasteFile { path: "/a/shop.ini".into(), name: Some("blog".to_string()), variables };
+        assert_eq!(config(line).app, Some(AppSpec::Paste(file)));
+        let Some(AppSpec::Paste(file)) = config("--paste shop.ini").app else { panic!("no file") };
+        assert!(file.path.is_absolute() && file.path.ends_with("shop.ini") && file.name.is_none());
+        for wrong in ["a", "=b", "a\\=b"] {
+            let sentence = loaded(&format!("--paste-global {wrong}"), &[]).unwrap_err().to_string();
+            assert_eq!(
+                sentence,
+                format!("--paste-global: '{wrong}' is not NAME=value").replace('\\', "\\\\")
+            );
+        }
     }
 
     #[test]
@@ -710,7 +745,7 @@ mod tests {
                      use a task queue)"
                         .to_string()
                 ],
-                Some("app:app".to_string())
+                Some(AppSpec::Module("app:app".to_string()))
             )
         );
         assert!(loaded("--http-protocols h1 --dirty-workers 0", &[]).unwrap().warnings.is_empty());

@@ -1,7 +1,8 @@
 //! Owns: where settings come from, which source wins, and whose fault a wrong value is.
-//! Rule: defaults < environment < config file < GUNICORN_CMD_ARGS < command line; a later list replaces an earlier one.
+//! Rule: defaults < environment < a PasteDeploy file's server section < config file < GUNICORN_CMD_ARGS < command line; a later list replaces an earlier one.
 //! Never: executes Python (a closure does) or looks at the process: arguments and environment are parameters.
 
+use super::app::{AppSpec, PasteFile};
 use super::flags;
 use super::kinds::{HookSpec, Kind, Value};
 use super::lines;
@@ -17,8 +18,16 @@ use std::path::{Path, PathBuf};
 
 /// Gives a variable of the environment.
 pub type Environment<'a> = dyn Fn(&str) -> Option<String> + 'a;
-/// Executes a Python config file (or imports `python:MODULE`) and gives its module's globals.
-pub type RunPython<'a> = dyn FnMut(&Path) -> Result<Vec<(String, Raw)>, Error> + 'a;
+/// Gives what Python reads for us.
+pub type RunPython<'a> = dyn FnMut(Script) -> Result<Vec<(String, Raw)>, Error> + 'a;
+
+/// What holds settings that only Python can read.
+pub enum Script<'a> {
+    /// A config file to execute (or `python:MODULE` to import), of whose module the globals are given.
+    File(&'a Path),
+    /// The server section of a PasteDeploy file. The error's text is the predicate of a sentence.
+    Server(&'a PasteFile),
+}
 
 /// Who said it: decides how an error names the setting and what the exit code is.
 #[derive(Clone, Debug, PartialEq)]
@@ -86,6 +95,16 @@ impl Settings {
     pub fn wrong(&self, name: &str, why: String) -> Error {
         let (opt, (_, source)) = self.find(name);
         source.wrong(opt, why)
+    }
+
+    pub fn is_from_command_line(&self, name: &str) -> bool {
+        self.find(name).1 .1 == Source::CommandLine
+    }
+
+    /// Whether it is at its default, or at the environment's.
+    fn is_left_alone(&self, name: &str) -> bool {
+        table::find(name).is_none()
+            || matches!(self.find(name).1 .1, Source::Default | Source::Environment(_))
     }
 
     fn find(&self, name: &str) -> (&'static Opt, &(Value, Source)) {
@@ -158,6 +177,7 @@ pub fn gather(
     all.flags(&line, &Source::CommandLine)?;
     all.app = line.app;
     all.ignored(&line.extra);
+    all.server_section(run_python)?;
     Ok(all)
 }
 
@@ -174,10 +194,10 @@ impl Gathered {
         Gathered { settings: Settings::defaults(), app: None, config_file: None, warnings: Vec::new() }
     }
 
-    /// Takes over what a program's function has set.
-    fn set_by(&mut self, function: &str, entries: Vec<(String, Raw)>) -> Result<(), Error> {
-        let unknown = self.entries(entries, function)?;
-        self.warnings.extend(complaints(unknown, Language::Toml, function));
+    /// Takes over what a program's function has set, or a file in which every name should be a setting's.
+    fn set_by(&mut self, label: &str, entries: Vec<(String, Raw)>) -> Result<(), Error> {
+        let unknown = self.entries(entries, label)?;
+        self.warnings.extend(complaints(unknown, Language::Toml, label));
         Ok(())
     }
 
@@ -219,7 +239,7 @@ impl Gathered {
         }
         let (entries, language) = match path.extension() {
             Some(end) if end == "toml" => (read_toml(path, &label)?, Language::Toml),
-            _ => (run_python(path)?, Language::Python),
+            _ => (run_python(Script::File(path))?, Language::Python),
         };
         let unknown = self.entries(entries, &label)?;
         self.warnings.extend(complaints(unknown, language, &label));
@@ -227,6 +247,26 @@ impl Gathered {
             self.warnings.push(format!("{label}: read as Python, though its name does not end in .py"));
         }
         Ok(())
+    }
+
+    /// Of the PasteDeploy file that is served: read last, as any source may name it, and for what no other one says.
+    fn server_section(&mut self, run_python: &mut RunPython) -> Result<(), Error> {
+        let Some(AppSpec::Paste(file)) = AppSpec::of(&self.settings, self.app.as_deref()) else {
+            return Ok(());
+        };
+        if let Some(module) = self.app.take() {
+            self.ignored(&[module]);
+        }
+        let entries = run_python(Script::Server(&file));
+        let wrong = |e: Error| self.settings.wrong("paste", format!("'{}' {e}", file.path.display()));
+        let (config, mut entries): (Vec<_>, Vec<_>) =
+            entries.map_err(wrong)?.into_iter().partition(|(name, _)| name == "config");
+        let label = file.path.display().to_string();
+        if !config.is_empty() {
+            self.warnings.push(format!("{label}: with --paste 'config' is not read there; use --config"));
+        }
+        entries.retain(|(name, _)| self.settings.is_left_alone(name));
+        self.set_by(&label, entries)
     }
 
     /// Takes the settings out of a file's entries and gives back the rest.
@@ -550,6 +590,8 @@ mod tests {
         env: &'a [(&'a str, &'a str)],
         base: Vec<(&'a str, Raw)>,
         python: Vec<(&'a str, Raw)>,
+        /// The server section of whatever PasteDeploy file is asked for.
+        section: Vec<(&'a str, Raw)>,
         dir: Option<&'a Dir>,
     }
 
@@ -563,7 +605,18 @@ mod tests {
             let globals: Vec<_> = globals.map(|(name, raw)| (name.to_string(), raw.clone())).collect();
             let dir = self.dir.map_or(Path::new("/nonexistent"), |dir| &dir.0);
             let base = self.base.iter().map(|(name, raw)| (name.to_string(), raw.clone())).collect();
-            gather(&shlex::split(self.line).unwrap(), &get, base, &mut |_| Ok(globals.clone()), dir)
+            let mut run = |script: Script| match script {
+                Script::File(_) => Ok(globals.clone()),
+                Script::Server(file) => self.section(file),
+            };
+            gather(&shlex::split(self.line).unwrap(), &get, base, &mut run, dir)
+        }
+
+        fn section(&self, file: &PasteFile) -> Result<Vec<(String, Raw)>, Error> {
+            match file.path.ends_with("missing.ini") {
+                true => Err(Error::Other("is not there".to_string())),
+                false => Ok(self.section.iter().map(|(name, raw)| (name.to_string(), raw.clone())).collect()),
+            }
         }
 
         fn value(&self, name: &str) -> Value {
@@ -616,6 +669,40 @@ mod tests {
         assert_eq!(start.value("workers"), Value::Int(4));
         let wrong = Start { base: vec![("workers", said("x"))], ..Start::default() };
         assert_eq!(wrong.refused(), ("init(): workers: 'x' is not a whole number ≥ 1".to_string(), 1));
+    }
+
+    #[test]
+    fn a_server_section_is_between_the_environment_and_the_file() {
+        let env = [("WEB_CONCURRENCY", "2"), (CMD_ARGS, "--paste /a.ini")];
+        let section = vec![("workers", said("3")), ("threads", said("4"))];
+        let start =
+            |line, python| Start { line, env: &env, python, section: section.clone(), ..Start::default() };
+        assert_eq!(start("", Vec::new()).value("workers"), Value::Int(3));
+        let python = vec![("workers", Raw::Int(5))];
+        assert_eq!(start("-c python:conf", python.clone()).value("workers"), Value::Int(5));
+        assert_eq!(start("-c python:conf", python.clone()).value("threads"), Value::Int(4));
+        assert_eq!(start("-c python:conf -w 6", python).value("workers"), Value::Int(6));
+        // Another application is served.
+        assert_eq!(start("a:b", Vec::new()).value("workers"), Value::Int(2));
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_server_section() {
+        let start = |line, name, value| Start { line, section: vec![(name, value)], ..Start::default() };
+        let wrong = start("--paste /a.ini", "workers", said("x"));
+        assert_eq!(wrong.refused(), ("/a.ini: workers: 'x' is not a whole number ≥ 1".to_string(), 1));
+        let unknown = start("--paste /a.ini", "wrokers", said("2")).warnings();
+        assert_eq!(unknown, ["/a.ini: unknown setting 'wrokers' ignored (did you mean 'workers'?)"]);
+        let config = start("--paste /a.ini a:b", "config", said("c.py")).warnings();
+        assert_eq!(
+            config,
+            [
+                "one application is served, the argument 'a:b' is ignored",
+                "/a.ini: with --paste 'config' is not read there; use --config"
+            ]
+        );
+        let missing = start("--paste /missing.ini", "workers", said("2"));
+        assert_eq!(missing.refused(), ("--paste: '/missing.ini' is not there".to_string(), 1));
     }
 
     #[test]
@@ -747,8 +834,10 @@ mod tests {
         let read = RefCell::new(Vec::new());
         let chosen = |line: &str, cmd_args: &str| {
             let get = |name: &str| (name == CMD_ARGS).then(|| cmd_args.to_string());
-            let mut run = |path: &Path| {
-                read.borrow_mut().push(path.display().to_string());
+            let mut run = |script: Script| {
+                if let Script::File(path) = script {
+                    read.borrow_mut().push(path.display().to_string());
+                }
                 Ok(Vec::new())
             };
             let words = shlex::split(line).unwrap();
@@ -821,7 +910,7 @@ mod tests {
     #[test]
     fn an_error_of_the_python_file_is_passed_on() {
         let words = ["-c".to_string(), "python:conf".to_string()];
-        let mut run = |_: &Path| Err(Error::Other("conf: NameError".to_string()));
+        let mut run = |_: Script| Err(Error::Other("conf: NameError".to_string()));
         let error = gather(&words, &|_| None, Vec::new(), &mut run, Path::new("/nonexistent"));
         assert_eq!(error.err().unwrap().to_string(), "conf: NameError");
     }

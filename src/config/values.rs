@@ -135,6 +135,16 @@ pub fn pair(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// `NAME=value`; `\=` is a `=` of the name or of the value.
+pub fn variable(text: &str) -> Result<(String, String), String> {
+    let plain = |text: &str| text.replace("\\=", "=");
+    let end = text.match_indices('=').map(|(at, _)| at).find(|at| !text[..*at].ends_with('\\'));
+    match end {
+        Some(at) if at > 0 => Ok((plain(&text[..at]), plain(&text[at + 1..]))),
+        _ => Err(format!("{} is not NAME=value", quoted(text))),
+    }
+}
+
 /// One entry of an allow list: `*`, an address, or a network, which is given back in CIDR form.
 pub fn network(text: &str) -> Result<String, String> {
     if text == "*" || text.parse::<IpAddr>().is_ok() {

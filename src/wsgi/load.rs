@@ -5,8 +5,9 @@
 use pyo3::exceptions::{PyException, PyImportError, PyModuleNotFoundError, PyTypeError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyTuple};
+use pyo3::types::{IntoPyDict, PyDict, PyList, PyTuple};
 
+use crate::config::PasteFile;
 use crate::launch::Program;
 use crate::python;
 
@@ -54,6 +55,25 @@ pub fn load<'py>(py: Python<'py>, spec: &str) -> Result<Bound<'py, PyAny>, LoadE
         return Err(LoadError::NotFound(format!("Application object must be callable: '{spec}'")));
     }
     Ok(app)
+}
+
+/// Loads what a PasteDeploy file describes.
+pub fn paste<'py>(py: Python<'py>, file: &PasteFile) -> Result<Bound<'py, PyAny>, LoadError> {
+    let shown = file.path.display().to_string();
+    let not_found = |why: &str| LoadError::NotFound(format!("--paste: '{shown}' {why}"));
+    let module = python::paste(py)?;
+    let variables = file.variables.clone().into_py_dict(py)?;
+    let made = module.call_method1(intern!(py, "get_wsgi_app"), (&shown, &file.name, variables));
+    let app = match made {
+        Err(e) if e.is_instance(py, &module.getattr(intern!(py, "PasteError"))?) => {
+            return Err(not_found(&e.value(py).to_string()))
+        }
+        made => made?,
+    };
+    match app.is_callable() {
+        true => Ok(app),
+        false => Err(not_found(&format!("describes no application: {} is not callable", app.repr()?))),
+    }
 }
 
 /// Has a program load its application.

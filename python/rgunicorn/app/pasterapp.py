@@ -2,40 +2,38 @@
 
 from __future__ import annotations
 
-import configparser
 import os
-from typing import Any, Callable, Dict, NoReturn, Optional, Tuple
+from typing import Any, Callable, Dict, NoReturn, Optional
 
+from rgunicorn import _paste
+from rgunicorn._paste import has_logging_config
 from rgunicorn.app.wsgiapp import WSGIApplication
+from rgunicorn.errors import AppImportError
 
-__all__ = ["has_logging_config", "serve"]
+__all__ = ["get_wsgi_app", "has_logging_config", "serve"]
 
 #: Where a config file is looked for when none is named.
 USUAL_FILE = "gunicorn.conf.py"
 
 
-def has_logging_config(config_file: str) -> bool:
-    """Whether the file describes loggers too."""
-    parser = configparser.ConfigParser(interpolation=None)
-    parser.read([config_file])
-    return parser.has_section("loggers")
+def get_wsgi_app(
+    config_uri: str, name: Optional[str] = None, defaults: Optional[Dict[str, str]] = None
+) -> Callable[..., Any]:
+    """The application that FILE or FILE#NAME describes.
 
-
-def _settings(conf: Dict[str, Any]) -> Tuple[Optional[str], Dict[str, Any]]:
-    """The config file that a section names, and its settings: `host` and `port` are `bind`."""
-    config = conf.pop("config", None)
-    host, port = conf.pop("host", ""), conf.pop("port", "")
-    if host and port:
-        conf["bind"] = "%s:%s" % (host, port)
-    elif host:
-        conf["bind"] = [address.strip() for address in host.split(",")]
-    return config, {name.lower(): value for name, value in conf.items() if value is not None}
+    AppImportError: the file describes none by that name, or PasteDeploy is not installed.
+    """
+    file, _, section = config_uri.partition("#")
+    try:
+        return _paste.get_wsgi_app(os.path.abspath(file), name or section or None, defaults or {})
+    except _paste.PasteError as error:
+        raise AppImportError("--paste: '%s' %s" % (config_uri, error)) from error
 
 
 def serve(app: Callable[..., Any], global_conf: Dict[str, str], **local_conf: Any) -> NoReturn:
     """`use = egg:rgunicorn#main` in a [server:...] section, as `pserve` calls it."""
     file = global_conf["__file__"]
-    config, settings = _settings(local_conf)
+    config, settings = _paste.settings_of(local_conf)
 
     class PasterServerApplication(WSGIApplication):
         """The section's settings, over those of the config file; no command line, which is pserve's."""

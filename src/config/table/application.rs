@@ -15,6 +15,23 @@ pub const ROWS: &[Opt] = &[
         ..ROW
     },
     Opt {
+        name: "paste",
+        long: &["paste", "paster"],
+        section: APPLICATION,
+        help: "Serve the application that a PasteDeploy file describes, FILE.ini or \
+               FILE.ini#NAME, in place of MODULE:NAME.",
+        ..ROW
+    },
+    Opt {
+        name: "raw_paste_global_conf",
+        long: &["paste-global"],
+        kind: Kind::Variables,
+        section: APPLICATION,
+        help: "Give the --paste file a variable, NAME=value, that its [DEFAULT] does not have. \
+               \\= is a = in the name or the value. May be repeated.",
+        ..ROW
+    },
+    Opt {
         name: "pythonpath",
         long: &["pythonpath"],
         kind: Kind::CommaList,

@@ -83,8 +83,6 @@ pub fn options() -> impl Iterator<Item = &'static Opt> + Clone {
 
 /// gunicorn's settings that are not in the table, with their flags: known, so that whoever uses one is told.
 pub const NOT_YET: &[(&str, &str)] = &[
-    ("paste", "--paste --paster"),
-    ("raw_paste_global_conf", "--paste-global"),
     ("control_socket", "--control-socket"),
     ("control_socket_mode", "--control-socket-mode"),
     ("control_socket_disable", "--no-control-socket"),
