@@ -1,4 +1,7 @@
-"""The distribution rgunicorn-gunicorn: a command and a package by gunicorn's name, for tools that start or import it."""
+"""The distribution rgunicorn-gunicorn: a command and a package by gunicorn's name, for tools that start or import it.
+
+RGUNICORN_MLFLOW=1 installs such a tool, MLflow, which takes minutes and a gigabyte, and serves it.
+"""
 
 import os
 import signal
@@ -8,6 +11,7 @@ import sysconfig
 
 import pytest
 
+import harness
 from harness import ROOT, clean_environment
 
 SHIM = os.path.join(ROOT, "shim")
@@ -171,3 +175,55 @@ def test_honcho_starts_gunicorn_from_a_procfile(server, python, tmp_path):
     running.wait_listening()
     assert running.get("/").body == b"Hello, world!\n"
     assert running.stop(signal.SIGTERM) in (0, 143)
+
+
+# --- MLflow ---
+
+@pytest.fixture(scope="module")
+def mlflow(tmp_path_factory, wheel):
+    """The command of a release whose `mlflow server` starts `python -m gunicorn`; later ones start Uvicorn unless told."""
+    python, site = environment_with(tmp_path_factory.mktemp("mlflow") / "venv", wheel)
+    pip = [sys.executable, "-m", "pip", "--python", python]
+    subprocess.run([*pip, "install", "--quiet", "mlflow==2.22.0"], check=True)
+    subprocess.run([*pip, "uninstall", "--quiet", "--yes", "gunicorn"], check=True)
+    return python.parent / "mlflow"
+
+
+def serve_mlflow(server, mlflow, *options):
+    running = server(None, leading=[str(mlflow), "server", "--host", "127.0.0.1", "--port", "0", *options], bind=None)
+    # MLflow is a gigabyte of packages to import.
+    running.wait_log("Worker ready", timeout=120, count=2)
+    (arbiter,) = harness.children(running.pid)
+    return running, arbiter
+
+
+@pytest.mark.skipif(os.environ.get("RGUNICORN_MLFLOW") != "1", reason="RGUNICORN_MLFLOW=1 installs MLflow")
+@pytest.mark.timeout(1800)
+def test_mlflow_server(server, mlflow):
+    running, arbiter = serve_mlflow(server, mlflow, "-w", "2", "--gunicorn-opts", "--threads 3 --access-logfile -")
+    response = running.get("/health", timeout=60)
+    assert (response.status, response.text, response.header("server")) == (200, "OK", "rgunicorn")
+    assert running.get("/version", timeout=60).text == "2.22.0"
+    assert "threads in each: 3" in running.log() and "GET /version" in running.stdout()
+    body = b'{"name": "first"}'
+    headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+    assert running.request("POST", "/api/2.0/mlflow/experiments/create", headers, body, timeout=60).status == 200
+    os.kill(arbiter, signal.SIGHUP)
+    running.wait_log("Reload complete: 2 new worker", timeout=120)
+    assert running.get("/health", timeout=60).status == 200
+    # Control-C in a terminal goes to both; MLflow waits for its server.
+    os.killpg(running.pid, signal.SIGINT)
+    running.wait_exit()
+    assert not harness.alive(arbiter) and "Shutting down: Master" in running.log()
+
+
+@pytest.mark.skipif(os.environ.get("RGUNICORN_MLFLOW") != "1", reason="RGUNICORN_MLFLOW=1 installs MLflow")
+@pytest.mark.timeout(1800)
+def test_mlflow_is_told_how_its_server_ended(server, mlflow):
+    running, arbiter = serve_mlflow(server, mlflow, "-w", "2")
+    os.kill(arbiter, signal.SIGTERM)
+    assert running.wait_exit() == 0
+    wrong = subprocess.run([mlflow, "server", "--port", "0", "--gunicorn-opts", "--wrokers 2"], capture_output=True, text=True,
+                           timeout=300, env=clean_environment(), cwd=running.cwd)
+    assert wrong.returncode == 1
+    assert "rgunicorn: unknown option --wrokers (did you mean --workers?)" in wrong.stderr
