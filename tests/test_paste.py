@@ -313,3 +313,23 @@ def test_the_command_as_a_class_serves_the_file(server, file):
     program = [sys.executable, "-c", "from rgunicorn.app.wsgiapp import WSGIApplication; WSGIApplication().run()"]
     running = paste(server, file(), "--paste", "%s#second" % file(), leading=program)
     assert running.get("/").text == "second"
+
+
+def test_a_saved_file_is_served_where_code_is(server, file):
+    """With `--reload` the file is watched, too: one that is wrong is told of, and the one that was fixed is served."""
+    path = file()
+    running = paste(server, path, "--paste", path, "--reload")
+
+    def serves(color):
+        answer = "Hello from %s in %s, -" % (path.parent, color)
+        wait_until(lambda: running.get().text == answer, what=running.log)
+
+    serves("red")
+    path.write_text(FILE.replace("red", "green"))
+    serves("green")
+    running.expect_errors("Reload failed")
+    path.write_text("[server:main]\nuse = egg:rgunicorn\nworkers = many\n")
+    running.wait_log("Reload failed, the old configuration stays: .*shop.ini: workers: 'many' is not a whole number")
+    serves("green")
+    path.write_text(FILE.replace("red", "blue"))
+    serves("blue")

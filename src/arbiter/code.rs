@@ -11,7 +11,7 @@ use pyo3::prelude::*;
 
 use super::generation::Generation;
 use super::Arbiter;
-use crate::config::Config;
+use crate::config::{AppSpec, Config};
 use crate::development;
 use crate::error::Error;
 use crate::sys::clock::{Nanos, SECOND};
@@ -110,6 +110,9 @@ pub(super) fn watch(config: &Config, start_folder: &Path) -> Result<Option<Watch
         if !file.to_string_lossy().starts_with("python:") {
             watch.add(&start_folder.join(file.strip_prefix(".").unwrap_or(file)));
         }
+    }
+    if let Some(AppSpec::Paste(file)) = &config.app {
+        watch.add(&file.path);
     }
     Ok(Some(watch))
 }
