@@ -274,7 +274,7 @@ def test_paste_takes_the_loggers_of_the_file(server, file):
     ("missing.ini", [], 1, "rgunicorn: --paste: '{folder}/missing.ini' is not a file that can be read: No such file or directory"),
     ("shop.ini", ["no section"], 1, "rgunicorn: --paste: '{folder}/shop.ini' is not an ini file: "),
     ("shop.ini", ["[server:main]", "use = egg:rgunicorn", "workers = many"], 1,
-     "rgunicorn: {folder}/shop.ini: workers: 'many' is not a whole number ≥ 1"),
+     "rgunicorn: {folder}/shop.ini:13: workers: 'many' is not a whole number ≥ 1"),
     ("shop.ini", ["[server:main]", "use = egg:rgunicorn", "workers = %(cores)s"], 1,
      "rgunicorn: --paste: '{folder}/shop.ini' Bad value substitution: "),
     ("shop.ini#third", [], 1, "--paste: '{folder}/shop.ini' does not describe the application: No section 'third'"),
@@ -329,7 +329,7 @@ def test_a_saved_file_is_served_where_code_is(server, file):
     serves("green")
     running.expect_errors("Reload failed")
     path.write_text("[server:main]\nuse = egg:rgunicorn\nworkers = many\n")
-    running.wait_log("Reload failed, the old configuration stays: .*shop.ini: workers: 'many' is not a whole number")
+    running.wait_log("Reload failed, the old configuration stays: .*shop.ini:3: workers: 'many' is not a whole number")
     serves("green")
     path.write_text(FILE.replace("red", "blue"))
     serves("blue")

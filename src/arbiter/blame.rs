@@ -31,6 +31,7 @@ fn find(py: Python<'_>, folder: &Path, wrong: &Wrong) -> Option<usize> {
     };
     let text = fs::read(&path).ok()?;
     match path.extension() {
+        Some(end) if end == "ini" => lines::in_server_section(&String::from_utf8(text).ok()?, wrong.setting),
         Some(end) if end == "toml" => lines::in_toml(&String::from_utf8(text).ok()?, wrong.setting),
         _ => line_of(py, &text, wrong.setting).ok()?,
     }
