@@ -276,7 +276,7 @@ def test_paste_takes_the_loggers_of_the_file(server, file):
     ("shop.ini", ["[server:main]", "use = egg:rgunicorn", "workers = many"], 1,
      "rgunicorn: {folder}/shop.ini:13: workers: 'many' is not a whole number ≥ 1"),
     ("shop.ini", ["[server:main]", "use = egg:rgunicorn", "workers = %(cores)s"], 1,
-     "rgunicorn: --paste: '{folder}/shop.ini' Bad value substitution: "),
+     "rgunicorn: --paste: '{folder}/shop.ini' has a [server:main] that cannot be read: Bad value substitution: "),
     ("shop.ini#third", [], 1, "--paste: '{folder}/shop.ini' does not describe the application: No section 'third'"),
 ])
 def test_paste_files_that_are_wrong(file, location, lines, code, sentence):

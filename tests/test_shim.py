@@ -181,7 +181,7 @@ def test_honcho_starts_gunicorn_from_a_procfile(server, python, tmp_path):
 
 @pytest.fixture(scope="module")
 def mlflow(tmp_path_factory, wheel):
-    """The command of a release whose `mlflow server` starts `python -m gunicorn`; later ones start Uvicorn unless told."""
+    """The command of a release whose `mlflow server` starts `python -m gunicorn`."""
     python, site = environment_with(tmp_path_factory.mktemp("mlflow") / "venv", wheel)
     pip = [sys.executable, "-m", "pip", "--python", python]
     subprocess.run([*pip, "install", "--quiet", "mlflow==2.22.0"], check=True)

@@ -46,7 +46,7 @@ def server_settings(path: str, variables: Dict[str, str]) -> Dict[str, Any]:
             # Settled by the command line before this file is read.
             settings.update({"config": config} if config else {})
     except configparser.Error as error:
-        raise PasteError(_one_line(error)) from error
+        raise PasteError("has a [%s] that cannot be read: %s" % (SECTION, _one_line(error))) from error
     if parser.has_section("loggers"):
         settings.setdefault("logconfig", path)
     return settings
