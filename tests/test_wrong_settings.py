@@ -36,6 +36,7 @@ WRONG = {
     "comma_list": ([], ["5", "[5]"], r"is not a text"),
     "allow_list": (["10.1.2.3/8", "localhost"], ["'localhost'", "5", "[5]"], r"network|is not a text"),
     "env": (["NO_VALUE"], ["'NO_VALUE'", "5", "['NO_VALUE']"], r"is not NAME=value|is not a text"),
+    "variables": (["NO_VALUE", "=value", r"A\=b"], ["'NO_VALUE'", "5", "['=value']"], r"is not NAME=value|is not a text"),
     "addresses": (["127.0.0.1:x", "8000"], ["'127.0.0.1:x'", "8000", "[8000]"], r"is not a port|a port without|is not a text"),
     "map": (None, ["'x'", "5", "{'A' = 5}"], r"is not NAME=value|is not a map of texts|is not a text"),
     "hook": (None, ["'name'", "5", "[]"], r"MODULE\.NAME"),
