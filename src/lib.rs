@@ -17,7 +17,7 @@
 //! # Layers
 //!
 //! A file imports only from lower layers: `sys`, `error`, `config::values` · `config`, `http`, `proxy`, `proxy_protocol` · `scoreboard`,
-//! `listener`, `log`, `remote`, `syslog`, `statsd`, `systemd`, `identity`, `access_log`, `buffer`, `timers`, `transport`, `handoff`,
+//! `listener`, `control`, `log`, `remote`, `syslog`, `statsd`, `systemd`, `identity`, `access_log`, `buffer`, `timers`, `transport`, `handoff`,
 //! `watch` · `conn`, `exchange`, `access_sink`, `app` · `event_loop`, `python`, `launch`, `logger`, `hooks`, `wsgi`, `daemon`,
 //! `development` · `worker`, `fork_doctor`, `mold`,
 //! `arbiter` · `cli`, `surface`, `lib`.
@@ -33,6 +33,7 @@ mod catalogue;
 pub mod cli;
 pub mod config;
 pub mod conn;
+pub mod control;
 pub mod daemon;
 pub mod development;
 pub mod error;

@@ -30,13 +30,12 @@ fn refused(py: Python<'_>, e: Error) -> PyErr {
     }
 }
 
-/// Every setting as a dictionary, in the table's order; last those of gunicorn's that are not there yet.
+/// Every setting as a dictionary, in the table's order.
 pub fn setting_objects(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyDict>>> {
     // What is wrong with the environment is said when the server starts.
     let defaults =
         config::load_set(Vec::new(), &environment).map_or_else(|_| Config::default(), |set| set.config);
-    let known = defaults.settings().filter_map(|(name, value)| Some(known(py, table::find(name)?, value)));
-    known.chain(table::NOT_YET.iter().map(|(name, flags)| not_yet(py, name, flags))).collect()
+    defaults.settings().filter_map(|(name, value)| Some(known(py, table::find(name)?, value))).collect()
 }
 
 fn environment(name: &str) -> Option<String> {
@@ -44,7 +43,10 @@ fn environment(name: &str) -> Option<String> {
 }
 
 fn known<'py>(py: Python<'py>, opt: &table::Opt, default: &Value) -> PyResult<Bound<'py, PyDict>> {
-    let row = row(py, opt.name, opt.flags(), opt.help)?;
+    let row = PyDict::new(py);
+    row.set_item("name", opt.name)?;
+    row.set_item("cli", opt.flags())?;
+    row.set_item("desc", opt.help)?;
     row.set_item("section", opt.section)?;
     row.set_item("meta", Some(opt.kind.meta()).filter(|meta| !meta.is_empty()))?;
     row.set_item("action", action(opt))?;
@@ -62,33 +64,13 @@ fn action(opt: &table::Opt) -> &'static str {
     }
 }
 
-fn not_yet<'py>(py: Python<'py>, name: &str, flags: &str) -> PyResult<Bound<'py, PyDict>> {
-    let row = row(py, name, flags.split_whitespace().map(str::to_string).collect(), "Not supported yet.")?;
-    row.set_item("section", "Not supported yet")?;
-    row.set_item("meta", py.None())?;
-    row.set_item("action", "store")?;
-    row.set_item("default", py.None())?;
-    Ok(row)
-}
-
-fn row<'py>(py: Python<'py>, name: &str, flags: Vec<String>, help: &str) -> PyResult<Bound<'py, PyDict>> {
-    let row = PyDict::new(py);
-    row.set_item("name", name)?;
-    row.set_item("cli", flags)?;
-    row.set_item("desc", help)?;
-    Ok(row)
-}
-
 /// A value as the setting takes it; functions and classes stay what they are.
 ///
 /// Errors: AttributeError for no setting, ValueError for a value that it does not take.
 pub fn check<'py>(name: &str, value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let py = value.py();
     let Some(opt) = table::find(name) else {
-        return match table::not_yet(name) {
-            true => Ok(value.clone()),
-            false => Err(PyAttributeError::new_err(no_setting(name))),
-        };
+        return Err(PyAttributeError::new_err(no_setting(name)));
     };
     let raw = python::raw(value);
     let checked = opt.read(&raw).map_err(|why| PyValueError::new_err(format!("{name}: {why}")))?;

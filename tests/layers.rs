@@ -16,6 +16,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("proxy_protocol", 1),
     ("scoreboard", 2),
     ("listener", 2),
+    ("control", 2),
     ("log", 2),
     ("log_file", 2),
     ("remote", 2),

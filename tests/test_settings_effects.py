@@ -118,6 +118,10 @@ EFFECTS = {
     "worker_tmp_dir": "test_process.py::test_folders_without_a_use",
     "tmp_upload_dir": "test_process.py::test_folders_without_a_use",
     "sendfile": HERE + "test_sendfile",
+    # The control socket
+    "control_socket": "test_control_socket.py::test_it_is_relative_to_the_working_folder",
+    "control_socket_mode": "test_control_socket.py::test_control_socket_mode",
+    "control_socket_disable": "test_control_socket.py::test_control_socket_disable_in_a_file",
     # Hooks
     "on_starting": HOOKS, "when_ready": HOOKS, "pre_fork": HOOKS, "post_fork": HOOKS, "post_worker_init": HOOKS,
     "worker_exit": HOOKS, "child_exit": HOOKS, "nworkers_changed": HOOKS, "on_exit": HOOKS,

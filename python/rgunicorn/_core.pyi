@@ -25,7 +25,7 @@ def settings() -> list[dict[str, Any]]:
 
 def setting_objects() -> list[dict[str, Any]]:
     """The same for `rgunicorn.config`: name, section, cli, meta, action, default (a value, with what the environment says) and
-    desc; also those of gunicorn's settings that are not supported yet."""
+    desc."""
 
 def check_setting(name: str, value: Any) -> Any:
     """The value as the setting takes it.

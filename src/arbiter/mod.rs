@@ -7,11 +7,13 @@ pub mod asker;
 mod blame;
 pub mod children;
 mod code;
+mod control;
 mod death;
 mod generation;
 mod hooks;
 mod kin;
 mod logs;
+mod operators;
 mod raw_env;
 mod reload;
 mod spawn;
@@ -30,6 +32,7 @@ use pyo3::types::PyDict;
 use self::asker::Askers;
 use self::children::{Child, Children, Life, Stage, BACKSTOP};
 use self::code::Code;
+use self::control::Control;
 use self::death::Coroner;
 use self::generation::{Generation, Ground, Setup, Tries};
 use self::logs::Metrics;
@@ -48,7 +51,7 @@ use crate::mold::MoldSeed;
 use crate::python::{self, Interrupts};
 use crate::scoreboard::{Notice, Phase};
 use crate::sys::clock::{self, Nanos, Vigil, SECOND};
-use crate::sys::poll::{wait_few, Interest, Waker};
+use crate::sys::poll::{wait_each, Interest, Waker};
 use crate::sys::process::{self, Ending};
 use crate::sys::signal::{self, Blocked, Signals};
 use crate::systemd::{self, Service};
@@ -125,6 +128,7 @@ pub struct Arbiter {
     /// As whom workers run, if not as we do.
     identity: Option<Identity>,
     metrics: Metrics,
+    control: Control,
 }
 
 /// Starts the server and supervises it until it stops.
@@ -158,7 +162,10 @@ pub fn run(py: Python<'_>, launch: Launch) -> Result<Outcome, Error> {
     let (workers, threads) = (arbiter.wanted, config.threads);
     log::info!("Using worker: {} (workers: {workers}, threads in each: {threads})", config.worker_kind());
     match arbiter.announce_ready(py) {
-        true => Ok(arbiter.supervise(py)),
+        true => {
+            arbiter.open_control();
+            Ok(arbiter.supervise(py))
+        }
         false => Ok(arbiter.give_up(py, 1)),
     }
 }
@@ -394,6 +401,7 @@ impl Arbiter {
             passed: manager.passed,
             identity,
             metrics: Metrics::default(),
+            control: Control::new(),
         })
     }
 
@@ -424,6 +432,7 @@ impl Arbiter {
         if self.hear_other(py, now) {
             return ControlFlow::Break(self.stop(py, stop::Manner::Graceful));
         }
+        self.serve_control(py, now)?;
         self.tell_of_serving();
         self.service.serves(self.children.ready(self.current.number), self.wanted);
         self.service.live(now);
@@ -474,7 +483,7 @@ impl Arbiter {
     }
 
     fn scale(&mut self, py: Python<'_>, wanted: usize) {
-        let most = self.current.board.slots() / 2;
+        let most = self.most_workers();
         if wanted > most {
             log::warn!("{most} workers are the most that this server was started for");
             return;
@@ -483,6 +492,11 @@ impl Arbiter {
             let before = std::mem::replace(&mut self.wanted, wanted);
             self.tell_of_workers(py, Which::Current, wanted, before);
         }
+    }
+
+    /// What the scoreboard has slots for, when all are replaced at once.
+    fn most_workers(&self) -> usize {
+        self.current.board.slots() / 2
     }
 
     fn signal_all(&self, signal: i32) {
@@ -504,6 +518,7 @@ impl Arbiter {
     }
 
     fn worker_died(&mut self, py: Python<'_>, child: &Child, ending: Ending, now: Nanos) -> Flow {
+        self.control.count_ended(child);
         let pid = child.pid;
         let told = matches!(child.stage, Stage::Killed | Stage::Draining { .. })
             || child.slot.phase() == Phase::Draining;
@@ -612,6 +627,7 @@ impl Arbiter {
     fn kill(&mut self, pid: i32, why: &'static str) {
         log::error!("Killing worker (pid:{pid}), which {why}");
         self.coroner.killed(pid, why);
+        self.control.count_killed();
         process::send_signal(pid, signal::SIGKILL);
         self.children.set_stage(pid, Stage::Killed);
     }
@@ -643,6 +659,7 @@ impl Arbiter {
             self.reload.as_ref().map(Reload::deadline),
             self.relieved,
             self.code_deadline(),
+            self.control.deadline(),
         ];
         let until = until.into_iter().chain(deadlines.into_iter().flatten()).min();
         self.vigil.plan(until.unwrap_or(0));
@@ -655,8 +672,10 @@ impl Arbiter {
         let heard = self.askers.as_ref().filter(|_| self.relieved.is_none());
         fds.extend(heard.into_iter().flat_map(Askers::waits));
         fds.extend(self.code_fds());
+        let waits = fds.into_iter().map(|fd| (fd, Interest::Read)).chain(self.control.waits());
+        let waits: Vec<_> = waits.collect();
         let patience = hurry.or(until.map(|until| until.saturating_sub(now)));
-        if let Err(e) = py.detach(|| wait_few(&fds, Interest::Read, patience)) {
+        if let Err(e) = py.detach(|| wait_each(waits.into_iter(), patience)) {
             log::error!("Cannot wait: {e}");
         }
         self.waker.clear();

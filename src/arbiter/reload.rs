@@ -150,6 +150,8 @@ impl Arbiter {
             self.wanted = self.current.config.workers;
             self.mark_outdated();
             self.show_name(py);
+            self.control.count_reload();
+            self.open_control();
             self.reload_ended(Ok(()));
         }
     }

@@ -46,6 +46,7 @@ impl Arbiter {
     fn end(&mut self, py: Python<'_>, manner: Manner, deadline: Nanos) {
         let told = if manner == Manner::Graceful { signal::SIGTERM } else { signal::SIGQUIT };
         self.tell_of_leaving();
+        self.control.close();
         self.dismiss_molds();
         self.signal_all(told);
         // Workers take what waits there; who comes later is refused at once.

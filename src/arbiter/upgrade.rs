@@ -495,5 +495,6 @@ impl Arbiter {
             }
         }
         self.service.speak(process::id());
+        self.open_control();
     }
 }

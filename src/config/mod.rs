@@ -153,6 +153,9 @@ pub struct Config {
     pub spew: bool,
     /// None: plain HTTP.
     pub tls: Option<Tls>,
+    /// Where operators are served, from the working folder. None: nowhere.
+    pub control_socket: Option<PathBuf>,
+    pub control_socket_mode: u32,
     /// The file that was read; `python:MODULE` if it was a module.
     pub config_file: Option<PathBuf>,
     /// What the fields were made from: two configurations are compared by it.
@@ -193,11 +196,6 @@ fn checked(gathered: Gathered) -> Result<Loaded, Error> {
     paths::check(&config.settings, Path::new("."))?;
     warnings.extend(config.doubts());
     Ok(Loaded { config, warnings })
-}
-
-/// gunicorn's settings that this version does not have.
-pub fn unsupported() -> impl Iterator<Item = &'static str> {
-    table::NOT_YET.iter().map(|(name, _)| *name)
 }
 
 /// The settings that differ although only a restart can change them.
@@ -264,6 +262,8 @@ impl Config {
             reload_extra_files: texts(&set, "reload_extra_files"),
             spew: flag(&set, "spew"),
             tls: tls(&set),
+            control_socket: path(&set, "control_socket").filter(|_| !flag(&set, "control_socket_disable")),
+            control_socket_mode: number(&set, "control_socket_mode"),
             config_file: from.config_file,
             settings: set,
         }

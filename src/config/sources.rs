@@ -294,16 +294,7 @@ enum Language {
 
 /// The warnings about a file's entries that are no settings of ours.
 fn complaints(unknown: Vec<(String, Raw)>, language: Language, label: &str) -> Vec<String> {
-    let (not_yet, others): (Vec<_>, Vec<_>) = unknown.into_iter().partition(|(name, _)| table::not_yet(name));
-    let used = not_yet.iter().filter(|(_, raw)| !raw.is_off());
-    let mut used: Vec<_> = used.map(|(name, _)| name.as_str()).collect();
-    used.sort_unstable();
-    let mut warnings = Vec::new();
-    if !used.is_empty() {
-        warnings.push(format!("{label}: not supported yet, ignored: {}", used.join(", ")));
-    }
-    warnings.extend(others.iter().filter_map(|(name, raw)| complaint(name, raw, language, label)));
-    warnings
+    unknown.iter().filter_map(|(name, raw)| complaint(name, raw, language, label)).collect()
 }
 
 fn complaint(name: &str, raw: &Raw, language: Language, label: &str) -> Option<String> {
@@ -517,9 +508,6 @@ fn usage_sentence(error: &clap::Error) -> String {
 }
 
 fn unknown_flag(flag: &str) -> String {
-    if table::not_yet(flag) {
-        return format!("{flag} is an option of gunicorn that is not supported yet");
-    }
     let shown = flag.escape_debug();
     let Some(long) = flag.strip_prefix("--") else {
         return format!("unknown option {shown}");
@@ -792,7 +780,6 @@ mod tests {
             ("-w -1", "--workers: '-1' is not a whole number ≥ 1"),
             ("-b h:x", "--bind: 'x' is not a port (0 to 65535)"),
             ("--worker-c 3", "--worker-c could be any of --worker-class, --worker-connections"),
-            ("--control-socket x", "--control-socket is an option of gunicorn that is not supported yet"),
             ("--cert-reqs 3", "--cert-reqs: '3' is more than 2"),
         ];
         for (line, text) in pairs {
@@ -918,7 +905,7 @@ mod tests {
     #[test]
     fn toml_files() {
         let dir = Dir::new("toml");
-        let text = "workers = 3\ncontrol_socket = 'c'\nwrokers = 1\n[rgunicorn]\nthreads = 2\n\
+        let text = "workers = 3\nwrokers = 1\n[rgunicorn]\nthreads = 2\n\
                     zzz = 1\n[rgunicorn.secure_scheme_headers]\nA = 'b'\n";
         dir.file(TOML_FILE, text);
         let start = Start { dir: Some(&dir), ..Start::default() };
@@ -930,7 +917,6 @@ mod tests {
         assert_eq!(
             start.warnings(),
             [
-                format!("{label}: not supported yet, ignored: control_socket"),
                 format!("{label}: unknown setting 'wrokers' ignored (did you mean 'workers'?)"),
                 format!("{label}: unknown setting 'zzz' ignored"),
             ]
@@ -965,7 +951,6 @@ mod tests {
         let start = Start {
             line: "-c python:conf",
             python: vec![
-                ("control_socket", said("ctl")),
                 ("post_fork", Raw::Callable("<function post_fork>".to_string())),
                 ("reload", Raw::Bool(false)),
                 ("wrokers", Raw::Int(3)),
@@ -977,13 +962,7 @@ mod tests {
             ],
             ..Start::default()
         };
-        assert_eq!(
-            start.warnings(),
-            [
-                "python:conf: not supported yet, ignored: control_socket",
-                "python:conf: 'wrokers' is no setting (did you mean 'workers'?)",
-            ]
-        );
+        assert_eq!(start.warnings(), ["python:conf: 'wrokers' is no setting (did you mean 'workers'?)"]);
     }
 
     #[test]

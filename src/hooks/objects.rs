@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyDict, PyList, PyModule};
 
 use super::Function;
-use crate::config::{self, Address, Config, LogTarget, Raw, Value};
+use crate::config::{Address, Config, LogTarget, Raw, Value};
 use crate::listener::Listener;
 use crate::python;
 
@@ -27,9 +27,6 @@ pub fn cfg<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = module.py();
     let settings = PyDict::new(py);
-    for name in config::unsupported() {
-        settings.set_item(name, py.None())?;
-    }
     for (name, value) in config.settings() {
         let object = match value {
             Value::Given(_) | Value::Tree(_) => {

@@ -153,7 +153,18 @@ pub fn wait_few(
     interest: Interest,
     patience: Option<Nanos>,
 ) -> io::Result<Vec<bool>> {
-    let mut list: Vec<PollFd> = fds.iter().map(|fd| PollFd::new(*fd, interest.poll_flags())).collect();
+    poll_list(fds.iter().map(|fd| PollFd::new(*fd, interest.poll_flags())).collect(), patience)
+}
+
+/// The same, each for what it is waited for.
+pub fn wait_each<'a>(
+    fds: impl Iterator<Item = (BorrowedFd<'a>, Interest)>,
+    patience: Option<Nanos>,
+) -> io::Result<Vec<bool>> {
+    poll_list(fds.map(|(fd, interest)| PollFd::new(fd, interest.poll_flags())).collect(), patience)
+}
+
+fn poll_list(mut list: Vec<PollFd>, patience: Option<Nanos>) -> io::Result<Vec<bool>> {
     let timeout = PollTimeout::try_from(milliseconds(patience)).unwrap_or(PollTimeout::MAX);
     match poll(&mut list, timeout) {
         Ok(_) | Err(Errno::EINTR) => Ok(list.iter().map(|p| p.any().unwrap_or(false)).collect()),

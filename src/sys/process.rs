@@ -164,6 +164,11 @@ pub fn file_user() -> u32 {
     nix::unistd::setfsuid(nix::unistd::Uid::from_raw(u32::MAX)).as_raw()
 }
 
+/// As whom this process acts.
+pub fn user() -> u32 {
+    nix::unistd::geteuid().as_raw()
+}
+
 pub fn new_session() -> io::Result<()> {
     nix::unistd::setsid()?;
     Ok(())

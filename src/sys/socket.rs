@@ -2,12 +2,13 @@
 //! Rule: nothing here blocks; every descriptor is CLOEXEC and, when accepted, non-blocking.
 //! Never: buffers, retries EAGAIN, knows what the octets mean.
 
-use std::fs::OpenOptions;
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::socket::sockopt::PeerCredentials;
@@ -124,16 +125,62 @@ fn tcp_info(fd: BorrowedFd<'_>) -> io::Result<libc::tcp_info> {
     }
 }
 
-/// A socket (SOCK_SEQPACKET) in the file system, at a path of any length: what is bound or connected to is the name in its
-/// folder, as sun_path (unix(7)) holds no more than a hundred octets.
+/// A name in a folder that is held open: the path leads to the same folder whatever becomes of the names above it, and is
+/// short, as sun_path (unix(7)) holds no more than a hundred octets.
+pub struct InFolder {
+    folder: File,
+    name: OsString,
+}
+
+impl InFolder {
+    /// Errors: the path has no name, or its folder cannot be opened.
+    pub fn of(path: &Path) -> io::Result<InFolder> {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
+        let flags = libc::O_PATH | libc::O_DIRECTORY;
+        let folder = OpenOptions::new().read(true).custom_flags(flags).open(folder)?;
+        Ok(InFolder { folder, name })
+    }
+
+    pub fn path(&self) -> PathBuf {
+        Path::new("/proc/self/fd").join(self.folder.as_raw_fd().to_string()).join(&self.name)
+    }
+}
+
+/// A socket that carries messages (SOCK_SEQPACKET), bound or connected at a path of any length.
 fn in_folder(path: &Path, call: impl FnOnce(&Socket, &SockAddr) -> io::Result<()>) -> io::Result<Socket> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-    let folder = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(folder)?;
-    let here = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name);
+    let place = InFolder::of(path)?;
     let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
-    call(&socket, &SockAddr::unix(here)?)?;
+    call(&socket, &SockAddr::unix(place.path())?)?;
     Ok(socket)
+}
+
+/// A non-blocking stream socket with its file, which nobody can connect to before `listen`. An existing file, a link too,
+/// is an error (bind(2), EADDRINUSE).
+pub fn bind_stream(path: &Path) -> io::Result<OwnedFd> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    Ok(socket.into())
+}
+
+pub fn listen(socket: BorrowedFd<'_>, backlog: i32) -> io::Result<()> {
+    SockRef::from(&socket).listen(backlog)
+}
+
+/// Whether nobody listens at the file of a stream socket any more. Does not wait, though the queue there may be full.
+pub fn is_abandoned(path: &Path) -> bool {
+    let connect = || {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        socket.connect(&SockAddr::unix(path)?)
+    };
+    connect().is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+/// The user who has connected (unix(7), SO_PEERCRED).
+pub fn peer_user(connection: BorrowedFd<'_>) -> io::Result<u32> {
+    Ok(getsockopt(&connection, PeerCredentials)?.uid())
 }
 
 /// Listens for connections that carry messages.

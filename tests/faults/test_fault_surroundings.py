@@ -3,6 +3,7 @@
 The numbers are the rows of docs/faults.md.
 """
 import glob
+import json
 import os
 import socket
 import subprocess
@@ -140,3 +141,21 @@ def test_row_22_code_that_keeps_the_interpreter(server, threads):
         clients.wait_answers(40)
     # What the other threads of that worker had begun is with it.
     assert sum(lost_in(running, clients, {victim}).values()) < int(threads) + 1
+
+
+def test_row_30_an_operator_is_answered_while_everybody_is_busy(server):
+    """The arbiter, which has nothing to do with requests, knows what they are."""
+    running = start(server, "-w", "2", "--control-socket", "control")
+    with running.connect() as one, running.connect() as other:
+        for connection, name in ((one, "one"), (other, "other")):
+            connection.send_request("GET", "/wait?" + name)
+            worker_of(running, name)
+        client = os.path.join(os.path.dirname(harness.command()[0]), "rgunicornc")
+        for words in ("show workers", "show stats"):
+            done = subprocess.run([client, "-s", running.path("control"), "-j", "-c", words], capture_output=True, timeout=20)
+            assert done.returncode == 0, done
+            shown = json.loads(done.stdout)
+            assert shown.get("busy_threads", 2) == 2
+            assert {worker["running"][0]["path"] for worker in shown.get("workers", [])} <= {"/wait?one", "/wait?other"}
+        running.touch("go")
+        assert one.read_response().status == other.read_response().status == 200

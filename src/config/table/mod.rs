@@ -3,6 +3,7 @@
 //! Never: decides between sources, keeps a value, acts on one.
 
 mod application;
+mod control;
 mod development;
 mod hooks;
 mod listening;
@@ -62,7 +63,7 @@ const ROW: Opt = Opt {
     ignored: None,
 };
 
-const PARTS: [&[Opt]; 11] = [
+const PARTS: [&[Opt]; 12] = [
     application::ROWS,
     listening::ROWS,
     workers::ROWS,
@@ -71,6 +72,7 @@ const PARTS: [&[Opt]; 11] = [
     tls::ROWS,
     logging::ROWS,
     process::ROWS,
+    control::ROWS,
     development::ROWS,
     hooks::ROWS,
     unserved::ROWS,
@@ -80,13 +82,6 @@ const PARTS: [&[Opt]; 11] = [
 pub fn options() -> impl Iterator<Item = &'static Opt> + Clone {
     PARTS.into_iter().flatten()
 }
-
-/// gunicorn's settings that are not in the table, with their flags: known, so that whoever uses one is told.
-pub const NOT_YET: &[(&str, &str)] = &[
-    ("control_socket", "--control-socket"),
-    ("control_socket_mode", "--control-socket-mode"),
-    ("control_socket_disable", "--no-control-socket"),
-];
 
 impl Opt {
     /// The flag as errors show it; a setting without one is shown by its name.
@@ -121,17 +116,9 @@ pub fn find(name: &str) -> Option<&'static Opt> {
     options().find(|opt| opt.name == name)
 }
 
-/// The setting of gunicorn's that has this name or this flag, if it is one of those not supported yet.
-pub fn not_yet(name: &str) -> bool {
-    NOT_YET
-        .iter()
-        .any(|(setting, flags)| *setting == name || flags.split_whitespace().any(|flag| flag == name))
-}
-
 /// The setting that a misspelt name was probably meant for.
 pub fn closest_name(name: &str) -> Option<&'static str> {
-    let settings = options().map(|opt| opt.name);
-    closest(name, settings.chain(NOT_YET.iter().map(|(name, _)| *name)))
+    closest(name, options().map(|opt| opt.name))
 }
 
 /// The flags that a word, without its dashes, could be short for.
@@ -189,13 +176,9 @@ mod tests {
     #[test]
     fn every_setting_of_gunicorn_is_known_once() {
         let ours = ["boot_timeout", "header_timeout", "body_timeout", "write_timeout", "queue_timeout"];
-        let names: BTreeSet<_> = options()
-            .map(|opt| opt.name)
-            .filter(|name| !ours.contains(name))
-            .chain(NOT_YET.iter().map(|(name, _)| *name))
-            .collect();
+        let names: BTreeSet<_> = options().map(|opt| opt.name).filter(|name| !ours.contains(name)).collect();
         assert_eq!(names.len(), 120);
-        assert_eq!(options().count() - ours.len() + NOT_YET.len(), 120);
+        assert_eq!(options().count() - ours.len(), 120);
     }
 
     #[test]
@@ -213,10 +196,8 @@ mod tests {
     }
 
     #[test]
-    fn prefixes_and_settings_of_gunicorn_only() {
+    fn prefixes() {
         let flags = ["--workers", "--worker-class", "--worker-connections", "--worker-tmp-dir"];
         assert_eq!(flags_beginning("worker"), flags);
-        assert!(not_yet("control_socket") && not_yet("--control-socket"));
-        assert!(!not_yet("") && !not_yet("workers"));
     }
 }
