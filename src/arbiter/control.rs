@@ -65,7 +65,7 @@ impl Control {
     }
 
     pub fn count_ended(&mut self, child: &Child) {
-        self.requests += child.slot.requests();
+        self.requests = self.requests.saturating_add(child.slot.requests());
     }
 }
 
@@ -227,7 +227,8 @@ impl Arbiter {
     }
 
     fn show_stats(&self, now: Nanos) -> Json {
-        let sum = |of: fn(&Child) -> u64| self.children.iter().map(of).sum::<u64>();
+        // What workers say of themselves may be anything.
+        let sum = |of: fn(&Child) -> u64| self.children.iter().map(of).fold(0, u64::saturating_add);
         json!({
             "pid": process::id(),
             "uptime": seconds(self.control.born, now),
@@ -239,7 +240,7 @@ impl Arbiter {
             "reloads": self.control.reloads,
             "reloading": self.reload.is_some(),
             "generation": self.current.number,
-            "requests": self.control.requests + sum(|child| child.slot.requests()),
+            "requests": self.control.requests.saturating_add(sum(|child| child.slot.requests())),
             "connections": sum(|child| child.slot.connections()),
             "busy_threads": sum(|child| child.slot.in_flight().len() as u64),
             "dirty_arbiter_pid": null,
