@@ -13,9 +13,12 @@ use pyo3::prelude::*;
 
 use crate::arbiter::asker::{beside, ANSWER, ASK, DONE};
 use crate::daemon;
-use crate::sys::clock::{monotonic, Nanos};
+use crate::sys::clock::{monotonic, Nanos, SECOND};
 use crate::sys::poll::{wait_one, Interest};
 use crate::sys::{process, signal, socket};
+
+/// How long an interrupt may go unnoticed that comes just before a wait, and so does not end it.
+const LOOK: Nanos = SECOND / 5;
 
 pub const DONE_CODE: i32 = 0;
 pub const FAILED_CODE: i32 = 1;
@@ -75,7 +78,8 @@ fn answered(py: Python<'_>, asker: &OwnedFd, patience: Duration) -> Result<Strin
     let until = monotonic().saturating_add(Nanos::try_from(patience.as_nanos()).unwrap_or(Nanos::MAX));
     let failed = |e: io::Error| (NO_SERVER_CODE, format!("no answer of the server: {e}"));
     while let Some(left) = until.checked_sub(monotonic()).filter(|left| *left > 0) {
-        let ready = py.detach(|| wait_one(asker.as_fd(), Interest::Read, Some(left))).map_err(failed)?;
+        let ready =
+            py.detach(|| wait_one(asker.as_fd(), Interest::Read, Some(left.min(LOOK)))).map_err(failed)?;
         if py.check_signals().is_err() {
             return Err((128 + signal::SIGINT, "interrupted; the reload goes on".into()));
         }
