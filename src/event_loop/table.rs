@@ -167,6 +167,9 @@ impl EventLoop {
 
     fn leave(&self, job: Job) {
         let mut table = lock(&self.table);
+        // The kernel holds what is in the poller while the helper looks there; were it closed at that moment, its end
+        // would reach the peer only when the helper wakes again.
+        self.unwatch(&mut table, job.key, &job.conn);
         self.forget(&mut table, job.key);
         // Closed under the lock: see `take`.
         drop(job.conn);
