@@ -556,7 +556,8 @@ def test_an_application_that_runs_out_of_descriptors(server):
     assert len(served) == 20
     for connection in crowd:
         connection.close()
-    assert running.get("/").text == pid
+    # Who comes before they have been noticed to be gone is told 503.
+    wait_until(lambda: running.get("/").text == pid)
     assert len(running.log()) < 100000
 
 

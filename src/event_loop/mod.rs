@@ -234,6 +234,8 @@ impl EventLoop {
     /// One thread's life until the loop stops. Every thread of the worker runs it.
     pub fn run(&self, thread: usize, caller: &mut dyn Caller) {
         self.or_abort(|| self.lead_and_serve(thread, caller));
+        // Another thread's last request has its line before its connection is gone, which is what ends the loop.
+        self.write_access_log();
     }
 
     /// A thread that panics outside a request leaves the loop in a state that nobody knows: a worker that looks healthy and

@@ -215,16 +215,16 @@ pub fn shutdown_write(fd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(shutdown(fd.as_raw_fd(), Shutdown::Write)?)
 }
 
-/// Takes over a descriptor inherited under a known number (`fd://N`).
+/// Takes over a socket inherited under a known number (`fd://N`).
+///
+/// Errors: it is not open, or no socket, and then perhaps a file of ours that has got the number: it is left alone.
 pub fn inherited(number: i32) -> io::Result<OwnedFd> {
-    // SAFETY: the operator named this descriptor as ours; fcntl below reports EBADF when it is not open.
-    let fd = unsafe { OwnedFd::from_raw_fd(number) };
-    match nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC)) {
-        Ok(_) => Ok(fd),
-        Err(errno) => {
-            // Not open: closing it would be wrong too.
-            std::mem::forget(fd);
-            Err(errno.into())
-        }
+    // SAFETY: borrowed for these two calls only; fcntl and fstat report EBADF when it is not open.
+    let fd = unsafe { BorrowedFd::borrow_raw(number.max(0)) };
+    nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
+    if nix::sys::stat::fstat(fd)?.st_mode & libc::S_IFMT != libc::S_IFSOCK {
+        return Err(io::Error::from_raw_os_error(libc::ENOTSOCK));
     }
+    // SAFETY: it is open, and the operator named this socket as ours.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
