@@ -118,6 +118,7 @@ pub struct Notice {
 const READY: usize = 0;
 const STOPPING: usize = 1;
 const PROVING: usize = 2;
+const BESIDE: usize = 3;
 
 impl Notice {
     pub fn new() -> io::Result<Arc<Notice>> {
@@ -131,6 +132,19 @@ impl Notice {
 
     pub fn set_ready(&self, workers: usize) {
         self.words[READY].store(workers as u64, Release);
+    }
+
+    /// How many of those are another server's, which is to replace this one or to be replaced by it.
+    pub fn set_beside(&self, workers: usize) {
+        self.words[BESIDE].store(workers as u64, Release);
+    }
+
+    /// The arbiter is gone, and all its workers leave. What it would say if it could is the same for each of them.
+    pub fn speak_for_the_arbiter(&self) {
+        match self.words[BESIDE].load(Acquire) {
+            0 => self.set_stopping(),
+            others => self.set_ready(others as usize),
+        }
     }
 
     /// The generation that a reload has on trial, 0 for none.

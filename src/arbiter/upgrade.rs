@@ -349,6 +349,7 @@ impl Arbiter {
             serving => serving,
         };
         self.notice.set_ready(serving + self.beside.serving());
+        self.notice.set_beside(self.beside.serving());
         if let Some(kin) = self.beside.kin() {
             kin.tell(Word { serving, leaving: false });
         }

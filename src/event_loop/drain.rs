@@ -50,7 +50,7 @@ impl EventLoop {
 
     /// The whole server comes to its end: what is left for another worker is left to nobody.
     pub(super) fn is_last(&self) -> bool {
-        self.plan.notice.is_stopping() || self.orphaned.load(Relaxed)
+        self.plan.notice.is_stopping()
     }
 
     /// Leaves idle connections to the other workers. Those that cannot be left, and all when there is no other, are given

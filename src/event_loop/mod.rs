@@ -133,8 +133,6 @@ pub struct EventLoop {
     /// It drains, and no other worker goes on with its connections: each ends with its response.
     closing: AtomicBool,
     stopped: AtomicBool,
-    /// The arbiter is gone, and with it whoever would start another worker.
-    orphaned: AtomicBool,
 }
 
 /// What only the leader uses.
@@ -218,7 +216,6 @@ impl EventLoop {
             draining: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
-            orphaned: AtomicBool::new(false),
         };
         match looped.plan.quiet {
             0 => looped.listen(&mut lock(&looped.table))?,
@@ -429,9 +426,7 @@ impl EventLoop {
             Directive::Orphaned => {
                 // It was added by `new` and is removed once; it would be readable for ever.
                 let _ = self.poller.remove(&self.controls[index]);
-                self.orphaned.store(true, Relaxed);
-                // What the arbiter would say if it could: it is the same for every worker.
-                self.plan.notice.set_stopping();
+                self.plan.notice.speak_for_the_arbiter();
                 self.drain(lead, desk);
             }
             Directive::Stop => self.stop(),
