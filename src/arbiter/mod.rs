@@ -54,6 +54,7 @@ use crate::sys::clock::{self, Nanos, Vigil, SECOND};
 use crate::sys::poll::{wait_each, Interest, Waker};
 use crate::sys::process::{self, Ending};
 use crate::sys::signal::{self, Blocked, Signals};
+use crate::sys::socket;
 use crate::systemd::{self, Service};
 use crate::tls::Context;
 use crate::worker::{Lifeline, Seed, APP_NOT_FOUND, BOOT_FAILED};
@@ -135,6 +136,7 @@ pub struct Arbiter {
 ///
 /// Errors: anything that keeps it from starting; nothing is left behind.
 pub fn run(py: Python<'_>, launch: Launch) -> Result<Outcome, Error> {
+    check_passed()?;
     let origin = Origin::of_this_process(py);
     let start_folder = daemon::start_folder().map_err(|e| Error::system("current folder", &e, "--chdir"))?;
     let setup = read_config(py, &launch, Reading::First, &start_folder)?;
@@ -168,6 +170,14 @@ pub fn run(py: Python<'_>, launch: Launch) -> Result<Outcome, Error> {
         }
         false => Ok(arbiter.give_up(py, 1)),
     }
+}
+
+/// Before anything is opened that could get such a number.
+fn check_passed() -> Result<(), Error> {
+    let passed = systemd::listeners(&|name| std::env::var(name).ok(), process::id());
+    passed.into_iter().try_for_each(|fd| {
+        socket::check(fd).map_err(|e| Error::system(&format!("bind fd://{fd}"), &e, "LISTEN_FDS"))
+    })
 }
 
 /// What the server is started with.

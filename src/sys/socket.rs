@@ -215,16 +215,23 @@ pub fn shutdown_write(fd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(shutdown(fd.as_raw_fd(), Shutdown::Write)?)
 }
 
+/// Errors: the number is not that of an open socket.
+pub fn check(number: i32) -> io::Result<()> {
+    // SAFETY: borrowed for this call only; fstat reports EBADF when it is not open.
+    let found = nix::sys::stat::fstat(unsafe { BorrowedFd::borrow_raw(number.max(0)) })?;
+    match found.st_mode & libc::S_IFMT {
+        libc::S_IFSOCK => Ok(()),
+        _ => Err(io::Error::from_raw_os_error(libc::ENOTSOCK)),
+    }
+}
+
 /// Takes over a socket inherited under a known number (`fd://N`).
 ///
 /// Errors: it is not open, or no socket, and then perhaps a file of ours that has got the number: it is left alone.
 pub fn inherited(number: i32) -> io::Result<OwnedFd> {
-    // SAFETY: borrowed for these two calls only; fcntl and fstat report EBADF when it is not open.
-    let fd = unsafe { BorrowedFd::borrow_raw(number.max(0)) };
-    nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
-    if nix::sys::stat::fstat(fd)?.st_mode & libc::S_IFMT != libc::S_IFSOCK {
-        return Err(io::Error::from_raw_os_error(libc::ENOTSOCK));
-    }
+    check(number)?;
     // SAFETY: it is open, and the operator named this socket as ours.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+    let fd = unsafe { OwnedFd::from_raw_fd(number) };
+    nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
+    Ok(fd)
 }
