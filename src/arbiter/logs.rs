@@ -9,6 +9,7 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 
 use super::generation::Setup;
+use super::setup::hand_over_logs;
 use super::Arbiter;
 use crate::config::Config;
 use crate::error::Error;
@@ -81,7 +82,7 @@ impl Arbiter {
     pub(super) fn reopen_logs(&self, py: Python<'_>) {
         log::take_up(&self.current.config);
         logger::reopen_files(py, self.logger().map(Arc::as_ref), ::log::Level::Error);
-        super::hand_over_logs(&self.current.config, self.identity.as_ref());
+        hand_over_logs(&self.current.config, self.identity.as_ref());
         self.signal_all(signal::SIGUSR1);
     }
 

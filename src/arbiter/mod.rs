@@ -1,4 +1,4 @@
-//! Owns: supervision. The arbiter binds, forks, watches, replaces; `run` is its whole policy on one screen.
+//! Owns: supervision. The arbiter binds, forks, watches, replaces; `turn` is its whole policy on one screen.
 //! Rule: it never runs the application nor reads a client's octet; single-threaded; it sleeps until a signal, a worker's
 //! word or a deadline. Once a worker has been ready, nothing but a stop signal ends it.
 //! Never: http, conn, wsgi, threads.
@@ -16,35 +16,35 @@ mod logs;
 mod operators;
 mod raw_env;
 mod reload;
+mod setup;
 mod spawn;
+mod start;
 mod stop;
 mod upgrade;
 
-use std::io::Write;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+
+pub use self::start::run;
 
 use self::asker::Askers;
 use self::children::{Child, Children, Life, Stage, BACKSTOP};
 use self::code::Code;
 use self::control::Control;
 use self::death::Coroner;
-use self::generation::{Generation, Ground, Setup, Tries};
+use self::generation::Generation;
 use self::logs::Metrics;
 use self::raw_env::RawEnv;
 use self::reload::Reload;
 use self::spawn::Which;
-use self::upgrade::{Beside, Inheritance, Origin};
-use crate::config::{self, Config, Loaded};
-use crate::daemon::{self, PidFile};
-use crate::error::{self, Error};
+use self::upgrade::{Beside, Origin};
+use crate::daemon::PidFile;
 use crate::handoff::Mailbox;
-use crate::hooks::{Hooks, Server};
+use crate::hooks::Server;
 use crate::identity::Identity;
 use crate::launch::Launch;
 use crate::mold::MoldSeed;
@@ -53,27 +53,12 @@ use crate::scoreboard::{Notice, Phase};
 use crate::sys::clock::{self, Nanos, Vigil, SECOND};
 use crate::sys::poll::{wait_each, Interest, Waker};
 use crate::sys::process::{self, Ending};
-use crate::sys::signal::{self, Blocked, Signals};
-use crate::sys::socket;
-use crate::systemd::{self, Service};
-use crate::tls::Context;
+use crate::sys::signal::{self, Signals};
+use crate::systemd::Service;
 use crate::worker::{Lifeline, Seed, APP_NOT_FOUND, BOOT_FAILED};
 
 /// What workers are given to end a request themselves, after a time in which the arbiter did not run.
 const MERCY: Nanos = BACKSTOP + SECOND;
-
-const HEARD: [i32; 10] = [
-    signal::SIGCHLD,
-    signal::SIGTERM,
-    signal::SIGINT,
-    signal::SIGQUIT,
-    signal::SIGHUP,
-    signal::SIGUSR1,
-    signal::SIGUSR2,
-    signal::SIGTTIN,
-    signal::SIGTTOU,
-    signal::SIGWINCH,
-];
 
 /// How a process leaves `run`: as the arbiter, done, or as what it forked.
 pub enum Outcome {
@@ -132,289 +117,7 @@ pub struct Arbiter {
     control: Control,
 }
 
-/// Starts the server and supervises it until it stops.
-///
-/// Errors: anything that keeps it from starting; nothing is left behind.
-pub fn run(py: Python<'_>, launch: Launch) -> Result<Outcome, Error> {
-    check_passed()?;
-    let origin = Origin::of_this_process(py);
-    let start_folder = daemon::start_folder().map_err(|e| Error::system("current folder", &e, "--chdir"))?;
-    let setup = read_config(py, &launch, Reading::First, &start_folder)?;
-    let config = &setup.config;
-    let located = |error| blame::locate(py, &start_folder, error);
-    code::check_extra_files(config, &start_folder).map_err(located)?;
-    let identity = Identity::wanted(config).map_err(located)?;
-    if config.print_config {
-        // Whoever reads it may have seen enough.
-        let _ = std::io::stdout().write_all(config.listing().as_bytes());
-    }
-    if config.check_config || config.print_config {
-        return check(py, &launch, &start_folder, &setup);
-    }
-    launch.check(config)?;
-    identity.iter().try_for_each(|identity| identity.permit(config)).map_err(located)?;
-    let inheritance = Inheritance::take(&|name| std::env::var(name).ok())?;
-    let manager = meet_manager(py).map_err(|e| Error::Other(format!("environment: {e}")))?;
-    let mut arbiter =
-        Arbiter::start(py, Start { launch, start_folder, origin, setup, identity, manager, inheritance })?;
-    arbiter.show_name(py);
-    arbiter.attend(py);
-    log::info!("Listening at: {} ({})", arbiter.current.addresses(), process::id());
-    let config = &arbiter.current.config;
-    let (workers, threads) = (arbiter.wanted, config.threads);
-    log::info!("Using worker: {} (workers: {workers}, threads in each: {threads})", config.worker_kind());
-    match arbiter.announce_ready(py) {
-        true => {
-            arbiter.open_control();
-            Ok(arbiter.supervise(py))
-        }
-        false => Ok(arbiter.give_up(py, 1)),
-    }
-}
-
-/// Before anything is opened that could get such a number.
-fn check_passed() -> Result<(), Error> {
-    let passed = systemd::listeners(&|name| std::env::var(name).ok(), process::id());
-    passed.into_iter().try_for_each(|fd| {
-        socket::check(fd).map_err(|e| Error::system(&format!("bind fd://{fd}"), &e, "LISTEN_FDS"))
-    })
-}
-
-/// What the server is started with.
-struct Start {
-    launch: Launch,
-    start_folder: PathBuf,
-    origin: Origin,
-    setup: Setup,
-    identity: Option<Identity>,
-    manager: Manager,
-    inheritance: Option<Inheritance>,
-}
-
-/// What the service manager gave us.
-struct Manager {
-    service: Service,
-    passed: Vec<RawFd>,
-}
-
-/// Reads its part of the environment and takes it away: a child that found it there would speak in our name.
-fn meet_manager(py: Python<'_>) -> PyResult<Manager> {
-    let (env, pid) = (|name: &str| std::env::var(name).ok(), process::id());
-    let manager = Manager { service: Service::new(&env, pid), passed: systemd::listeners(&env, pid) };
-    let variables = systemd::VARIABLES.iter().chain(&upgrade::VARIABLES);
-    variables.into_iter().try_for_each(|name| python::replace_env(py, name, None).map(drop))?;
-    Ok(manager)
-}
-
-/// `--check-config`: the configuration is good by now; the certificate has to be, and the application has to load.
-fn check(py: Python<'_>, launch: &Launch, start_folder: &Path, setup: &Setup) -> Result<Outcome, Error> {
-    let config = &setup.config;
-    launch.check(config)?;
-    logs::take_up(py, start_folder, setup)?;
-    config.tls.as_ref().map(Context::load).transpose()?;
-    match crate::worker::load_app(py, launch, config) {
-        Ok(_) => Ok(Outcome::Exit(0)),
-        Err(_) => Ok(Outcome::Exit(1)),
-    }
-}
-
-/// Whether a program has read its configuration already: it does when its object is made.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Reading {
-    First,
-    Again,
-}
-
-/// Reads the configuration from the folder we were started in, then takes over what it says of the process: folder,
-/// import path, error log.
-fn read_config(
-    py: Python<'_>,
-    launch: &Launch,
-    reading: Reading,
-    start_folder: &PathBuf,
-) -> Result<Setup, Error> {
-    take_config(py, launch, reading, start_folder).map_err(|error| blame::locate(py, start_folder, error))
-}
-
-fn take_config(
-    py: Python<'_>,
-    launch: &Launch,
-    reading: Reading,
-    start_folder: &PathBuf,
-) -> Result<Setup, Error> {
-    enter(py, start_folder)?;
-    let (loaded, given) = load_config(py, launch, reading)?;
-    let mut config = loaded.config;
-    if let Some(folder) = &config.chdir {
-        enter(py, folder)?;
-    }
-    for folder in &config.pythonpath {
-        python::add_path(py, folder).map_err(|e| Error::Other(format!("{folder}: {e} (--pythonpath)")))?;
-    }
-    crate::log::belong_to(Identity::wanted(&config)?);
-    init_log(&config)?;
-    let hooks = Arc::new(Hooks::resolve(py, &config, given.as_ref())?);
-    if let Some(tls) = hooks.ssl_context(py, &config)? {
-        config.tls = Some(tls);
-    }
-    Ok(Setup { config: Arc::new(config), hooks, warnings: loaded.warnings })
-}
-
-/// The configuration, and the names that it was made from where there are Python objects among them.
-fn load_config<'py>(
-    py: Python<'py>,
-    launch: &Launch,
-    reading: Reading,
-) -> Result<(Loaded, Option<Bound<'py, PyDict>>), Error> {
-    let env = |name: &str| std::env::var(name).ok();
-    match launch {
-        Launch::Command(args) => {
-            let mut given = None;
-            let loaded = config::load(args, &env, &mut python::config_reader(py, &mut given))?;
-            Ok((loaded, given))
-        }
-        Launch::Program(program) => {
-            if reading == Reading::Again {
-                program.reload(py)?;
-            }
-            let (given, warnings) = program.settings(py)?;
-            let mut loaded = config::load_set(python::values(&given), &env)?;
-            loaded.warnings.splice(..0, warnings);
-            Ok((loaded, Some(given)))
-        }
-    }
-}
-
-fn init_log(config: &Config) -> Result<(), Error> {
-    crate::log::init(config).map_err(|e| {
-        let file =
-            config.settings().find(|(name, _)| *name == "errorlog").map(|(_, value)| value.to_string());
-        config.wrong(
-            "errorlog",
-            format!("'{}' cannot be written: {}", file.unwrap_or_default(), error::reason(&e)),
-        )
-    })
-}
-
-/// Workers that are somebody else will have to reopen what was made here.
-fn hand_over_logs(config: &Config, identity: Option<&Identity>) {
-    if let Some(identity) = identity {
-        let targets = config.accesslog.iter().chain([&config.errorlog]);
-        targets.for_each(|target| crate::log::hand_over(target, identity));
-    }
-}
-
-fn enter(py: Python<'_>, folder: &PathBuf) -> Result<(), Error> {
-    let shown = folder.display().to_string();
-    std::env::set_current_dir(folder)
-        .map_err(|e| Error::system(&format!("folder {shown}"), &e, "--chdir"))?;
-    python::add_path(py, &shown).map_err(|e| Error::Other(format!("{shown}: {e} (--chdir)")))
-}
-
 impl Arbiter {
-    fn start(py: Python<'_>, with: Start) -> Result<Arbiter, Error> {
-        let Start { launch, start_folder, origin, setup, identity, manager, mut inheritance } = with;
-        let config = setup.config.clone();
-        let system =
-            |what: &'static str| move |e: std::io::Error| Error::system(what, &e, "the system's limits");
-        if config.daemon && inheritance.is_none() {
-            // While there is somebody to be told what is wrong with it.
-            logs::check(py, &start_folder, &setup)?;
-            daemon::detach(py, config.logging.enable_stdio_inheritance)?;
-            // `-` means the standard error of the process as it is now.
-            init_log(&config)?;
-        }
-        logs::take_up(py, &start_folder, &setup)?;
-        log::info!("Starting rgunicorn {}", crate::version::VERSION);
-        if !manager.passed.is_empty() && config.bind != Config::default().bind {
-            log::warn!("The service manager has opened the listeners; bind is not used (LISTEN_FDS)");
-        }
-        hand_over_logs(&config, identity.as_ref());
-        let mut raw_env = RawEnv::default();
-        let prepared =
-            raw_env.become_that(py, &config.raw_env).and_then(|()| Server::new(py, launch.program()));
-        let server = prepared.map_err(|e| Error::Other(format!("cannot prepare hooks: {e} (--config)")))?;
-        let create = if inheritance.is_some() { PidFile::create_second } else { PidFile::create };
-        let pidfile = config.pidfile.as_deref().map(create).transpose()?;
-        let askers = pidfile.as_ref().and_then(listen_for_askers);
-        let interrupts = Interrupts::default();
-        let signals = listen_to_signals(py, &interrupts).map_err(system("signal handlers"))?;
-        // Not fatal: without it a worker of a mold would be reaped by init and missed by us.
-        if let Err(e) = process::become_subreaper() {
-            log::warn!("Cannot become a subreaper: {e}");
-        }
-        let (lifeline, alive) = process::pipe().map_err(system("lifeline pipe"))?;
-        let waker = Arc::new(Waker::new().map_err(system("eventfd"))?);
-        let mut service = manager.service;
-        if inheritance.is_some() {
-            service.hush();
-        }
-        let mailbox = inheritance.as_mut().and_then(|from| from.mailbox.take());
-        let mailbox = Arc::new(mailbox.map_or_else(Mailbox::new, Ok).map_err(system("mailbox"))?);
-        let notice = Notice::new().map_err(system("shared memory"))?;
-        let daemonized = config.daemon;
-        let ground = Ground {
-            passed: &manager.passed,
-            inherited: &[],
-            identity: identity.as_ref(),
-            start_folder: &start_folder,
-        };
-        let started = hooks::start(py, &server, &setup.hooks, config.workers);
-        let manner = ground.manner(&config);
-        let inherited = inheritance.as_mut().map(|from| from.listeners(&config, &manner));
-        let inherited = started.and_then(|()| Ok(inherited.transpose()?.unwrap_or_default()));
-        let first = inherited.and_then(|listeners| {
-            let ground = Ground { inherited: &listeners, ..ground };
-            Generation::new(1, setup, &ground, None, Tries::Several)
-        });
-        let current = match first {
-            Ok(current) => current,
-            Err(e) => {
-                askers.iter().for_each(Askers::remove);
-                pidfile.iter().for_each(PidFile::remove);
-                return Err(e);
-            }
-        };
-        if let Some(Err(e)) = identity.as_ref().map(Identity::limit_ourselves) {
-            log::warn!("Cannot give up what only root can do and a server need not: {e} (--user)");
-        }
-        Ok(Arbiter {
-            launch: Arc::new(launch),
-            start_folder,
-            origin,
-            signals,
-            interrupts,
-            waker,
-            hurry: false,
-            mailbox,
-            notice,
-            lifeline: Arc::new(lifeline),
-            _alive: alive,
-            children: Children::default(),
-            vigil: Vigil::default(),
-            coroner: Coroner::new(),
-            server: Arc::new(server),
-            raw_env,
-            wanted: current.config.workers,
-            current,
-            reload: None,
-            code: Code::default(),
-            next_age: 1,
-            next_generation: 2,
-            ever_ready: false,
-            daemonized,
-            beside: inheritance.map_or(Beside::Nobody, |from| Beside::Old(from.old)),
-            pidfile,
-            askers,
-            relieved: None,
-            service,
-            passed: manager.passed,
-            identity,
-            metrics: Metrics::default(),
-            control: Control::new(),
-        })
-    }
-
     fn supervise(&mut self, py: Python<'_>) -> Outcome {
         loop {
             match self.turn(py) {
@@ -690,20 +393,4 @@ impl Arbiter {
         }
         self.waker.clear();
     }
-}
-
-/// Reloads go without the channel, but nobody can wait for them.
-fn listen_for_askers(pidfile: &PidFile) -> Option<Askers> {
-    let askers = Askers::listen(pidfile.path());
-    askers
-        .map_err(|e| log::warn!("Nobody can wait for a reload: {}.reload: {e}", pidfile.path().display()))
-        .ok()
-}
-
-fn listen_to_signals(py: Python<'_>, interrupts: &Interrupts) -> std::io::Result<Signals> {
-    signal::unblock_all()?;
-    // One that comes in between is delivered to both.
-    let _blocked = Blocked::all()?;
-    interrupts.install(py, &HEARD).map_err(std::io::Error::from)?;
-    Signals::new(&HEARD)
 }

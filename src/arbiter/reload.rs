@@ -8,7 +8,8 @@ use pyo3::prelude::*;
 use super::asker::{self, Askers};
 use super::children::Child;
 use super::generation::{Generation, Ground, Tries};
-use super::{hand_over_logs, logs, read_config, Arbiter, Reading};
+use super::setup::{self, hand_over_logs, read_config, Reading};
+use super::{logs, Arbiter};
 use crate::config::fixed_changes;
 use crate::error::Error;
 use crate::scoreboard::Phase;
@@ -112,7 +113,7 @@ impl Arbiter {
     fn restore_process(&self, py: Python<'_>) {
         let config = &self.current.config;
         let folder = config.chdir.as_ref().unwrap_or(&self.start_folder);
-        if let Err(e) = super::enter(py, folder) {
+        if let Err(e) = setup::enter(py, folder) {
             log::error!("{e}");
         }
         self.restore_logs(py);
