@@ -47,7 +47,8 @@ FAULTY = APP.replace("def app(", "def orderly(") + """
         elif path == "/exit":
             os._exit(7)
         elif path == "/grab":
-            # Keeps the interpreter: a call through PyDLL does not release it.
+            # Keeps the interpreter: a call through PyDLL does not release it, and no signal is to end it.
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
             ctypes.PyDLL(None).sleep(600)
         elif path == "/eat":
             hoard = []
