@@ -43,6 +43,8 @@ pub struct Child {
     pub slot: Slot,
     pub stage: Stage,
     pub born: Nanos,
+    /// Since when somebody has had it stopped (SIGSTOP).
+    pub stopped: Option<Nanos>,
 }
 
 impl Child {
@@ -217,6 +219,25 @@ impl Children {
         self.list.iter().filter(serves).filter(over).map(|c| c.pid).collect()
     }
 
+    /// Somebody has stopped the worker, or let it go on.
+    pub fn set_stopped(&mut self, pid: i32, stopped: Option<Nanos>) {
+        if let Some(child) = self.list.iter_mut().find(|child| child.pid == pid) {
+            child.stopped = stopped;
+        }
+    }
+
+    /// Workers that have been stopped for so long that a request would be over by now: they have connections, and nobody
+    /// else can read those.
+    pub fn halted(&self, timeout: Nanos, now: Nanos) -> Vec<i32> {
+        let over = |c: &&Child| halted_until(c, timeout).is_some_and(|until| until <= now);
+        self.list
+            .iter()
+            .filter(|c| matches!(c.stage, Stage::Booting | Stage::Ready))
+            .filter(over)
+            .map(|c| c.pid)
+            .collect()
+    }
+
     /// Draining workers that did not finish in time.
     pub fn undrained(&self, graceful: Nanos, now: Nanos) -> Vec<i32> {
         let late = |c: &&Child| matches!(c.stage, Stage::Draining { since } if since.saturating_add(graceful + BACKSTOP) <= now);
@@ -242,12 +263,18 @@ fn runs_over(child: &Child, timeout: Nanos, now: Nanos) -> bool {
     child.slot.busy_since().is_some_and(|since| since.saturating_add(timeout) <= now)
 }
 
+fn halted_until(child: &Child, timeout: Nanos) -> Option<Nanos> {
+    child.stopped.map(|since| since.saturating_add(timeout + BACKSTOP))
+}
+
 /// A request that starts after `now` cannot be overdue before `now + timeout`: so often, and no oftener, an idle worker
 /// has to be looked at.
 fn child_deadline(child: &Child, timeout: Option<Nanos>, graceful: Nanos, now: Nanos) -> Option<Nanos> {
     match child.stage {
-        Stage::Booting | Stage::Ready => timeout
-            .map(|timeout| child.slot.busy_since().unwrap_or(now).max(1).saturating_add(timeout + BACKSTOP)),
+        Stage::Booting | Stage::Ready => timeout.map(|timeout| {
+            let busy = child.slot.busy_since().unwrap_or(now).max(1).saturating_add(timeout + BACKSTOP);
+            halted_until(child, timeout).map_or(busy, |until| busy.min(until))
+        }),
         Stage::Draining { since } => Some(since + graceful + BACKSTOP),
         Stage::Retiring | Stage::Killed => None,
     }
@@ -270,7 +297,7 @@ mod tests {
                 slot.set_phase(Phase::Ready);
             }
             let (pid, age) = (100 + i as i32, i as u64);
-            children.add(Child { pid, age, generation: 1, slot, stage: *stage, born: 0 });
+            children.add(Child { pid, age, generation: 1, slot, stage: *stage, born: 0, stopped: None });
         }
         children
     }
@@ -337,6 +364,17 @@ mod tests {
             assert!(children.next_deadline(Some(T), T, 9 * SECOND).is_some());
         }
         assert_eq!(children.iter().map(|child| child.pid).collect::<Vec<_>>(), [100, 101]);
+    }
+
+    #[test]
+    fn a_worker_that_is_stopped_may_stay_so_for_a_timeout() {
+        let mut children = table(&[Stage::Ready, Stage::Ready]);
+        children.set_stopped(101, Some(5 * SECOND));
+        assert_eq!(children.next_deadline(Some(T), T, 10 * SECOND), Some(5 * SECOND + T + BACKSTOP));
+        assert!(children.halted(T, 4 * SECOND + T + BACKSTOP).is_empty());
+        assert_eq!(children.halted(T, 5 * SECOND + T + BACKSTOP), [101]);
+        children.set_stopped(101, None);
+        assert!(children.halted(T, 90 * SECOND).is_empty());
     }
 
     #[test]

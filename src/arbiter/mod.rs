@@ -221,6 +221,9 @@ impl Arbiter {
     // ---- the dead
 
     fn reap(&mut self, py: Python<'_>, now: Nanos) -> Flow {
+        while let Some((pid, stopped)) = process::halted() {
+            self.children.set_stopped(pid, Some(now).filter(|_| stopped));
+        }
         while let Some((pid, ending)) = process::reap() {
             match self.children.remove(pid, now) {
                 Some(child) => self.worker_died(py, &child, ending, now)?,
@@ -331,6 +334,9 @@ impl Arbiter {
                 crate::log::critical(format_args!("WORKER TIMEOUT (pid:{pid})"));
                 self.kill(pid, "does not end a request that runs too long (--timeout)");
             }
+        }
+        for pid in self.timeout().map_or(Vec::new(), |timeout| self.children.halted(timeout, now)) {
+            self.kill(pid, "has been stopped for too long (--timeout)");
         }
         for pid in self.children.undrained(graceful, now) {
             self.kill(pid, "did not finish in time (--graceful-timeout)");

@@ -212,7 +212,7 @@ impl Arbiter {
         let (age, born) = (self.next_age, clock::monotonic());
         self.next_age += 1;
         let generation = self.generation(which).number;
-        self.children.add(Child { pid, age, generation, slot, stage: Stage::Booting, born });
+        self.children.add(Child { pid, age, generation, slot, stage: Stage::Booting, born, stopped: None });
         Ok(self.server.add(py, pid, age, worker)?)
     }
 }

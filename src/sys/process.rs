@@ -57,6 +57,16 @@ pub fn reap() -> Option<(i32, Ending)> {
     }
 }
 
+/// A child that somebody has stopped (true) or let go on, waitid(2); never waits.
+pub fn halted() -> Option<(i32, bool)> {
+    let look = WaitPidFlag::WSTOPPED | WaitPidFlag::WCONTINUED | WaitPidFlag::WNOHANG;
+    match waitid(Id::All, look) {
+        Ok(WaitStatus::Stopped(pid, _)) => Some((pid.as_raw(), true)),
+        Ok(WaitStatus::Continued(pid)) => Some((pid.as_raw(), false)),
+        Ok(_) | Err(_) => None,
+    }
+}
+
 /// Waits for one child of ours, which is about to end.
 pub fn await_child(pid: i32) -> io::Result<()> {
     loop {

@@ -119,6 +119,19 @@ def test_row_5_a_stopped_worker_is_replaced(server):
     assert sum(lost_in(running, clients, {victim}).values()) <= 1
 
 
+def test_row_5_a_stopped_worker_without_a_request_is_replaced(server):
+    """Its idle connections are nobody's until then."""
+    running = start(server, "-w", "2", "--timeout", "1")
+    running.expect_errors(*DEATH, r"Killing")
+    for victim in running.workers():
+        os.kill(victim, SIGSTOP)
+        wait_replaced(running, victim, 2)
+        running.wait_log(r"Killing worker \(pid:%d\), which has been stopped for too long \(--timeout\)" % victim)
+    with traffic(running) as clients:
+        clients.wait_answers(40)
+    compare_all(running, clients)
+
+
 def test_row_5_a_worker_that_goes_on_in_time_loses_nothing(server):
     running = start(server, "-w", "2", "--timeout", "30")
     with traffic(running) as clients:
