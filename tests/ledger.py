@@ -44,8 +44,8 @@ ANSWERED, CLOSED, LEFT, REFUSED = "answered", "closed without an octet", "left b
 class Client:
     """Asks on one connection, and takes a new one when that is closed."""
 
-    def __init__(self, running, number, seed, refusals=()):
-        self.refusals = refusals
+    def __init__(self, running, number, seed, refusals, slow):
+        self.refusals, self.slow = refusals, slow
         self.address = running.address
         self.number = number
         self.random = random.Random(seed * 1000 + number)
@@ -77,7 +77,7 @@ class Client:
                 # The server has come to its end.
                 self.stop.set()
                 return CLOSED
-        slow = "&%.3f" % self.random.uniform(0.05, 0.3) if self.random.random() < 0.1 else ""
+        slow = "&%.3f" % self.random.uniform(0.05, 0.3) if self.random.random() < self.slow else ""
         body = b"+body" if self.random.random() < 0.2 else None
         request = wire.request_bytes("POST" if body else "GET", "/?" + name + slow, body=body)
         cut = self.random.randrange(len(request)) if self.random.random() < 0.3 else len(request)
@@ -114,10 +114,10 @@ class Client:
 
 
 class Clients:
-    """`refusals` are the statuses that the server itself may answer."""
+    """`refusals` are the statuses that the server itself may answer, `slow` is the share of requests that take long."""
 
-    def __init__(self, running, count, seed, refusals=()):
-        self.all = [Client(running, number, seed, refusals) for number in range(count)]
+    def __init__(self, running, count, seed, refusals=(), slow=0.1):
+        self.all = [Client(running, number, seed, refusals, slow) for number in range(count)]
 
     def __enter__(self):
         for client in self.all:

@@ -17,6 +17,8 @@ from ledger import ledger
 BIG = os.environ.get("RGUNICORN_BIG") == "1"
 REQUESTS = int(os.environ.get("SOAK_REQUESTS", "1000000")) if BIG else 3000
 CLIENTS = 24 if BIG else 8
+# So many that a million requests take minutes and not hours.
+SLOW = 0.002 if BIG else 0.1
 EVENTS = ("kill", "reload", "more", "fewer", "rotate")
 
 
@@ -74,7 +76,7 @@ def test_nothing_is_lost_and_nothing_grows(server, options):
     running = start(server, "--access-logfile", "access.log", *options)
     running.expect_errors(*DEATH, r"Reload failed", r"[Mm]old")
     operator = Operator(running)
-    with Clients(running, CLIENTS, SEED) as clients:
+    with Clients(running, CLIENTS, SEED, slow=SLOW) as clients:
         clients.wait_answers(min(REQUESTS // 10, 20000))
         at_first = descriptors(running.pid), harness.status_field(running.pid, "VmRSS")
         goal = clients.answers() + REQUESTS
