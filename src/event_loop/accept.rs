@@ -135,6 +135,8 @@ impl EventLoop {
                 }
                 Err(e) => match e.raw_os_error() {
                     Some(libc::EAGAIN) => return Ok(None),
+                    // It was given up a moment ago, by `exhausted`.
+                    Some(libc::ENOTSOCK) if self.closing.load(Relaxed) => return Ok(None),
                     // Somebody was there and has gone, accept(2).
                     Some(libc::EINTR | libc::ECONNABORTED | libc::EPROTO) => {}
                     _ => return Err(e),
