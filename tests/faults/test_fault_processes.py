@@ -5,6 +5,7 @@ The numbers are the rows of docs/faults.md.
 import os
 import socket
 import time
+from contextlib import contextmanager
 from signal import SIGCONT, SIGHUP, SIGKILL, SIGSTOP, SIGTERM, SIGTTIN
 
 import pytest
@@ -183,22 +184,35 @@ def test_row_6_a_server_that_was_frozen_whole_kills_nobody(server):
     assert running.workers() == workers
 
 
-MEMORY = "/sys/fs/cgroup/memory"
+@contextmanager
+def control_group(controller):
+    """The path of a control group of this test's; processes enter it by their pid, and have left it in the end."""
+    group = "/sys/fs/cgroup/%s/rgunicorn-test-%d" % (controller, os.getpid())
+    try:
+        os.mkdir(group)
+    except OSError as error:
+        pytest.skip("no control group for %s can be made here: %s" % (controller, error))
+    yield group
+    wait_until(lambda: not harness.read_text(os.path.join(group, "cgroup.procs")).split(), 20)
+    os.rmdir(group)
+
+
+def set_limit(group, name, value):
+    with open(os.path.join(group, name), "w") as limit:
+        limit.write(str(value))
 
 
 @pytest.fixture
 def small_memory():
-    """The path of a control group with little memory; processes enter it by their pid."""
-    group = os.path.join(MEMORY, "rgunicorn-test-%d" % os.getpid())
-    try:
-        os.mkdir(group)
-        with open(os.path.join(group, "memory.limit_in_bytes"), "w") as limit:
-            limit.write(str(192 << 20))
-    except OSError as error:
-        pytest.skip("no control group for memory can be made here: %s" % error)
-    yield group
-    wait_until(lambda: not open(os.path.join(group, "cgroup.procs")).read().split(), 20)
-    os.rmdir(group)
+    with control_group("memory") as group:
+        set_limit(group, "memory.limit_in_bytes", 192 << 20)
+        yield group
+
+
+@pytest.fixture
+def few_processes():
+    with control_group("pids") as group:
+        yield group
 
 
 def test_row_7_the_end_of_memory_ends_one_worker_and_is_named(small_memory, server):
@@ -235,37 +249,17 @@ def test_row_14_workers_that_crash_at_once_leave_the_others_alone(server):
     assert healthy in killed or healthy in running.workers()
 
 
-PIDS = "/sys/fs/cgroup/pids"
-
-
-@pytest.fixture
-def few_processes():
-    group = os.path.join(PIDS, "rgunicorn-test-%d" % os.getpid())
-    try:
-        os.mkdir(group)
-    except OSError as error:
-        pytest.skip("no control group for processes can be made here: %s" % error)
-    yield group
-    wait_until(lambda: not open(os.path.join(group, "cgroup.procs")).read().split(), 20)
-    os.rmdir(group)
-
-
-def set_limit(group, value):
-    with open(os.path.join(group, "pids.max"), "w") as limit:
-        limit.write(str(value))
-
-
 def test_row_15_a_fork_that_fails_is_tried_again(few_processes, server):
     enter = "echo $$ > %s/cgroup.procs && exec \"$@\"" % few_processes
     running = start(server, "-w", "2", prefix=["sh", "-c", enter, "sh"])
     running.expect_errors(*DEATH, r"Cannot fork")
     with traffic(running) as clients:
         clients.wait_answers(40)
-        set_limit(few_processes, 1)
+        set_limit(few_processes, "pids.max", 1)
         running.signal(SIGTTIN)
         running.wait_log(r"Cannot fork: .*Resource temporarily unavailable")
         clients.wait_answers(40)
-        set_limit(few_processes, "max")
+        set_limit(few_processes, "pids.max", "max")
         wait_ready(running, 3)
         clients.wait_answers(40)
     compare_all(running, clients)
