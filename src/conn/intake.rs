@@ -1,0 +1,228 @@
+//! Owns: what comes in for a connection until the application can be called: reads, the head, as much of the body as is
+//! buffered.
+//! Rule: what has been parsed in vain is not parsed again, and a slow client stretches no deadline by more octets.
+//! Never: answers; what is refused is refused by `reply`.
+
+use std::io;
+
+use super::{is_transient, Conn, Next, State, Turn};
+use crate::buffer::{Scratch, READ_SIZE};
+use crate::http::body::Decoder;
+use crate::http::parse::{self, Status};
+use crate::http::{Field, Framing, Policy, Reject};
+use crate::proxy;
+use crate::proxy_protocol::Preface;
+use crate::timers::Pace;
+use crate::tls::Failure;
+
+/// The longest field block worth remembering for a connection.
+const MEMO_OCTETS: usize = 4096;
+
+impl Conn {
+    pub(super) fn read(&mut self, turn: &mut Turn<'_>) -> Next {
+        if let Preface::Due(mode) = self.preface {
+            if let Some(next) = self.read_preface(mode, turn) {
+                return next;
+            }
+        }
+        turn.desk.scratch.load(&mut self.pending);
+        match turn.desk.scratch.receive(&self.transport) {
+            Ok(0) => self.vanished(),
+            Ok(octets) => {
+                if self.state == State::Body {
+                    self.pace.progress(turn.now, octets);
+                }
+                self.take_in(turn)
+            }
+            Err(e) if is_transient(&e) => self.park(turn),
+            Err(e) => self.broken(&e, turn),
+        }
+    }
+
+    fn broken(&mut self, e: &io::Error, turn: &mut Turn<'_>) -> Next {
+        match self.transport.failure() {
+            None => self.vanished(),
+            Some(Failure::PlainHttp) => self.refuse(Reject::PlainOnTls, turn),
+            Some(Failure::Protocol) => {
+                log::debug!("TLS with {} failed: {e}", self.client());
+                self.linger(turn)
+            }
+        }
+    }
+
+    pub(super) fn vanished(&mut self) -> Next {
+        if self.state != State::Idle {
+            log::debug!("Client {} left in the middle of a request", self.client());
+        }
+        self.close()
+    }
+
+    /// Waits for more input, with the deadline of the state.
+    pub(super) fn park(&mut self, turn: &mut Turn<'_>) -> Next {
+        turn.desk.scratch.store(&mut self.pending);
+        if self.state == State::Body {
+            self.deadline = self.pace.deadline();
+        }
+        self.wait_on()
+    }
+
+    /// Makes what it can of the octets in the scratch.
+    pub(super) fn take_in(&mut self, turn: &mut Turn<'_>) -> Next {
+        if self.state != State::Body {
+            match self.read_head(turn) {
+                Ok(Status::Partial) => return self.wait_for_head(turn),
+                Ok(Status::Complete) => self.head_complete(turn),
+                Err(reject) => {
+                    let reject = self.offence(reject, turn.desk.scratch.unread());
+                    return self.refuse(reject, turn);
+                }
+            }
+        }
+        match self.body_is_buffered(&turn.desk.scratch, &turn.settings.policy) {
+            Ok(true) => {
+                self.go(State::Call);
+                Next::Call
+            }
+            Ok(false) => {
+                if self.state != State::Body {
+                    self.go(State::Body);
+                    self.pace = Pace::new(turn.now, turn.settings.body_timeout);
+                }
+                self.park(turn)
+            }
+            Err(reject) => self.refuse(reject, turn),
+        }
+    }
+
+    fn wait_for_head(&mut self, turn: &mut Turn<'_>) -> Next {
+        if self.state == State::Idle && !turn.desk.scratch.is_empty() {
+            self.go(State::Head);
+            // From the first octet, and never moved by more of them: a slow client cannot stretch it.
+            let limit = turn.now + turn.settings.header_timeout;
+            self.deadline = if self.requests == 0 { self.deadline.min(limit) } else { limit };
+        }
+        self.park(turn)
+    }
+
+    fn read_head(&mut self, turn: &mut Turn<'_>) -> Result<Status, Reject> {
+        let policy = &turn.settings.policy;
+        if !policy.leniency.is_none() {
+            return self.read_lenient_head(turn);
+        }
+        self.parse_head(turn.desk.scratch.unread(), policy)
+    }
+
+    /// Where something is to be accepted that the rules refuse.
+    fn read_lenient_head(&mut self, turn: &mut Turn<'_>) -> Result<Status, Reject> {
+        let policy = &turn.settings.policy;
+        if !parse::worth_parsing(turn.desk.scratch.unread(), self.seen) {
+            return Ok(Status::Partial);
+        }
+        let judged = policy.leniency.rewrite(turn.desk.scratch.unread_mut());
+        self.parse_head(&turn.desk.scratch.unread()[..judged], policy)
+    }
+
+    fn parse_head(&mut self, bytes: &[u8], policy: &Policy) -> Result<Status, Reject> {
+        self.repeated = self.repeat(bytes, policy);
+        if self.repeated {
+            return Ok(Status::Complete);
+        }
+        if !parse::worth_parsing(bytes, self.seen) {
+            return Ok(Status::Partial);
+        }
+        let status = parse::head(bytes, policy, self.trusted, &mut self.head)?;
+        match status {
+            Status::Partial => self.seen = bytes.len(),
+            // RFC 9110 §9.3.6: what follows CONNECT is no HTTP; a server that makes no tunnels must not read on.
+            Status::Complete if self.head.start.method.of(bytes) == b"CONNECT" => {
+                return Err(Reject::UnsupportedMethod);
+            }
+            Status::Complete => {}
+        }
+        Ok(status)
+    }
+
+    /// Whether the head's field block is, octet for octet, that of the request before; then only its start line is read.
+    fn repeat(&mut self, bytes: &[u8], policy: &Policy) -> bool {
+        if self.block.is_empty() || self.seen > 0 {
+            return false;
+        }
+        match parse::repeats(bytes, &self.block) {
+            Some(length) => parse::same_fields(&bytes[..length], policy, &mut self.head),
+            None => false,
+        }
+    }
+
+    fn head_complete(&mut self, turn: &Turn<'_>) {
+        self.seen = 0;
+        self.probe = None;
+        self.requests += 1;
+        if self.repeated {
+            return;
+        }
+        self.memo = None;
+        self.block.clear();
+        if !self.head.persistent() {
+            return;
+        }
+        let block = &turn.desk.scratch.unread()[self.head.fields_at..self.head.length];
+        if self.head.fields.framing == Framing::Empty && block.len() <= MEMO_OCTETS {
+            self.block.extend_from_slice(block);
+        }
+    }
+
+    /// Whether the application can be called: the body is here whole, or as much of it as is buffered.
+    fn body_is_buffered(&mut self, scratch: &Scratch, policy: &Policy) -> Result<bool, Reject> {
+        let framing = self.head.fields.framing;
+        if framing == Framing::Empty || self.head.fields.expect_continue {
+            return Ok(true);
+        }
+        let body = &scratch.unread()[self.head.length..];
+        let full = body.len() >= READ_SIZE || scratch.is_full();
+        match framing {
+            Framing::Empty => Ok(true),
+            Framing::Length(length) => Ok(full || body.len() as u64 >= length),
+            Framing::Chunked => {
+                let (decoder, followed) =
+                    self.probe.get_or_insert_with(|| (Decoder::new(framing, &policy.limits), 0));
+                while *followed < body.len() && !decoder.is_done() {
+                    *followed += decoder.decode(&body[*followed..])?.consumed;
+                }
+                Ok(full || decoder.is_done())
+            }
+        }
+    }
+
+    /// Whether `octets` behind the head hold the whole body.
+    pub(crate) fn body_is_whole(&self, octets: usize) -> bool {
+        match self.head.fields.framing {
+            Framing::Empty => true,
+            Framing::Length(length) => octets as u64 >= length,
+            Framing::Chunked => self.probe.as_ref().is_some_and(|(decoder, _)| decoder.is_done()),
+        }
+    }
+
+    /// When the request reached a proxy that may say so, in microseconds since the epoch.
+    pub fn told_start(&self, octets: &[u8]) -> Option<u64> {
+        let block = octets.get(self.head.fields_at..).filter(|_| self.trusted)?;
+        let named = |field: &&Field| field.name.of(block).eq_ignore_ascii_case(b"x-request-start");
+        proxy::request_start(self.head.fields.list.iter().find(named)?.value.of(block))
+    }
+
+    /// The deadline of a state that waits for the peer's octets has passed.
+    pub(super) fn expire(&mut self, turn: &mut Turn<'_>) -> Next {
+        if self.state == State::Idle {
+            return self.last_look(turn);
+        }
+        turn.desk.scratch.load(&mut self.pending);
+        self.refuse(Reject::RequestTimeout, turn)
+    }
+
+    /// A request may have come in the very moment of the deadline; closing on it would cost the client an answer.
+    fn last_look(&mut self, turn: &mut Turn<'_>) -> Next {
+        match self.read(turn) {
+            Next::Wait(_) if self.state == State::Idle => self.close(),
+            next => next,
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! Owns: one connection from accept to close: which state it is in, what it waits for, until when.
+//! Rule: `advance` is the only door and `go` the only function that changes the state; the legal moves are
+//!
+//! ```text
+//! Idle ─▶ Head ─▶ Body ─▶ Call ─▶ Reply ─▶ Idle (persistent) │ Linger │ Closed
+//! ```
+//!
+//! where any state but Call may be skipped forward, Head and Body reach Reply by a refusal, those before Call reach Linger
+//! when the peer breaks TLS, and all reach Closed.
+//! Never: polls, spawns, locks, knows Python. A complete request is handed up as `Next::Call`.
+//!
+//! Memory: an idle connection owns no buffers. While it is served, its octets are in the thread's scratch; what must
+//! outlive the turn (half a head, part of a body, what the peer has not taken) is kept in `pending` and `out`.
+
+mod intake;
+mod preface;
+mod reply;
+mod travel;
+
+use std::any::Any;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use crate::access_sink::AccessLog;
+use crate::buffer::{OutQueue, Scratch, READ_SIZE};
+use crate::http::body::Decoder;
+use crate::http::date::ServerDate;
+use crate::http::{Head, Policy};
+use crate::proxy_protocol::{Origin, Preface};
+use crate::sys::clock::{Nanos, SECOND};
+use crate::sys::poll::{wait_one, Interest};
+use crate::timers::Pace;
+use crate::transport::{Peer, Transport};
+
+/// How long an idle connection may stay once its worker drains: the peer's next request may be on its way.
+const DRAIN_IDLE: Nanos = 2 * SECOND;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Nothing of the next request has come.
+    Idle,
+    /// Part of a head has come.
+    Head,
+    /// The head is complete, its body not yet.
+    Body,
+    /// The application has the request.
+    Call,
+    /// The rest of a response waits for the peer.
+    Reply,
+    /// All is sent; the peer is given time to read it.
+    Linger,
+    Closed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    Readable,
+    Writable,
+    /// The deadline has passed.
+    Expired,
+    /// The application is done with the request of `Next::Call`.
+    Answered,
+    /// The worker stops, and no other takes the connection over.
+    Drain,
+}
+
+/// What the connection wants now. With `Wait` goes `Conn::deadline`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    Wait(Interest),
+    Call,
+    Close,
+}
+
+/// What becomes of the connection once the response is out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// The next request may come.
+    Keep,
+    /// Every octet of the request was read: a plain close loses nothing.
+    Close,
+    /// Octets may be unread: close in stages.
+    Linger,
+    /// The response is broken off where the peer can see it.
+    Cut,
+}
+
+/// What the operator decided, as connections need it. Times in nanoseconds.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub policy: Policy,
+    /// 0: no keep-alive.
+    pub keepalive: Nanos,
+    pub header_timeout: Nanos,
+    pub body_timeout: Nanos,
+    pub write_timeout: Nanos,
+}
+
+/// What one thread works with, whichever connection it serves.
+pub struct Desk {
+    pub scratch: Scratch,
+    /// The unsent beginning of the response being made.
+    pub out: Vec<u8>,
+    pub date: ServerDate,
+    /// The memory of a closed connection's head, for the next connection.
+    spare: Head,
+}
+
+impl Desk {
+    pub fn new(settings: &Settings) -> Desk {
+        let scratch = Scratch::new(settings.policy.limits.head);
+        Desk { scratch, out: Vec::with_capacity(READ_SIZE), date: ServerDate::new(), spare: Head::default() }
+    }
+}
+
+/// The circumstances of one `advance`.
+pub struct Turn<'a> {
+    pub desk: &'a mut Desk,
+    pub settings: &'a Settings,
+    pub access: Option<&'a AccessLog>,
+    pub now: Nanos,
+    /// The worker stops, and no other goes on with its connections.
+    pub closing: bool,
+    /// The worker stops; what cannot be left to another ends.
+    pub draining: bool,
+}
+
+pub struct Conn {
+    pub(crate) transport: Transport,
+    pub(crate) peer: Peer,
+    /// Which of the worker's listeners accepted it.
+    pub(crate) listener: usize,
+    pub(crate) trusted: bool,
+    preface: Preface,
+    /// What a PROXY header has said, for all its requests.
+    pub(crate) origin: Option<Box<Origin>>,
+    state: State,
+    deadline: Nanos,
+    pending: Vec<u8>,
+    /// Octets of `pending` that the parser has seen in vain.
+    seen: usize,
+    pub(crate) head: Head,
+    /// The last request's field block, when another request may repeat it.
+    block: Vec<u8>,
+    /// The head just read repeats that block.
+    pub(crate) repeated: bool,
+    /// What the application keeps with the block, such as an environ made from it.
+    pub(crate) memo: Option<Box<dyn Any + Send>>,
+    /// Follows a chunked body before the call: how far, and with what result.
+    probe: Option<(Decoder, usize)>,
+    pub(crate) out: OutQueue,
+    pace: Pace,
+    pub(crate) fate: Fate,
+    lingered: usize,
+    pub(crate) requests: u64,
+}
+
+impl Conn {
+    pub fn new(
+        transport: Transport,
+        peer: Peer,
+        listener: usize,
+        trusted: bool,
+        turn: &mut Turn<'_>,
+    ) -> Conn {
+        Conn {
+            transport,
+            peer,
+            listener,
+            trusted,
+            preface: Preface::None,
+            origin: None,
+            state: State::Idle,
+            deadline: turn.now + turn.settings.header_timeout,
+            pending: Vec::new(),
+            seen: 0,
+            head: std::mem::take(&mut turn.desk.spare),
+            block: Vec::new(),
+            repeated: false,
+            memo: None,
+            probe: None,
+            out: OutQueue::default(),
+            pace: Pace::new(turn.now, turn.settings.body_timeout),
+            fate: Fate::Keep,
+            lingered: 0,
+            requests: 0,
+        }
+    }
+
+    /// Whether something has come that has not been read.
+    pub fn has_input(&self) -> bool {
+        // When that cannot be told, reading it will tell.
+        !matches!(wait_one(self.as_fd(), Interest::Read, Some(0)), Ok(false))
+    }
+
+    /// Whether it can be moved on, after a response that is still being sent, without a thread to call the application.
+    pub fn is_only_sending(&self) -> bool {
+        matches!(self.state, State::Reply | State::Linger)
+            && self.pending.is_empty()
+            && !self.transport.holds_octets()
+    }
+
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    pub fn deadline(&self) -> Nanos {
+        self.deadline
+    }
+
+    fn go(&mut self, to: State) {
+        debug_assert!(is_legal(self.state, to), "{:?} -> {to:?}", self.state);
+        self.state = to;
+    }
+
+    /// Moves the connection on after `event`. After `Next::Wait` its input is in `pending`; after `Next::Call` it is in
+    /// the desk's scratch, where the caller leaves it until `Event::Answered`.
+    pub fn advance(&mut self, event: Event, turn: &mut Turn<'_>) -> Next {
+        let mut next = self.step(event, turn);
+        // What TLS has decrypted already, the poller knows nothing of.
+        while matches!(next, Next::Wait(_)) && self.state != State::Reply && self.transport.holds_input() {
+            next = self.step(Event::Readable, turn);
+        }
+        next
+    }
+
+    fn step(&mut self, event: Event, turn: &mut Turn<'_>) -> Next {
+        match (self.state, event) {
+            (State::Idle | State::Head | State::Body, Event::Readable) => self.read(turn),
+            (State::Idle | State::Head | State::Body, Event::Expired) => self.expire(turn),
+            (State::Idle, Event::Drain) => self.hurry(turn),
+            (State::Call, Event::Answered) => self.answered(turn),
+            (State::Reply, Event::Writable | Event::Readable) => self.flush(turn),
+            (State::Reply, Event::Expired) => {
+                log::debug!("Response to {} was not taken in time (--write-timeout)", self.client());
+                self.close_cut()
+            }
+            (State::Linger, Event::Readable) => self.drain_input(turn),
+            (State::Linger, Event::Expired) => self.close(),
+            (State::Closed, _) => Next::Close,
+            _ => self.wait_on(),
+        }
+    }
+
+    fn wait_on(&self) -> Next {
+        Next::Wait(self.interest())
+    }
+
+    /// What a connection in this state waits for.
+    pub fn interest(&self) -> Interest {
+        match self.state {
+            State::Reply => Interest::Write,
+            // Part of a TLS handshake.
+            State::Idle | State::Head | State::Body if self.transport.owes() => Interest::Write,
+            _ => Interest::Read,
+        }
+    }
+
+    /// Ends it between two requests.
+    pub fn hang_up(&mut self) -> Next {
+        self.close()
+    }
+
+    fn close(&mut self) -> Next {
+        // A peer that does not hear it sees the end of the stream all the same.
+        let _ = self.transport.finish();
+        self.closed()
+    }
+
+    fn closed(&mut self) -> Next {
+        self.go(State::Closed);
+        Next::Close
+    }
+
+    fn close_cut(&mut self) -> Next {
+        // A peer that is gone already needs no reset.
+        let _ = self.transport.reset_on_close();
+        self.closed()
+    }
+
+    /// A connection whose worker drains is given a moment for a request that may be on its way.
+    fn hurry(&mut self, turn: &Turn<'_>) -> Next {
+        self.deadline = self.deadline.min(turn.now + DRAIN_IDLE);
+        self.wait_on()
+    }
+}
+
+impl AsFd for Conn {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.transport.as_fd()
+    }
+}
+
+fn is_legal(from: State, to: State) -> bool {
+    use State::*;
+    match from {
+        Idle => matches!(to, Head | Body | Call | Reply | Linger | Closed),
+        Head => matches!(to, Body | Call | Reply | Linger | Closed),
+        Body => matches!(to, Call | Reply | Linger | Closed),
+        Call => matches!(to, Idle | Reply | Linger | Closed),
+        Reply => matches!(to, Idle | Linger | Closed),
+        Linger => to == Closed,
+        Closed => false,
+    }
+}
+
+pub(crate) fn is_transient(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
