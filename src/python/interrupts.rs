@@ -1,0 +1,163 @@
+//! Owns: what a signal does to the Python code that the main thread runs: nothing, or the exception that ends it.
+//! Rule: the handlers are set once before any fork and ask for the mode of the process; the kernel's side of a signal, the
+//! pipe of `sys::signal`, is told whatever Python does.
+//! Never: decides what a signal means to the server; who reads the pipe does.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+
+use pyo3::exceptions::PySystemExit;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::PyCFunction;
+
+use crate::sys::{crash, process, signal};
+
+pyo3::create_exception!(
+    rgunicorn,
+    Interrupted,
+    PySystemExit,
+    "Raised in the main thread by a signal to the worker."
+);
+
+/// What the Python-level handler of a signal does; the kernel-level one writes to a pipe (`sys::signal`) and then lets
+/// Python know. Set once before any fork, as whoever calls `signal.signal` later takes the signal away from both.
+#[derive(Clone, Default)]
+pub struct Interrupts {
+    mode: Arc<AtomicU8>,
+    /// A worker was told to stop while it booted; code that catches everything may have swallowed the exception.
+    stopped: Arc<AtomicBool>,
+    overrun: Arc<Overrun>,
+    told: Arc<OnceLock<Told>>,
+}
+
+/// Is told of each signal in Python's handler of it, in the main thread.
+type Told = Box<dyn Fn(Python<'_>, i32) + Send + Sync>;
+
+/// The main thread's request has run too long and is to be broken off.
+#[derive(Default)]
+struct Overrun {
+    /// Until that request ends.
+    wanted: AtomicBool,
+    /// A signal is on its way for it, which must not hit the next request.
+    sent: AtomicBool,
+    ever: AtomicBool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Signals are only read from the pipe.
+    Quiet,
+    /// The application is being imported: every stop signal ends that, wherever it is.
+    Booting,
+    /// TERM waits for the request to finish; INT, QUIT and ABRT end it.
+    Serving,
+}
+
+impl Interrupts {
+    /// Makes Python call the handler for these signals.
+    pub fn install(&self, py: Python<'_>, signals: &[i32]) -> PyResult<()> {
+        let Interrupts { mode, stopped, overrun, told } = self.clone();
+        let handler =
+            PyCFunction::new_closure(py, Some(c"interrupt"), None, move |arguments, _| -> PyResult<()> {
+                let number: i32 = arguments.get_item(0)?.extract()?;
+                if number == signal::SIGABRT && overrun.came_late() {
+                    return Ok(());
+                }
+                if let Some(tell) = told.get() {
+                    tell(arguments.py(), number);
+                }
+                match exit_code(mode.load(Relaxed), number) {
+                    Some(code) => {
+                        stopped.store(true, Relaxed);
+                        Err(Interrupted::new_err(code))
+                    }
+                    None => Ok(()),
+                }
+            })?;
+        set_handler(py, signals, handler.as_any())
+    }
+
+    /// Whether the main thread's request is to be broken off, should `break_off` come.
+    pub fn want(&self, wanted: bool) {
+        self.overrun.wanted.store(wanted, Relaxed);
+    }
+
+    /// From now on, once and for all, `tell` hears of every signal for this process.
+    pub fn tell(&self, tell: impl Fn(Python<'_>, i32) + Send + Sync + 'static) {
+        // A second caller there is none: a process becomes a worker once.
+        let _ = self.told.set(Box::new(tell));
+    }
+
+    /// Breaks off the request that the main thread is running. By another thread, with or without the interpreter.
+    pub fn break_off(&self) {
+        self.overrun.ever.store(true, Relaxed);
+        self.overrun.sent.store(true, Relaxed);
+        crash::expect_abort();
+        process::send_signal(process::id(), signal::SIGABRT);
+    }
+
+    /// Whether an ABRT may be our own, for a request only.
+    pub fn has_broken_off(&self) -> bool {
+        self.overrun.ever.load(Relaxed)
+    }
+
+    pub fn set(&self, mode: Mode) {
+        self.mode.store(mode as u8, Relaxed);
+    }
+
+    /// Errors: a signal has interrupted this process, whether or not anybody noticed.
+    pub fn check(&self, py: Python<'_>) -> PyResult<()> {
+        py.check_signals()?;
+        match self.stopped.load(Relaxed) {
+            true => Err(Interrupted::new_err(0)),
+            false => Ok(()),
+        }
+    }
+
+    /// Runs what must not be left half done; a signal that comes meanwhile is only read from the pipe.
+    pub fn shield<R>(&self, body: impl FnOnce() -> R) -> R {
+        let before = self.mode.swap(Mode::Quiet as u8, Relaxed);
+        let result = body();
+        self.mode.store(before, Relaxed);
+        result
+    }
+}
+
+impl Overrun {
+    fn came_late(&self) -> bool {
+        self.sent.swap(false, Relaxed) && !self.wanted.load(Relaxed)
+    }
+}
+
+/// Whether an exception is a worker's being told to stop, which is nobody's fault.
+pub fn is_stop(py: Python<'_>, e: &PyErr) -> bool {
+    let code = || e.value(py).getattr(intern!(py, "code"))?.extract::<i32>();
+    e.is_instance_of::<Interrupted>(py) && code().is_ok_and(|code| code == 0)
+}
+
+/// With what SystemExit the frame that runs in the main thread is ended, if it is.
+fn exit_code(mode: u8, signal: i32) -> Option<i32> {
+    let booting = mode == Mode::Booting as u8;
+    match signal {
+        _ if mode == Mode::Quiet as u8 => None,
+        signal::SIGABRT => Some(1),
+        signal::SIGINT | signal::SIGQUIT => Some(0),
+        signal::SIGTERM if booting => Some(0),
+        _ => None,
+    }
+}
+
+fn set_handler(py: Python<'_>, signals: &[i32], handler: &Bound<'_, PyAny>) -> PyResult<()> {
+    let module = py.import(intern!(py, "signal"))?;
+    for number in signals {
+        module.call_method1(intern!(py, "signal"), (number, handler))?;
+    }
+    Ok(())
+}
+
+/// Gives signals back to the kernel's default.
+pub fn reset_signals(py: Python<'_>, signals: &[i32]) -> PyResult<()> {
+    let default = py.import(intern!(py, "signal"))?.getattr(intern!(py, "SIG_DFL"))?;
+    set_handler(py, signals, &default)
+}
