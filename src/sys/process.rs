@@ -1,6 +1,6 @@
 //! Owns: processes: reaping, sending signals, sessions, who our parent is.
 //! Rule: every child that dies is reaped, known or not (the arbiter may be PID 1).
-//! Never: forks; that is Python's own `os.fork`, called from `python.rs`.
+//! Never: forks; that is Python's own `os.fork`, called from `python`.
 
 use std::convert::Infallible;
 use std::ffi::CString;

@@ -1,0 +1,197 @@
+//! Owns: a worker's life, top to bottom: what it inherits, signals, the application, ready, the loop, the end.
+//! Rule: it reports READY when the application is loaded and takes no connection before; it outlives neither its drain
+//! nor its arbiter.
+//! Never: restarts anything; what follows its exit is the arbiter's business.
+
+mod application;
+mod heritage;
+mod plan;
+mod running;
+
+pub use application::{load, load_app};
+pub use heritage::{Failure, Heritage, Lifeline};
+
+use std::sync::Arc;
+
+use log::Level;
+use pyo3::prelude::*;
+
+use application::initialised;
+use plan::{access_log, introductions, limit, nanos, settings, trust};
+use running::{guard_stack, lead_threads, reopen_logs, start_loop, Heard, OverrunPolicy};
+
+use crate::event_loop::Plan;
+use crate::hooks::WorkerHooks;
+use crate::log::routes;
+use crate::logger;
+use crate::python::{self, Interrupts, Mode};
+use crate::scoreboard::{Phase, Slot};
+use crate::sys::clock::{Nanos, SECOND};
+use crate::sys::signal::{self, Blocked, Signals};
+use crate::sys::{crash, process};
+use crate::wsgi::{self, Circumstances, WsgiApp};
+
+pub const BOOT_FAILED: i32 = 3;
+pub const APP_NOT_FOUND: i32 = 4;
+
+/// How long a worker that a reload has on trial takes no connection: one that dies at once dies without a request.
+pub const QUIET: Nanos = SECOND * 3 / 10;
+
+/// A worker that is about to live.
+pub struct Seed {
+    pub heritage: Heritage,
+    pub slot: Slot,
+    /// Its serial number.
+    pub age: u64,
+    /// What `pre_fork` has seen of it; a mold's has not been in the same process.
+    pub worker: Option<Py<PyAny>>,
+    /// `max_requests` with this worker's jitter; 0 is never.
+    pub most_requests: u64,
+    /// Held from before the fork until the worker has its own handlers.
+    pub blocked: Blocked,
+}
+
+/// Runs the worker; returns its exit code. `app` is given when a mold has loaded it.
+pub fn run(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>) -> i32 {
+    log::info!("Booting worker with pid: {}", process::id());
+    // Where the operator looks, rather than on standard error.
+    std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
+    let interrupts = seed.heritage.interrupts.clone();
+    let hooks = match hooks(py, &seed) {
+        Ok(hooks) => hooks,
+        Err(e) => return boot_failed(py, &e),
+    };
+    let code = match serve(py, seed, app, &hooks) {
+        Ok(()) => 0,
+        Err(code) => code,
+    };
+    // Python may not have come to handle a signal that the loop has seen; `worker_int` goes before `worker_exit`.
+    let _ = py.check_signals();
+    // What a signal started is under way; exit handlers run undisturbed.
+    interrupts.set(Mode::Quiet);
+    log::info!("Worker exiting (pid: {})", process::id());
+    hooks.worker_exit(py);
+    code
+}
+
+fn hooks(py: Python<'_>, seed: &Seed) -> PyResult<Arc<WorkerHooks>> {
+    let Heritage { hooks, server, listeners, interrupts, .. } = &seed.heritage;
+    server.enter(py, hooks, listeners)?;
+    let worker = match &seed.worker {
+        Some(worker) => worker.clone_ref(py),
+        None => server.new_worker(py, seed.age, &seed.slot, seed.most_requests)?,
+    };
+    let hooks = Arc::new(WorkerHooks::new(py, hooks.clone(), server, worker, seed.slot.clone())?);
+    let told = hooks.clone();
+    interrupts.tell(move |py, signal| told.signalled(py, signal));
+    Ok(hooks)
+}
+
+fn serve(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>, hooks: &WorkerHooks) -> Result<(), i32> {
+    let Seed { mut heritage, slot, most_requests, blocked, .. } = seed;
+    python::set_title(py, "worker", &heritage.config.proc_name);
+    boot_signals(py, &heritage.interrupts).map_err(|e| boot_failed(py, &e))?;
+    drop(blocked);
+    // As in gunicorn, it still has the arbiter's rights; a mold has given them up before.
+    hooks.post_fork(py).map_err(|e| boot_failed(py, &e))?;
+    heritage.settle()?;
+    let app = match app {
+        Some(app) => app.into_bound(py),
+        None => load(py, &heritage).map_err(|failure| heritage.failed(&failure))?,
+    };
+    let on_trial = heritage.notice.proving() == heritage.generation;
+    let app = initialised(py, hooks, app, &heritage.config)?;
+    let Heritage { config, tls, listeners, mailbox, notice, lifeline, arbiter, interrupts, access, .. } =
+        heritage;
+    let signals = serve_signals(py, &interrupts).map_err(|e| boot_failed(py, &e))?;
+    if let Some(syslog) = routes().syslog {
+        syslog.meet(SECOND);
+    }
+    hooks.adopt_logger(py, &config);
+    let access_hook = hooks.of_access(py).map_err(|e| boot_failed(py, &e))?;
+    let error_stream = hooks.logger().map(|logger| logger.error_stream(py)).transpose();
+    let witness = hooks.logger().map(|logger| logger.take_lines_queued(py)).transpose();
+    let witness = witness.map_err(|e| boot_failed(py, &e))?.filter(|_| access_hook.is_some());
+    // A USR1 that came while the application was imported has been missed: the inherited file may have been moved.
+    let access = access_log(&config, access, witness);
+    reopen_logs(&config, access.as_deref(), Level::Debug);
+    logger::reopen_files(py, hooks.logger().map(Arc::as_ref), Level::Debug);
+    let trust = trust(&config).map_err(|e| boot_failed(py, &e))?;
+    let circumstances = Circumstances {
+        threads: config.threads,
+        workers: config.workers,
+        sendfile: config.sendfile,
+        interrupts: interrupts.clone(),
+        trust: trust.clone(),
+        root_path: config.root_path.clone(),
+        hooks: hooks.of_requests(py).map_err(|e| boot_failed(py, &e))?,
+        access: access_hook,
+        errors: error_stream.map_err(|e| boot_failed(py, &e))?,
+        locals: listeners.iter().map(|listener| listener.local().clone()).collect(),
+    };
+    wsgi::take_server_name(py).map_err(|e| boot_failed(py, &e))?;
+    let app = Arc::new(WsgiApp::new(app, circumstances).map_err(|e| boot_failed(py, &e))?);
+    let plan = Plan {
+        settings: settings(&config),
+        trust,
+        introductions: introductions(&config).map_err(|e| boot_failed(py, &e))?,
+        access: access.clone(),
+        tls,
+        listeners,
+        mailbox,
+        notice,
+        slot: slot.clone(),
+        threads: config.threads,
+        parallel: python::is_parallel(py),
+        workers: config.workers,
+        most_connections: config.worker_connections,
+        most_requests,
+        quiet: if on_trial { QUIET } else { 0 },
+        timeout: limit(config.timeout),
+        queue_timeout: Some(nanos(config.queue_timeout)).filter(|limit| *limit > 0),
+        graceful_timeout: nanos(config.graceful_timeout),
+        overrun: Box::new(OverrunPolicy(interrupts.clone())),
+    };
+    let logger = hooks.logger().cloned();
+    let heard = Heard { signals, lifeline, config, access, logger, interrupts };
+    let event_loop =
+        start_loop(plan, arbiter.clone(), heard).map_err(|e| boot_failed(py, &PyErr::from(e)))?;
+    slot.set_phase(Phase::Ready);
+    arbiter.wake();
+    lead_threads(py, event_loop, app)
+}
+
+/// The exit code for what kept the worker from serving; a signal to stop is no failure.
+fn boot_failed(py: Python<'_>, e: &PyErr) -> i32 {
+    if python::is_stop(py, e) {
+        return 0;
+    }
+    logger::exception(py, "Exception in worker process", e);
+    BOOT_FAILED
+}
+
+/// From here on signals are for this worker, and nothing of what the arbiter was told is left.
+fn boot_signals(py: Python<'_>, interrupts: &Interrupts) -> PyResult<()> {
+    python::mark_forks(py)?;
+    python::reset_signals(py, &[signal::SIGCHLD])?;
+    interrupts.install(py, &[signal::SIGABRT])?;
+    // Before the application is there: handlers of its own come before ours, and decide.
+    crash::install()?;
+    crash::install_abort()?;
+    interrupts.set(Mode::Booting);
+    python::dump_stacks_on(py, signal::stack_dump())?;
+    guard_stack();
+    Ok(())
+}
+
+/// From here on the loop hears of signals. One that came before is still waiting in Python and raises here.
+fn serve_signals(py: Python<'_>, interrupts: &Interrupts) -> PyResult<Signals> {
+    let heard = [signal::SIGTERM, signal::SIGINT, signal::SIGQUIT, signal::SIGABRT, signal::SIGUSR1];
+    // faulthandler gives the thread that enables it a stack with little room on it.
+    guard_stack();
+    let _blocked = Blocked::all()?;
+    let signals = Signals::new(&heard)?;
+    interrupts.check(py)?;
+    interrupts.set(Mode::Serving);
+    Ok(signals)
+}
