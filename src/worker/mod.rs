@@ -17,10 +17,10 @@ use log::Level;
 use pyo3::prelude::*;
 
 use application::initialised;
-use plan::{access_log, introductions, limit, nanos, settings, trust};
-use running::{guard_stack, lead_threads, reopen_logs, start_loop, Heard, OverrunPolicy};
+use plan::{circumstances, plan, trust, Logs, Post};
+use running::{guard_stack, lead_threads, reopen_logs, start_loop, Heard};
 
-use crate::event_loop::Plan;
+use crate::event_loop::EventLoop;
 use crate::hooks::WorkerHooks;
 use crate::log::routes;
 use crate::logger;
@@ -29,7 +29,7 @@ use crate::scoreboard::{Phase, Slot};
 use crate::sys::clock::{Nanos, SECOND};
 use crate::sys::signal::{self, Blocked, Signals};
 use crate::sys::{crash, process};
-use crate::wsgi::{self, Circumstances, WsgiApp};
+use crate::wsgi::{self, WsgiApp};
 
 pub const BOOT_FAILED: i32 = 3;
 pub const APP_NOT_FOUND: i32 = 4;
@@ -101,64 +101,48 @@ fn serve(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>, hooks: &WorkerHooks
     };
     let on_trial = heritage.notice.proving() == heritage.generation;
     let app = initialised(py, hooks, app, &heritage.config)?;
-    let Heritage { config, tls, listeners, mailbox, notice, lifeline, arbiter, interrupts, access, .. } =
-        heritage;
-    let signals = serve_signals(py, &interrupts).map_err(|e| boot_failed(py, &e))?;
+    let post = Post { slot, most_requests, quiet: if on_trial { QUIET } else { 0 } };
+    let prepared = prepare(py, hooks, app, &heritage, post);
+    let (event_loop, app) = prepared.map_err(|e| boot_failed(py, &e))?;
+    lead_threads(py, event_loop, app)
+}
+
+/// Makes what the worker's threads share, and reports READY.
+fn prepare(
+    py: Python<'_>,
+    hooks: &WorkerHooks,
+    app: Bound<'_, PyAny>,
+    heritage: &Heritage,
+    post: Post,
+) -> PyResult<(EventLoop, Arc<WsgiApp>)> {
+    let signals = serve_signals(py, &heritage.interrupts)?;
     if let Some(syslog) = routes().syslog {
         syslog.meet(SECOND);
     }
-    hooks.adopt_logger(py, &config);
-    let access_hook = hooks.of_access(py).map_err(|e| boot_failed(py, &e))?;
-    let error_stream = hooks.logger().map(|logger| logger.error_stream(py)).transpose();
-    let witness = hooks.logger().map(|logger| logger.take_lines_queued(py)).transpose();
-    let witness = witness.map_err(|e| boot_failed(py, &e))?.filter(|_| access_hook.is_some());
+    let config = &heritage.config;
+    hooks.adopt_logger(py, config);
+    let logs = Logs::of(py, hooks, heritage)?;
     // A USR1 that came while the application was imported has been missed: the inherited file may have been moved.
-    let access = access_log(&config, access, witness);
-    reopen_logs(&config, access.as_deref(), Level::Debug);
+    reopen_logs(config, logs.access.as_deref(), Level::Debug);
     logger::reopen_files(py, hooks.logger().map(Arc::as_ref), Level::Debug);
-    let trust = trust(&config).map_err(|e| boot_failed(py, &e))?;
-    let circumstances = Circumstances {
-        threads: config.threads,
-        workers: config.workers,
-        sendfile: config.sendfile,
-        interrupts: interrupts.clone(),
-        trust: trust.clone(),
-        root_path: config.root_path.clone(),
-        hooks: hooks.of_requests(py).map_err(|e| boot_failed(py, &e))?,
-        access: access_hook,
-        errors: error_stream.map_err(|e| boot_failed(py, &e))?,
-        locals: listeners.iter().map(|listener| listener.local().clone()).collect(),
+    let trust = trust(config)?;
+    let circumstances = circumstances(py, hooks, heritage, &logs, trust.clone())?;
+    wsgi::take_server_name(py)?;
+    let app = Arc::new(WsgiApp::new(app, circumstances)?);
+    let slot = post.slot.clone();
+    let plan = plan(heritage, post, &logs, trust, python::is_parallel(py))?;
+    let heard = Heard {
+        signals,
+        lifeline: heritage.lifeline.clone(),
+        config: config.clone(),
+        access: logs.access,
+        logger: hooks.logger().cloned(),
+        interrupts: heritage.interrupts.clone(),
     };
-    wsgi::take_server_name(py).map_err(|e| boot_failed(py, &e))?;
-    let app = Arc::new(WsgiApp::new(app, circumstances).map_err(|e| boot_failed(py, &e))?);
-    let plan = Plan {
-        settings: settings(&config),
-        trust,
-        introductions: introductions(&config).map_err(|e| boot_failed(py, &e))?,
-        access: access.clone(),
-        tls,
-        listeners,
-        mailbox,
-        notice,
-        slot: slot.clone(),
-        threads: config.threads,
-        parallel: python::is_parallel(py),
-        workers: config.workers,
-        most_connections: config.worker_connections,
-        most_requests,
-        quiet: if on_trial { QUIET } else { 0 },
-        timeout: limit(config.timeout),
-        queue_timeout: Some(nanos(config.queue_timeout)).filter(|limit| *limit > 0),
-        graceful_timeout: nanos(config.graceful_timeout),
-        overrun: Box::new(OverrunPolicy(interrupts.clone())),
-    };
-    let logger = hooks.logger().cloned();
-    let heard = Heard { signals, lifeline, config, access, logger, interrupts };
-    let event_loop =
-        start_loop(plan, arbiter.clone(), heard).map_err(|e| boot_failed(py, &PyErr::from(e)))?;
+    let event_loop = start_loop(plan, heritage.arbiter.clone(), heard)?;
     slot.set_phase(Phase::Ready);
-    arbiter.wake();
-    lead_threads(py, event_loop, app)
+    heritage.arbiter.wake();
+    Ok((event_loop, app))
 }
 
 /// The exit code for what kept the worker from serving; a signal to stop is no failure.
