@@ -85,6 +85,7 @@ target/wheels/.%: $(SOURCES) .venv/.build
 	rm -f target/wheels/rgunicorn-*-cp$(subst .,,$*)-*.whl
 	.venv/bin/maturin $(MATURIN_BUILD) --release --out target/wheels \
 	    --interpreter "$$(.ci/pythons | sed -n 's/^$* //p')"
+	.ci/released target/wheels/rgunicorn-*-cp$(subst .,,$*)-*.whl
 	@touch $@
 
 # --- test ---------------------------------------------------------------------------------------------------------------

@@ -16,8 +16,8 @@
 //!
 //! # Layers
 //!
-//! A file imports only from lower layers: `sys`, `error`, `config::values` · `config`, `http`, `proxy`, `proxy_protocol` · `scoreboard`,
-//! `listener`, `control`, `log`, `remote`, `syslog`, `statsd`, `systemd`, `identity`, `access_log`, `buffer`, `timers`, `transport`, `handoff`,
+//! A file imports only from lower layers: `sys`, `error`, `defect`, `config::values` · `config`, `http`, `proxy`, `proxy_protocol` · `scoreboard`,
+//! `listener`, `control`, `log`, `panic`, `remote`, `syslog`, `statsd`, `systemd`, `identity`, `access_log`, `buffer`, `timers`, `transport`, `handoff`,
 //! `watch` · `conn`, `exchange`, `access_sink`, `app` · `event_loop`, `python`, `launch`, `logger`, `hooks`, `wsgi`, `daemon`,
 //! `development` · `worker`, `fork_doctor`, `mold`,
 //! `arbiter` · `cli`, `surface`, `lib`.
@@ -35,6 +35,7 @@ pub mod config;
 pub mod conn;
 pub mod control;
 pub mod daemon;
+pub mod defect;
 pub mod development;
 pub mod error;
 pub mod event_loop;
@@ -50,6 +51,7 @@ pub mod log;
 pub mod log_file;
 pub mod logger;
 pub mod mold;
+pub mod panic;
 pub mod proxy;
 pub mod proxy_protocol;
 pub mod python;

@@ -13,6 +13,7 @@ use chrono::Local;
 
 use crate::config::values::LogTarget;
 use crate::config::Config;
+use crate::defect;
 use crate::error::{reason, Error};
 use crate::identity::{self, Identity};
 use crate::statsd::Statsd;
@@ -89,6 +90,7 @@ impl Write for ErrorLog {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match ERROR_LOG.get() {
             Some(log) => {
+                defect::planted("log");
                 log.write(bytes)?;
                 own_up(log);
             }

@@ -14,7 +14,9 @@ use std::sync::Arc;
 use nix::sys::socket::{recv, send, MsgFlags};
 use pyo3::prelude::*;
 
+use crate::defect;
 use crate::fork_doctor::Doctor;
+use crate::panic;
 use crate::python::{self, Fork};
 use crate::scoreboard::Scoreboard;
 use crate::sys::clock::{self, Nanos, SECOND};
@@ -164,6 +166,7 @@ pub fn run(py: Python<'_>, seed: MoldSeed) -> MoldOutcome {
     let socket = ManuallyDrop::new(socket);
     drop(blocked);
     python::set_title(py, "mold", &heritage.config.proc_name);
+    panic::ends("mold", || ());
     if let Err(code) = heritage.settle() {
         return MoldOutcome::Exit(code);
     }
@@ -179,6 +182,7 @@ pub fn run(py: Python<'_>, seed: MoldSeed) -> MoldOutcome {
     }
     heritage.arbiter.wake();
     loop {
+        defect::planted("mold");
         let waited = py.detach(|| wait_one(socket.as_fd(), Interest::Read, None));
         let request = waited.and_then(|_| receive(&socket));
         let [slot, age, most_requests] = match request {

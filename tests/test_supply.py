@@ -4,6 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,19 @@ def test_a_lock_file_that_names_another_source_or_no_checksum(tmp_path, change, 
     found = list(dependencies.unlocked(dependencies.locked(tmp_path / "Cargo.toml")))
     assert found and words in found[0]
     assert not list(dependencies.unlocked(dependencies.locked(ROOT / "Cargo.toml")))
+
+
+@pytest.mark.parametrize("module, refused", [(b"..RGUNICORN_DEFECTS..", True), (b"....", False), (None, True)])
+def test_a_wheel_that_can_be_made_to_panic_is_not_released(tmp_path, module, refused):
+    with zipfile.ZipFile(tmp_path / "x.whl", "w") as wheel:
+        wheel.writestr("rgunicorn/__init__.py", "")
+        if module is not None:
+            wheel.writestr("rgunicorn/_core.so", module)
+    assert bool(script("released").complaint(tmp_path / "x.whl")) is refused
+
+
+def test_the_mark_of_such_a_wheel_is_the_variable_that_the_source_reads():
+    assert script("released").MARK.decode() in (ROOT / "src" / "defect.rs").read_text()
 
 
 @pytest.mark.skipif(os.environ.get("CI") != "true", reason="asks cargo for the crates, which `make check` does too")

@@ -43,6 +43,7 @@ use self::reload::Reload;
 use self::spawn::Which;
 use self::upgrade::{Beside, Origin};
 use crate::daemon::PidFile;
+use crate::defect;
 use crate::handoff::Mailbox;
 use crate::hooks::Server;
 use crate::identity::Identity;
@@ -129,6 +130,7 @@ impl Arbiter {
 
     /// Everything that may need doing, in order.
     fn turn(&mut self, py: Python<'_>) -> Flow {
+        defect::planted("arbiter");
         for signal in self.signals.pending() {
             self.obey(py, signal)?;
         }

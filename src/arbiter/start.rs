@@ -28,6 +28,7 @@ use crate::handoff::Mailbox;
 use crate::hooks::Server;
 use crate::identity::Identity;
 use crate::launch::Launch;
+use crate::panic;
 use crate::python::{self, Interrupts};
 use crate::scoreboard::Notice;
 use crate::sys::clock::Vigil;
@@ -84,6 +85,7 @@ pub fn run(py: Python<'_>, launch: Launch) -> Result<Outcome, Error> {
     match arbiter.announce_ready(py) {
         true => {
             arbiter.open_control();
+            panic::ends("arbiter", || ());
             Ok(arbiter.supervise(py))
         }
         false => Ok(arbiter.give_up(py, 1)),

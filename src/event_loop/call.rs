@@ -4,15 +4,14 @@
 //! Never: waits.
 
 use std::os::fd::{AsFd, AsRawFd};
-use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::table::Job;
 use super::{EventLoop, Lead};
 use crate::app::{Caller, Verdict};
 use crate::conn::{Conn, Desk, Event};
+use crate::defect;
 use crate::exchange::{Exchange, Site};
-use crate::http::Reject;
 use crate::scoreboard::Phase;
 use crate::sys::clock::{self, Nanos, SECOND};
 
@@ -85,15 +84,9 @@ impl EventLoop {
             claim,
         };
         let mut exchange = Exchange::new(conn, desk, site, started);
-        // A defect of ours must not end the worker, nor reach Python as anything but an exception.
-        let called = catch_unwind(AssertUnwindSafe(|| caller.call(&mut exchange)));
-        match called {
-            Ok(Verdict::GoOn) => {}
-            Ok(Verdict::Stop) => self.stop(),
-            Err(_) => {
-                log::error!("Panic while serving {}", exchange.request_line());
-                exchange.fail_with(Reject::InternalError);
-            }
+        defect::planted("call");
+        if caller.call(&mut exchange) == Verdict::Stop {
+            self.stop();
         }
         let entered = exchange.entered();
         let overdue = exchange.settle();

@@ -19,6 +19,7 @@ use std::time::Duration;
 use super::rescue::{Look, MOST_MOVES};
 use super::{lock, EventLoop};
 use crate::conn::Desk;
+use crate::defect;
 use crate::sys::baton::Standing;
 use crate::sys::clock::{self, Nanos, Vigil, SECOND};
 use crate::sys::poll::{wait_few, Events, Interest};
@@ -67,10 +68,6 @@ struct Seen {
 impl EventLoop {
     /// The helper's life; ends with the loop.
     pub fn help(&self) {
-        self.or_abort(|| self.look_on());
-    }
-
-    fn look_on(&self) {
         let mut watch = Watch {
             mode: Mode::Ticking,
             seen: self.see(),
@@ -81,6 +78,7 @@ impl EventLoop {
             vigil: Vigil::default(),
         };
         while !self.stopped.load(Relaxed) {
+            defect::planted("helper");
             let now = clock::monotonic();
             watch.vigil.wake(now, MERCY);
             let due = match watch.vigil.held(now) {

@@ -17,7 +17,6 @@ mod table;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -29,6 +28,7 @@ use self::table::{Job, Table};
 use crate::access_sink::AccessLog;
 use crate::app::Caller;
 use crate::conn::{Desk, Event, Settings};
+use crate::defect;
 use crate::exchange::claim::Claim;
 use crate::handoff::Mailbox;
 use crate::listener::Listener;
@@ -153,7 +153,7 @@ struct Lead {
     sheds_at: Nanos,
 }
 
-/// A poisoned lock means that a thread panicked inside a few plain assignments; the data is whole.
+/// It is never poisoned: a thread that panics ends the process.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
@@ -230,19 +230,9 @@ impl EventLoop {
 
     /// One thread's life until the loop stops. Every thread of the worker runs it.
     pub fn run(&self, thread: usize, caller: &mut dyn Caller) {
-        self.or_abort(|| self.lead_and_serve(thread, caller));
+        self.lead_and_serve(thread, caller);
         // Another thread's last request has its line before its connection is gone, which is what ends the loop.
         self.write_access_log();
-    }
-
-    /// A thread that panics outside a request leaves the loop in a state that nobody knows: a worker that looks healthy and
-    /// serves nobody is worse than none.
-    fn or_abort(&self, life: impl FnOnce()) {
-        if catch_unwind(AssertUnwindSafe(life)).is_err() {
-            log::error!("Panic in the worker's loop; the worker ends");
-            self.plan.slot.set_panic();
-            std::process::abort();
-        }
     }
 
     /// Leads, serves, leads again.
@@ -336,6 +326,7 @@ impl EventLoop {
             }
         }
         self.write_access_log();
+        defect::planted("loop");
         lead.turn += 1;
         self.share();
         let until = self.next_deadline(now, desk)?;

@@ -24,6 +24,7 @@ use crate::event_loop::EventLoop;
 use crate::hooks::WorkerHooks;
 use crate::log::routes;
 use crate::logger;
+use crate::panic;
 use crate::python::{self, Interrupts, Mode};
 use crate::scoreboard::{Phase, Slot};
 use crate::sys::clock::{Nanos, SECOND};
@@ -54,8 +55,13 @@ pub struct Seed {
 /// Runs the worker; returns its exit code. `app` is given when a mold has loaded it.
 pub fn run(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>) -> i32 {
     log::info!("Booting worker with pid: {}", process::id());
-    // Where the operator looks, rather than on standard error.
-    std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
+    let (own, slot) = (process::id(), seed.slot.clone());
+    panic::ends("worker", move || {
+        // What the application forks is no worker.
+        if process::id() == own {
+            slot.set_panic();
+        }
+    });
     let interrupts = seed.heritage.interrupts.clone();
     let hooks = match hooks(py, &seed) {
         Ok(hooks) => hooks,

@@ -12,6 +12,7 @@ use pyo3::types::{PyBytes, PyList};
 
 use super::ffi::{self, Lease};
 use super::release;
+use crate::defect;
 use crate::exchange::{BodyFault, Exchange};
 
 /// Of a body of unknown length, so much is read into memory reserved at once; beyond it memory grows with what arrives.
@@ -169,6 +170,7 @@ fn read_line<'py>(
     exchange: &mut Exchange<'_>,
     limit: Option<usize>,
 ) -> PyResult<Bound<'py, PyBytes>> {
+    defect::planted("input");
     let most = limit.unwrap_or(usize::MAX);
     let mut line = Vec::new();
     while line.len() < most {

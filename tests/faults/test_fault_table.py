@@ -7,7 +7,6 @@ from harness import ROOT
 # Rows that nothing here can bring about, and why.
 ELSEWHERE = {
     8: "the whole container ends, this test with it",
-    29: "no input is known that makes it panic; tests/test_black_box.py has what becomes of one",
 }
 
 
