@@ -3,7 +3,7 @@ import json
 import signal
 
 import wire
-from harness import run
+from harness import run, status_field
 
 
 def test_version():
@@ -85,6 +85,23 @@ def test_application_error_and_bad_request(server):
         assert connection.read_response().status == 400
         connection.expect_eof()
     assert running.get("/").status == 500
+
+
+def test_names_that_clients_invent_leave_nothing(server):
+    """Some Pythons keep every string that was ever interned: what a client names must not be."""
+    running = server("apps.hello")
+    worker = running.wait_workers(1)[0]
+
+    def crowd(first, count):
+        with running.connect() as connection:
+            for n in range(first, first + count):
+                fields = [("X-%d-%d-%s" % (n, m, "n" * 4000), "v") for m in range(10)]
+                assert connection.exchange("GET", "/", fields).status == 200
+    crowd(0, 50)
+    before = status_field(worker, "VmRSS")
+    crowd(50, 200)
+    grown = status_field(worker, "VmRSS") - before
+    assert grown < 2048, "%d kB more after names of 8000 kB" % grown
 
 
 def test_a_missing_module_is_exit_code_3():

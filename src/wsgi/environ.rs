@@ -147,7 +147,7 @@ impl Environ {
             templates: Vec::new(),
             unix: locals.iter().map(|local| matches!(local, Local::Unix(_))).collect(),
             mount: Mount::new(root_path),
-            names: Names::new(py)?,
+            names: Names::new(py),
             keys,
             values,
             last_peer: None,
@@ -344,7 +344,7 @@ impl Environ {
         for field in &exchange.head().fields.list {
             let value = latin1(py, field.value.of(block))?;
             let name = field.name.of(block);
-            match self.names.key(py, name)? {
+            match self.names.key(py, name) {
                 Key::First(key) => environ.set_item(key, value)?,
                 Key::Uncertain(key) => add(environ, key.bind(py), value, name)?,
             }

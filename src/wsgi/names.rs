@@ -96,15 +96,15 @@ pub enum Key<'n> {
 }
 
 impl Names {
-    pub fn new(py: Python<'_>) -> PyResult<Names> {
+    pub fn new(py: Python<'_>) -> Names {
         let mut buckets = Vec::new();
         buckets.resize_with(BUCKETS, || None);
         let script_name = PyString::intern(py, "HTTP_SCRIPT_NAME").unbind();
         let mut names = Names { buckets, count: 0, request: 0, script_name };
         for name in KNOWN {
-            names.key(py, name.as_bytes())?;
+            names.key(py, name.as_bytes());
         }
-        Ok(names)
+        names
     }
 
     /// Before the fields of a request.
@@ -112,25 +112,27 @@ impl Names {
         self.request += 1;
     }
 
-    pub fn key(&mut self, py: Python<'_>, name: &[u8]) -> PyResult<Key<'_>> {
+    pub fn key(&mut self, py: Python<'_>, name: &[u8]) -> Key<'_> {
         let at = self.find(name);
         let request = self.request;
         if self.buckets[at].is_none() {
-            let key = make_key(py, name)?;
+            let key = make_key(name);
             // With `_` in its name (allowed by `header_map`) another field may have the same key.
             if self.count >= MOST || name.len() > LONGEST || name.contains(&b'_') {
-                return Ok(Key::Uncertain(key));
+                // Not interned: some Pythons (3.12) never let go of what is.
+                return Key::Uncertain(PyString::new(py, &key).unbind());
             }
+            let key = PyString::intern(py, &key).unbind();
             self.count += 1;
             self.buckets[at] = Some(Entry { name: name.into(), key, request: request.wrapping_sub(1) });
         }
         match &mut self.buckets[at] {
-            Some(entry) if entry.request == request => Ok(Key::Uncertain(entry.key.clone_ref(py))),
+            Some(entry) if entry.request == request => Key::Uncertain(entry.key.clone_ref(py)),
             Some(entry) => {
                 entry.request = request;
-                Ok(Key::First(&entry.key))
+                Key::First(&entry.key)
             }
-            None => Ok(Key::Uncertain(make_key(py, name)?)),
+            None => Key::Uncertain(PyString::new(py, &make_key(name)).unbind()),
         }
     }
 
@@ -152,16 +154,15 @@ fn hash(name: &[u8]) -> usize {
     name.iter().fold(name.len(), |sum, octet| sum.wrapping_mul(31).wrapping_add(usize::from(octet | 0x20)))
 }
 
-fn make_key(py: Python<'_>, name: &[u8]) -> PyResult<Py<PyString>> {
+fn make_key(name: &[u8]) -> String {
     let upper: String = name
         .iter()
         .map(|octet| if *octet == b'-' { '_' } else { char::from(octet.to_ascii_uppercase()) })
         .collect();
-    let key = match upper.as_str() {
+    match upper.as_str() {
         "CONTENT_TYPE" | "CONTENT_LENGTH" => upper,
         _ => format!("HTTP_{upper}"),
-    };
-    Ok(PyString::intern(py, &key).unbind())
+    }
 }
 
 #[cfg(test)]
@@ -169,7 +170,7 @@ mod tests {
     use super::*;
 
     fn text(py: Python<'_>, names: &mut Names, name: &[u8]) -> (String, bool) {
-        match names.key(py, name).unwrap() {
+        match names.key(py, name) {
             Key::First(key) => (key.to_string(), true),
             Key::Uncertain(key) => (key.to_string(), false),
         }
@@ -179,7 +180,7 @@ mod tests {
     fn a_name_is_found_in_any_case_and_a_second_one_is_noticed() {
         Python::initialize();
         Python::attach(|py| {
-            let mut names = Names::new(py).unwrap();
+            let mut names = Names::new(py);
             for _ in 0..2 {
                 names.start();
                 assert_eq!(text(py, &mut names, b"accept-LANGUAGE"), ("HTTP_ACCEPT_LANGUAGE".into(), true));
@@ -195,7 +196,7 @@ mod tests {
     fn what_clients_invent_is_kept_only_up_to_a_bound() {
         Python::initialize();
         Python::attach(|py| {
-            let mut names = Names::new(py).unwrap();
+            let mut names = Names::new(py);
             for i in 0..5000 {
                 names.start();
                 let name = format!("X-Made-Up-{i}");
