@@ -28,6 +28,8 @@ use crate::worker::{self, Heritage, Seed};
 /// How long the arbiter waits for a mold, which has nothing else to do, to fork.
 const FORK_PATIENCE: u64 = 5 * SECOND;
 const READY: i64 = 0;
+/// A mold says that it is ready, and answers what it is asked: never so much at once.
+const MOST_MESSAGES: usize = 16;
 
 /// What a mold inherits.
 pub struct MoldSeed {
@@ -76,9 +78,10 @@ impl Mold {
         Mold { pid, born: clock::monotonic(), socket, state: State::Loading }
     }
 
-    /// Takes what is in the socket; what stayed there would keep the arbiter from waiting.
+    /// Takes what is in the socket; what stayed there would keep the arbiter from waiting, and so would a mold that does not
+    /// stop talking.
     pub fn listen(&mut self) {
-        loop {
+        for _ in 0..MOST_MESSAGES {
             match (self.state, receive(&self.socket)) {
                 (_, Ok(None)) | (State::Lost { .. }, _) => return,
                 (State::Loading, Ok(Some([READY, ..]))) => self.state = State::Ready,
@@ -87,6 +90,7 @@ impl Mold {
                 (_, Err(_)) => self.give_up(),
             }
         }
+        self.give_up();
     }
 
     /// Whether the application is loaded and workers can be had.
@@ -307,6 +311,21 @@ mod tests {
         assert!(nix::unistd::write(&theirs, b"short").is_ok());
         mold.listen();
         assert!(!mold.is_ready(), "it does not speak this language");
+    }
+
+    #[test]
+    fn one_that_does_not_stop_talking_is_given_up() {
+        let (mut mold, theirs) = mold();
+        for _ in 0..MOST_MESSAGES - 1 {
+            transmit(&theirs, [READY; 3]).unwrap();
+        }
+        mold.listen();
+        assert!(mold.is_ready());
+        for _ in 0..MOST_MESSAGES {
+            transmit(&theirs, [READY; 3]).unwrap();
+        }
+        mold.listen();
+        assert!(!mold.is_ready() && mold.was_ready());
     }
 
     #[test]

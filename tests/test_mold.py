@@ -9,6 +9,7 @@ import pytest
 
 import harness
 from harness import alive, children, wait_until
+from users import IMPORTS, commons, nobody  # noqa: F401
 
 APP = """
     import os
@@ -173,6 +174,29 @@ def test_a_mold_that_names_another_process_as_its_worker_harms_nobody(server, tm
     finally:
         victim.kill()
         victim.wait()
+
+
+def test_a_mold_that_names_another_child_of_the_arbiter_harms_nobody(server, commons):
+    """One that a hook has started as root: the arbiter's child indeed, but nobody whom the mold could have forked."""
+    user = nobody()
+    config = IMPORTS + ("import socket, struct, subprocess\n"
+                        "def on_starting(server):\n"
+                        "    child = subprocess.Popen(['sleep', '600'])\n"
+                        "    open('victim', 'w').write(str(child.pid))\n")
+    os.chmod(commons, 0o777)
+    running = preloaded(server, FORGED, "-u", user.pw_name, directory=commons, config=config, wait=False)
+    running.expect_errors()
+    try:
+        running.wait_log(r"of no use any more and is replaced: it says that", 40)
+        running.touch("honest")
+        wait_ready(running, 1)
+        assert running.get("/").text == "served"
+        victim = int(running.read("victim"))
+        assert running.stop() == 0
+        assert alive(victim)
+    finally:
+        if running.read("victim"):
+            harness.subprocess.run(["kill", "-9", running.read("victim")])
 
 
 # --- the heap ---

@@ -188,11 +188,15 @@ impl Arbiter {
         answer.ok()
     }
 
+    /// Whether a mold can have forked it: the arbiter has other children, the new server of an upgrade and those of hooks.
     fn is_new_child(&self, pid: i32, asked: &Mold) -> bool {
         let molds =
             [self.current.mold.as_ref(), self.reload.as_ref().and_then(|r| r.generation.mold.as_ref())];
         let is_mold = molds.into_iter().flatten().chain([asked]).any(|mold| mold.pid == pid);
-        process::is_child(pid) && !is_mold && self.children.iter().all(|child| child.pid != pid)
+        let is_known =
+            is_mold || self.is_successor(pid) || self.children.iter().any(|child| child.pid == pid);
+        let is_theirs = self.identity.as_ref().is_none_or(|one| process::acts_as(pid, one.owner().uid));
+        process::is_child(pid) && is_theirs && !is_known
     }
 
     fn free_slot(&mut self, which: Which) -> io::Result<Slot> {

@@ -144,6 +144,14 @@ pub fn began(pid: i32) -> Option<u64> {
     Some(boot + ticks / u64::try_from(rate).ok().filter(|rate| *rate > 0)?)
 }
 
+/// Whether a process acts as this user and no other: real, effective, saved, and for files (proc(5): `Uid`).
+pub fn acts_as(pid: i32, uid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let users = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
+    let mut users = users.split_whitespace().map(|user| user.parse() == Ok(uid)).peekable();
+    users.peek().is_some() && users.all(|is_it| is_it)
+}
+
 /// The command line of a process, its words ended by NULs.
 pub fn command_line(pid: i32) -> Option<Vec<u8>> {
     fs::read(format!("/proc/{pid}/cmdline")).ok()
