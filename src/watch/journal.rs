@@ -17,6 +17,8 @@ use crate::sys::file;
 /// More than an application has files; who writes so much more is in a loop.
 const MOST: u64 = 64 << 20;
 const CHUNK: usize = 64 << 10;
+/// Longer than a path and the numbers before it.
+const LONGEST: usize = 8 << 10;
 
 pub struct Journal(OwnedFd);
 
@@ -43,11 +45,12 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// The entries since the last call.
+    /// The entries since the last call. Whoever writes may be a hostile application: what is behind `MOST` is not read, and
+    /// nothing is waited for that cannot be an entry.
     pub fn read(&mut self, journal: &Journal) -> io::Result<Vec<(PathBuf, Signature)>> {
         let mut bytes = Vec::new();
         let mut chunk = vec![0; CHUNK];
-        loop {
+        while self.offset + (bytes.len() as u64) < MOST + CHUNK as u64 {
             match file::read_at(journal.0.as_fd(), &mut chunk, self.offset + bytes.len() as u64)? {
                 0 => break,
                 count => bytes.extend_from_slice(&chunk[..count]),
@@ -55,7 +58,8 @@ impl Reader {
         }
         // The last entry may be just being written.
         let whole = memchr::memrchr(0, &bytes).map_or(0, |end| end + 1);
-        self.offset += whole as u64;
+        let is_nonsense = bytes.len() - whole > LONGEST;
+        self.offset += if is_nonsense { bytes.len() } else { whole } as u64;
         Ok(bytes[..whole].split(|octet| *octet == 0).filter_map(parse).collect())
     }
 }
@@ -117,5 +121,21 @@ mod tests {
         assert_eq!(reader.read(&journal).unwrap(), [(PathBuf::from("/a"), Signature::Absent)]);
         file::write_all(journal.0.as_fd(), b"b\0nonsense\0").unwrap();
         assert_eq!(reader.read(&journal).unwrap(), [(PathBuf::from("/b"), Signature::Absent)]);
+    }
+
+    #[test]
+    fn who_writes_without_end_is_not_read_without_end() {
+        let journal = Journal::new().unwrap();
+        let mut reader = Reader::default();
+        file::write_all(journal.0.as_fd(), &[b'x'; 3 * CHUNK]).unwrap();
+        assert!(reader.read(&journal).unwrap().is_empty());
+        assert_eq!(reader.offset, 3 * CHUNK as u64, "it is not read again");
+        file::write_all(journal.0.as_fd(), b"\0-::::/a\0").unwrap();
+        assert_eq!(reader.read(&journal).unwrap(), [(PathBuf::from("/a"), Signature::Absent)]);
+        nix::unistd::ftruncate(&journal.0, 3 * MOST as i64).unwrap();
+        while !reader.read(&journal).unwrap().is_empty() {}
+        assert!(reader.offset <= MOST + 2 * CHUNK as u64, "{}", reader.offset);
+        file::write_all(journal.0.as_fd(), b"\0-::::/b\0").unwrap();
+        assert!(reader.read(&journal).unwrap().is_empty());
     }
 }
