@@ -4,7 +4,7 @@ The attacker is the workers' user, who owns the folders for logs, pid file and s
 """
 import os
 import re
-import socket
+import shutil
 import stat
 import time
 from signal import SIGHUP, SIGTTIN, SIGUSR1
@@ -140,6 +140,62 @@ def test_programs_of_hooks_are_roots(server, commons):
     assert int(running.read("hook").split()[1], 16) == capabilities(os.getpid())["Eff"]
 
 
+def descriptors(pid):
+    """{number: (what it is, flags)} of a process."""
+    found = {}
+    for name in os.listdir("/proc/%d/fd" % pid):
+        with open("/proc/%d/fdinfo/%s" % (pid, name)) as f:
+            flags = int(re.search(r"^flags:\s*(\d+)", f.read(), re.M).group(1), 8)
+        found[int(name)] = os.readlink("/proc/%d/fd/%s" % (pid, name)), flags
+    return found
+
+
+@pytest.mark.parametrize("preload", [[], ["--preload"]], ids=["", "preload"])
+def test_what_a_worker_has_of_the_arbiters_descriptors(server, commons, preload):
+    """The list of SECURITY.md, by counting; nothing of operators, of other workers' molds or of the pid file."""
+    nobody()
+    running = server(HELLO, "-u", "nobody", "-w", "2", "--pid", "server.pid", "--control-socket", os.path.join(commons, "c.sock"),
+                     "--access-logfile", "access.log", "--error-logfile", "error.log", *preload, directory=commons, config=IMPORTS)
+    for pid in running.wait_workers(2):
+        ours, theirs = descriptors(running.pid), descriptors(pid)
+        sockets = {what for what, _ in ours.values() if what.startswith("socket:")}
+        # The listener, both ends of the mailbox, and where a worker says why it could not load the application.
+        assert len({what for what, _ in theirs.values()} & sockets) == 4 < len(sockets)
+        pipes = {what for what, flags in ours.values() if what.startswith("pipe:") and flags & os.O_ACCMODE == os.O_WRONLY}
+        lifelines = [flags for number, (what, flags) in theirs.items() if what in pipes and number > 2 and flags & os.O_CLOEXEC]
+        assert lifelines and all(flags & os.O_ACCMODE == os.O_RDONLY for flags in lifelines)
+        assert not any("server.pid" in what for what, _ in theirs.values())
+        # Programs that the application executes get none of them.
+        assert all(flags & os.O_CLOEXEC for number, (_, flags) in theirs.items() if number > 2)
+
+
+def test_what_the_user_runs_cannot_look_into_a_worker(server, commons):
+    """Another process of the same user: the kernel lets it neither trace a worker nor read its memory."""
+    nobody()
+    running = server(HELLO, "-u", "nobody", directory=commons, config=IMPORTS)
+    worker = running.wait_workers(1)[0]
+    for name in ("mem", "maps", "environ"):
+        def look():
+            with open("/proc/%d/%s" % (worker, name), "rb") as f:
+                f.read(1)
+        with pytest.raises(PermissionError):
+            as_nobody(look)
+        if name != "mem":
+            look()
+
+
+@pytest.mark.skipif(not shutil.which("setpriv"), reason="setpriv is not installed")
+def test_where_no_new_privileges_are_to_be_had(server, commons):
+    """As under a service manager with NoNewPrivileges=yes: what executes sudo gains nothing, and the server needs nothing."""
+    nobody()
+    running = server(HELLO, "-u", "nobody", directory=commons, config=IMPORTS, prefix=["setpriv", "--no-new-privs"])
+    worker = running.wait_workers(1)[0]
+    assert harness.status_field(worker, "NoNewPrivs") == 1
+    running.signal(SIGHUP)
+    running.wait_log("Reload complete")
+    assert running.get("/").text == "served" and running.stop() == 0
+
+
 # --- logs ---
 
 @pytest.mark.parametrize("plant", PLANTS)
@@ -244,7 +300,7 @@ def test_standard_output_by_its_name(server, commons):
     wait_until(lambda: "/one" in running.stdout())
 
 
-@pytest.mark.parametrize("plant", [plant_link, plant_fifo])
+@pytest.mark.parametrize("plant", [plant_link, plant_hard_link, plant_fifo])
 def test_a_server_of_roots_own_is_not_led_astray_either(server, commons, lair, plant):
     path = os.path.join(lair, "access.log")
     plant(lair, path)

@@ -36,16 +36,25 @@ fn open_log(path: &Path, flags: i32) -> io::Result<File> {
     Ok(file)
 }
 
-/// Errors: in this folder everybody may put something, and this file is neither ours nor root's nor the folder owner's.
+/// Errors: in this folder everybody may put something, and this file is neither ours nor root's nor the folder owner's; or
+/// a stranger may, and the file is at home elsewhere too (as fs.protected_hardlinks would keep a stranger from doing).
 pub fn trust(path: &Path, found: &std::fs::Metadata) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let folder = std::fs::metadata(folder)?;
     let is_device = !found.is_file() && !found.file_type().is_fifo();
     let owner = found.uid();
-    match is_device || !is_shared(&folder) || is_ours(owner) || owner == folder.uid() {
+    let is_known = is_device || !is_shared(&folder) || is_ours(owner) || owner == folder.uid();
+    match is_known {
+        true if found.is_file() && found.nlink() > 1 && is_open_to_strangers(&folder) => {
+            Err(untrusted("a second name of a file", owner))
+        }
         true => Ok(()),
         false => Err(untrusted("a file in a folder for everybody", owner)),
     }
+}
+
+fn is_open_to_strangers(folder: &std::fs::Metadata) -> bool {
+    !is_ours(folder.uid()) || folder.mode() & libc::S_IWOTH != 0
 }
 
 /// Everybody may put something there, and only owners may take theirs away.
@@ -353,6 +362,24 @@ mod tests {
         chown(&log, Some(STRANGER), None).unwrap();
         let _reader = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&log).unwrap();
         assert!(open_append(&log).is_err());
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_second_name_is_nobodys_but_ours_to_give() {
+        let folder = folder("names");
+        let (precious, log) = (folder.join("precious"), folder.join("log"));
+        fs::write(&precious, "").unwrap();
+        fs::hard_link(&precious, &log).unwrap();
+        assert!(open_append(&log).is_ok(), "a folder of ours alone");
+        shared(&folder);
+        let refusal = open_append(&log).unwrap_err().to_string();
+        assert!(refusal.starts_with("it is a second name of a file"), "{refusal}");
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+        if nix::unistd::geteuid().is_root() {
+            chown(&folder, Some(STRANGER), None).unwrap();
+            assert!(open_append(&log).is_err(), "a stranger's folder");
+        }
         fs::remove_dir_all(&folder).unwrap();
     }
 
