@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::config::sources::{self, Parsed};
+use crate::config::arguments::{self, Parsed};
 use crate::error::Error;
 use crate::reload::Order;
 
@@ -42,7 +42,7 @@ pub fn parse(args: &[String]) -> Result<Command, Error> {
     if let Some(command) = reload(args) {
         return command;
     }
-    Ok(match sources::parse(args)? {
+    Ok(match arguments::parse(args)? {
         Parsed::Help(text) => Command::Help(text),
         Parsed::Version => Command::Version(version()),
         Parsed::Args(given) => {

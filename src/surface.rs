@@ -9,7 +9,7 @@ use pyo3::exceptions::{PyAttributeError, PyException, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use crate::config::sources::{self, Parsed};
+use crate::config::arguments::{self, Parsed};
 use crate::config::{self, table, Address, AppSpec, Config, HookSpec, Raw, Value};
 use crate::error::Error;
 use crate::hooks;
@@ -110,7 +110,7 @@ pub type Words<'py> = (Bound<'py, PyDict>, Vec<String>);
 
 /// None where the words ask for help or for the version.
 pub fn parse_command_line<'py>(py: Python<'py>, words: &[String]) -> PyResult<Option<Words<'py>>> {
-    let args = match sources::parse(words).map_err(|e| refused(py, e))? {
+    let args = match arguments::parse(words).map_err(|e| refused(py, e))? {
         Parsed::Args(args) => args,
         Parsed::Help(_) | Parsed::Version => return Ok(None),
     };

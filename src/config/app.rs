@@ -3,7 +3,7 @@
 //! Never: opens a file; what is in one is for Python to say.
 
 use super::kinds::Value;
-use super::sources::Settings;
+use super::settings::Settings;
 use super::values;
 use std::path::{self, PathBuf};
 

@@ -3,7 +3,7 @@
 //! Never: makes or changes a file; that it can be written to is seen by whoever writes.
 
 use super::kinds::{Kind, Value};
-use super::sources::Settings;
+use super::settings::Settings;
 use super::values::LogTarget;
 use crate::error::{reason, Error};
 use std::fs::{self, File};

@@ -1,19 +1,14 @@
-//! Owns: where settings come from, which source wins, and whose fault a wrong value is.
+//! Owns: where settings come from, and which source wins.
 //! Rule: defaults < environment < a PasteDeploy file's server section < config file < GUNICORN_CMD_ARGS < command line; a later list replaces an earlier one.
 //! Never: executes Python (a closure does) or looks at the process: arguments and environment are parameters.
 
 use super::app::{AppSpec, PasteFile};
-use super::flags;
-use super::kinds::{HookSpec, Kind, Value};
-use super::lines;
-use super::table::{self, options, Opt};
+use super::arguments::{parse, Args, Parsed};
+use super::files::{config_file, has_python_name, is_module, passed_over, read_toml};
+use super::settings::{Settings, Source, CMD_ARGS};
+use super::table::{self, options};
 use super::values::Raw;
-use crate::error::{Error, Wrong};
-use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::ArgMatches;
-use std::fmt;
-use std::fs;
-use std::io;
+use crate::error::Error;
 use std::path::{Path, PathBuf};
 
 /// Gives a variable of the environment.
@@ -27,124 +22,6 @@ pub enum Script<'a> {
     File(&'a Path),
     /// The server section of a PasteDeploy file. The error's text is the predicate of a sentence.
     Server(&'a PasteFile),
-}
-
-/// Who said it: decides how an error names the setting and what the exit code is.
-#[derive(Clone, Debug, PartialEq)]
-enum Source {
-    /// Nobody has, so the option is named that would change it.
-    Default,
-    Environment(&'static str),
-    /// The file's name as errors show it.
-    File(String),
-    CommandArgs,
-    CommandLine,
-}
-
-impl Source {
-    /// The value cannot be understood.
-    fn error(&self, opt: &'static Opt, why: &str) -> Error {
-        match self {
-            Source::CommandArgs | Source::CommandLine => Error::Usage(format!("{}: {why}", self.name(opt))),
-            _ => self.wrong(opt, why.to_string()),
-        }
-    }
-
-    /// The value is understood, and cannot be used.
-    fn wrong(&self, opt: &'static Opt, why: String) -> Error {
-        let file = match self {
-            Source::File(file) => Some(PathBuf::from(file)),
-            _ => None,
-        };
-        Error::Setting(Box::new(Wrong { setting: opt.name, source: self.name(opt), file, line: None, why }))
-    }
-
-    fn name(&self, opt: &Opt) -> String {
-        match self {
-            Source::Environment(variable) => variable.to_string(),
-            Source::File(file) => file.clone(),
-            Source::CommandArgs => format!("{CMD_ARGS}: {}", opt.flag()),
-            Source::CommandLine | Source::Default => opt.flag(),
-        }
-    }
-}
-
-const CMD_ARGS: &str = "GUNICORN_CMD_ARGS";
-const PYTHON_FILE: &str = "gunicorn.conf.py";
-const TOML_FILE: &str = "rgunicorn.toml";
-/// Read last, and only when it has a table for us.
-const PROJECT_FILE: &str = "pyproject.toml";
-
-/// A value for every row of the table, in its order, and who said so.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Settings(Vec<(Value, Source)>);
-
-impl Settings {
-    pub fn defaults() -> Settings {
-        let value = |opt: &Opt| {
-            opt.default_value().unwrap_or_else(|why| unreachable!("default of {}: {why}", opt.name))
-        };
-        Settings(options().map(|opt| (value(opt), Source::Default)).collect())
-    }
-
-    pub fn get(&self, name: &str) -> &Value {
-        &self.find(name).1 .0
-    }
-
-    /// The error that says what is wrong with a setting, in the name of whoever set it.
-    pub fn wrong(&self, name: &str, why: String) -> Error {
-        let (opt, (_, source)) = self.find(name);
-        source.wrong(opt, why)
-    }
-
-    pub fn is_from_command_line(&self, name: &str) -> bool {
-        self.find(name).1 .1 == Source::CommandLine
-    }
-
-    /// Whether it is at its default, or at the environment's.
-    fn is_left_alone(&self, name: &str) -> bool {
-        table::find(name).is_none()
-            || matches!(self.find(name).1 .1, Source::Default | Source::Environment(_))
-    }
-
-    fn find(&self, name: &str) -> (&'static Opt, &(Value, Source)) {
-        let found = options().zip(&self.0).find(|(opt, _)| opt.name == name);
-        // Names are literals in the code, every one of which is looked up whenever a configuration is made.
-        found.unwrap_or_else(|| unreachable!("no option {name}"))
-    }
-
-    fn set(&mut self, opt: &'static Opt, raw: &Raw, source: &Source) -> Result<(), Error> {
-        let value = opt.read(raw).map_err(|why| source.error(opt, &why))?;
-        let at = options().position(|known| known.name == opt.name);
-        if let Some(at) = at {
-            self.0[at] = (value, source.clone());
-        }
-        Ok(())
-    }
-
-    /// All of them, in the table's order.
-    pub fn iter(&self) -> impl Iterator<Item = (&'static Opt, &Value)> {
-        options().zip(self.0.iter().map(|(value, _)| value))
-    }
-
-    /// The settings in which two sets differ.
-    pub fn changes<'a>(&'a self, other: &'a Settings) -> impl Iterator<Item = &'static Opt> + 'a {
-        self.iter().zip(other.iter()).filter(|((_, one), (_, two))| one != two).map(|((opt, _), _)| opt)
-    }
-}
-
-/// `name = value`, sorted, the values one below the other.
-impl fmt::Display for Settings {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut all: Vec<_> = self.iter().map(|(opt, value)| (opt.name, value)).collect();
-        all.sort_by_key(|(name, _)| *name);
-        let width = all.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-        all.iter().try_for_each(|(name, value)| match value {
-            // A function in the file has the setting's name.
-            Value::Hook(HookSpec::Given) => writeln!(out, "{name:width$} = <{name}()>"),
-            value => writeln!(out, "{name:width$} = {value}"),
-        })
-    }
 }
 
 /// What all sources together say.
@@ -318,210 +195,6 @@ fn is_variable(name: &str) -> bool {
     !name.starts_with('_') && !name.contains(|letter: char| letter.is_ascii_uppercase())
 }
 
-fn has_python_name(path: &Path) -> bool {
-    path.extension().is_some_and(|end| end == "py" || end == "pyc")
-}
-
-/// `python:MODULE` is imported, not opened.
-fn is_module(path: &Path) -> bool {
-    path.to_string_lossy().starts_with("python:")
-}
-
-/// The file to read, and who has named it: if nobody has, it is the first of the usual ones that is there.
-fn config_file(line: &Args, cmd_args: &Args, dir: &Path) -> (Option<PathBuf>, Source) {
-    let given = [(line, Source::CommandLine), (cmd_args, Source::CommandArgs)];
-    let named = given.into_iter().find_map(|(args, source)| Some((Some(args.config()?), source)));
-    named.unwrap_or_else(|| (usual_files(dir).next().or_else(|| project_file(dir)), Source::Default))
-}
-
-fn usual_files(dir: &Path) -> impl Iterator<Item = PathBuf> + '_ {
-    let paths = [PYTHON_FILE, TOML_FILE].into_iter().map(|name| dir.join(name));
-    paths.filter(|path| path.exists())
-}
-
-/// A project's file that cannot be parsed is somebody else's concern, unless it names us.
-fn project_file(dir: &Path) -> Option<PathBuf> {
-    let path = dir.join(PROJECT_FILE);
-    let text = fs::read_to_string(&path).ok()?;
-    let ours = match toml::from_str::<ProjectFile>(&text) {
-        Ok(file) => file.tool.rgunicorn.is_some(),
-        Err(_) => text.contains("tool.rgunicorn"),
-    };
-    ours.then_some(path)
-}
-
-/// Two usual files side by side: someone is about to edit the one that is not read.
-fn passed_over(chosen: &Path, dir: &Path) -> Option<String> {
-    let mut usual = usual_files(dir).skip_while(|path| path != chosen);
-    match (usual.next(), usual.next()) {
-        (Some(_), Some(_)) => Some(format!("{TOML_FILE} is not read because {PYTHON_FILE} is there")),
-        _ => None,
-    }
-}
-
-/// Setting names at the top level, or in a table of our name, so that the file can be shared.
-#[derive(serde::Deserialize)]
-struct TomlFile {
-    #[serde(default)]
-    rgunicorn: toml::Table,
-    #[serde(flatten)]
-    top: toml::Table,
-}
-
-/// `[tool.rgunicorn]` in a pyproject.toml; the rest belongs to others.
-#[derive(serde::Deserialize)]
-struct ProjectFile {
-    #[serde(default)]
-    tool: Tools,
-}
-
-#[derive(Default, serde::Deserialize)]
-struct Tools {
-    rgunicorn: Option<toml::Table>,
-}
-
-fn read_toml(path: &Path, label: &str) -> Result<Vec<(String, Raw)>, Error> {
-    let what = format!("config file {label}");
-    let text = fs::read(path)
-        .and_then(|octets| String::from_utf8(octets).map_err(io::Error::other))
-        .map_err(|error| Error::system(&what, &error, "--config"))?;
-    let entries = if path.file_name().is_some_and(|name| name == PROJECT_FILE) {
-        toml::from_str(&text).map(|file: ProjectFile| file.tool.rgunicorn.unwrap_or_default())
-    } else {
-        toml::from_str(&text).map(|file: TomlFile| file.top.into_iter().chain(file.rgunicorn).collect())
-    };
-    let entries = entries.map_err(|error| toml_error(&text, label, error))?;
-    Ok(entries.into_iter().map(|(key, value)| (key, value.into())).collect())
-}
-
-fn toml_error(text: &str, label: &str, error: toml::de::Error) -> Error {
-    let line = lines::line_at(text, error.span().map_or(0, |span| span.start));
-    let why = error.message().replace('\n', ", ");
-    Error::Other(format!("{label}:{line}: {why}"))
-}
-
-/// What a command line asks for.
-pub enum Parsed {
-    Help(String),
-    Version,
-    Args(Args),
-}
-
-/// The options given on a command line, in the table's order and not yet checked.
-#[derive(Default)]
-pub struct Args {
-    flags: Vec<(&'static Opt, Raw)>,
-    app: Option<String>,
-    extra: Vec<String>,
-}
-
-impl Args {
-    /// The config file that it names; `-c ''` names none.
-    fn config(&self) -> Option<PathBuf> {
-        let named = self.flags.iter().find(|(opt, _)| opt.name == "config");
-        match named {
-            Some((_, Raw::Text(path))) if !path.trim().is_empty() => {
-                let path = path.trim();
-                Some(PathBuf::from(path.strip_prefix("file:").unwrap_or(path)))
-            }
-            _ => None,
-        }
-    }
-
-    /// The options given, checked.
-    pub fn values(&self) -> Result<Vec<(&'static Opt, Value)>, Error> {
-        let read = |(opt, raw): &(&'static Opt, Raw)| match opt.read(raw) {
-            Ok(value) => Ok((*opt, value)),
-            Err(why) => Err(Source::CommandLine.error(opt, &why)),
-        };
-        self.flags.iter().map(read).collect()
-    }
-
-    /// The words that belong to no option.
-    pub fn positional(&self) -> Vec<String> {
-        self.app.iter().chain(&self.extra).cloned().collect()
-    }
-
-    /// Refuses values that cannot be used, so that a usage error does not depend on anything else.
-    pub fn check(&self) -> Result<(), Error> {
-        let mut settings = Settings::defaults();
-        self.flags.iter().try_for_each(|(opt, raw)| settings.set(opt, raw, &Source::CommandLine))
-    }
-}
-
-/// The words of a command line, without the program's name → what it asks for.
-pub fn parse(args: &[String]) -> Result<Parsed, Error> {
-    match flags::command().try_get_matches_from(args) {
-        Ok(matches) => Ok(Parsed::Args(from_matches(&matches))),
-        Err(error) => match error.kind() {
-            ErrorKind::DisplayHelp => Ok(Parsed::Help(error.to_string())),
-            ErrorKind::DisplayVersion => Ok(Parsed::Version),
-            _ => Err(Error::Usage(usage_sentence(&error))),
-        },
-    }
-}
-
-fn from_matches(matches: &ArgMatches) -> Args {
-    let with_flag = options().filter(|opt| !opt.long.is_empty());
-    Args {
-        flags: with_flag.filter_map(|opt| Some((opt, from_match(matches, opt)?))).collect(),
-        app: words(matches, flags::APP).pop(),
-        extra: words(matches, flags::EXTRA),
-    }
-}
-
-fn from_match(matches: &ArgMatches, opt: &Opt) -> Option<Raw> {
-    if let Kind::Flag { given } = opt.kind {
-        return matches.get_flag(opt.name).then_some(Raw::Bool(given));
-    }
-    let mut values = words(matches, opt.name);
-    match opt.kind.repeats() {
-        true if values.is_empty() => None,
-        true => Some(Raw::List(values.into_iter().map(Raw::Text).collect())),
-        false => values.pop().map(Raw::Text),
-    }
-}
-
-fn words(matches: &ArgMatches, id: &str) -> Vec<String> {
-    matches.get_many::<String>(id).map(|values| values.cloned().collect()).unwrap_or_default()
-}
-
-/// The parser's error in one sentence of ours.
-fn usage_sentence(error: &clap::Error) -> String {
-    let context = |kind| match error.get(kind) {
-        Some(ContextValue::String(text)) => text.as_str(),
-        _ => "",
-    };
-    let argument = context(ContextKind::InvalidArg);
-    // "--workers <N>" → "--workers"
-    let flag = argument.split_whitespace().next().unwrap_or(argument);
-    match error.kind() {
-        ErrorKind::UnknownArgument => unknown_flag(flag),
-        ErrorKind::InvalidValue => format!("{flag} needs a value"),
-        ErrorKind::TooManyValues => format!("{flag} takes no value"),
-        _ => {
-            let text = error.to_string();
-            let first = text.lines().next().unwrap_or_default();
-            first.trim_start_matches("error: ").to_string()
-        }
-    }
-}
-
-fn unknown_flag(flag: &str) -> String {
-    let shown = flag.escape_debug();
-    let Some(long) = flag.strip_prefix("--") else {
-        return format!("unknown option {shown}");
-    };
-    let meant = table::flags_beginning(long);
-    if meant.len() > 1 {
-        return format!("{shown} could be any of {}", meant.join(", "));
-    }
-    match table::closest_flag(long) {
-        Some(known) => format!("unknown option {shown} (did you mean --{known}?)"),
-        None => format!("unknown option {shown}"),
-    }
-}
-
 /// The words in GUNICORN_CMD_ARGS, split as a shell would.
 fn command_args(env: &Environment) -> Result<Parsed, Error> {
     let text = env(CMD_ARGS).unwrap_or_default();
@@ -540,11 +213,13 @@ fn given(parsed: Parsed, source: &Source) -> Result<Args, Error> {
         _ => Ok(Args::default()),
     }
 }
-
 #[cfg(test)]
 mod tests {
+    use super::super::files::{PROJECT_FILE, PYTHON_FILE, TOML_FILE};
+    use super::super::kinds::Value;
     use super::*;
     use std::cell::RefCell;
+    use std::fs;
     use std::time::Duration;
 
     /// A directory of its own for one test, removed at its end.

@@ -3,7 +3,7 @@
 //! Never: behaviour.
 
 use super::{Kind, Opt, ROW};
-use crate::config::kinds;
+use crate::config::reading;
 
 const PARSING: &str = "What is taken for a request";
 const OFF: Opt = Opt { kind: Kind::Flag { given: true }, default: "false", section: PARSING, ..ROW };
@@ -12,7 +12,7 @@ pub const ROWS: &[Opt] = &[
     Opt {
         name: "protocol",
         long: &["protocol"],
-        kind: Kind::Checked(kinds::protocol),
+        kind: Kind::Checked(reading::protocol),
         default: "http",
         section: PARSING,
         help: "What is spoken with the server in front: http.",

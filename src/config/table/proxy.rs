@@ -3,7 +3,7 @@
 //! Never: behaviour.
 
 use super::{Env, Kind, Opt, ROW};
-use crate::config::kinds;
+use crate::config::reading;
 
 const PROXY: &str = "Behind a proxy";
 
@@ -72,7 +72,7 @@ pub const ROWS: &[Opt] = &[
     Opt {
         name: "root_path",
         long: &["root-path"],
-        kind: Kind::Checked(kinds::root_path),
+        kind: Kind::Checked(reading::root_path),
         section: PROXY,
         help: "Where the application is mounted, SCRIPT_NAME for it: taken off paths that begin \
                with it. The environment's SCRIPT_NAME and a trusted peer's field come first.",
