@@ -153,11 +153,15 @@ def ask_for_pages(port, count):
         raise Failure(f"{len(failures)} of {CLIENTS} clients: {failures[0]!r}")
 
 
-def ratio(results):
-    ours, theirs = results.get("rgunicorn"), results.get("gunicorn-sync")
+def ratio(results, ours="rgunicorn"):
+    ours, theirs = results.get(ours), results.get("gunicorn-sync")
     if not ours or not theirs:
         return None
     return median(s.worker for s in ours.values()) / median(s.worker for s in theirs.values())
+
+
+def warm_ratio(results):
+    return ratio(results, "warm")
 
 
 def build():
@@ -185,7 +189,8 @@ def build():
             replace(preloaded, workers=4),
             {name: Row(name, note=note) for name, note in (
                 ("gunicorn-sync", "--preload"), ("gunicorn-gthread", "--preload"), ("rgunicorn", "--preload"))}
-            | {"import": Row("rgunicorn", {"preload": False}, "each imports")},
+            | {"warm": Row("rgunicorn", {"warm_up": PAGES}, "--preload --warm-up"),
+               "import": Row("rgunicorn", {"preload": False}, "each imports")},
             taking_memory,
             columns=(
                 column("requests", "requests", whole),
@@ -193,7 +198,10 @@ def build():
                 column("MiB of all processes", "whole", number),
                 Column("all ÷ workers", lambda s: number(median(m.whole / m.workers for m in s.values()))),
             ),
-            goals=(Goal("per worker ≤ 0.70 × gunicorn sync --preload", ratio, lambda r: r <= 0.7, "{:.2f}".format),),
+            goals=(
+                Goal("per worker ≤ 0.70 × gunicorn sync --preload", ratio, lambda r: r <= 0.7, "{:.2f}".format),
+                Goal("with --warm-up", warm_ratio, lambda r: r <= 0.7, "{:.2f}".format),
+            ),
             needs=(),
             rounds=(3, 1),
         ),

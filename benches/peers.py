@@ -28,6 +28,7 @@ class Start:
     connections: Optional[int] = None   # that one worker must be able to hold
     background: bool = False            # the application has a thread of its own
     preload: bool = False               # workers are forked from the loaded application
+    warm_up: tuple = ()                 # paths that rgunicorn asks the new application for
 
     @property
     def address(self):
@@ -81,7 +82,8 @@ def gunicorn_gthread(env, start):
 
 def rgunicorn(env, start):
     threads = ["--threads", str(start.threads)] if start.threads else []
-    return [*env.rgunicorn, *threads, *gunicorn_options(start)]
+    warm_up = [option for path in start.warm_up for option in ("--warm-up", path)]
+    return [*env.rgunicorn, *threads, *warm_up, *gunicorn_options(start)]
 
 
 def gunicorn_options(start):

@@ -30,6 +30,7 @@ EFFECTS = {
     "chdir": "test_cli.py::test_chdir",
     "raw_env": "test_environ.py::test_raw_env_reaches_the_application",
     "preload_app": "test_arbiter.py::test_preload_imports_once",
+    "warm_up": "test_warm_up.py::test_each_request_is_whole_and_before_any_other",
     "config": "test_cli.py::test_toml_file",
     "check_config": "test_cli.py::test_check_config",
     "print_config": "test_process.py::test_print_config",

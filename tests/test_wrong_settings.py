@@ -32,6 +32,7 @@ WRONG = {
     "choice": (["no-such-word"], ["'no-such-word'", "5", "[]"], r"is not one of: \w"),
     "switch": (["no-such-word"], ["'no-such-word'", "5", "[]"], r"is not one of: \w"),
     "worker": (["gevent", "mine.Worker"], ["'gevent'", "5", "[]"], r"gthread"),
+    "warm_ups": (["health", "/a b", "ftp://host/"], ["'health'", "5", "[5]"], r"is neither a path like|is not a text"),
     "texts": ([], ["5", "[5]"], r"is not a text"),
     "comma_list": ([], ["5", "[5]"], r"is not a text"),
     "allow_list": (["10.1.2.3/8", "localhost"], ["'localhost'", "5", "[5]"], r"network|is not a text"),

@@ -46,6 +46,8 @@ pub enum Kind {
     Worker,
     /// Any texts, one per flag.
     Texts,
+    /// Paths or URLs, one per flag.
+    WarmUps,
     CommaList,
     AllowList,
     /// `NAME=value`, once per flag.
@@ -131,7 +133,7 @@ impl fmt::Display for Value {
 impl Kind {
     /// Whether the option may be given several times, each adding a value.
     pub fn repeats(self) -> bool {
-        matches!(self, Kind::Env | Kind::Variables | Kind::Addresses | Kind::Texts)
+        matches!(self, Kind::Env | Kind::Variables | Kind::Addresses | Kind::Texts | Kind::WarmUps)
     }
 
     /// Whether an empty environment variable says something; elsewhere it is taken for an unset one.
@@ -153,6 +155,7 @@ impl Kind {
             Kind::CommaList | Kind::AllowList => "LIST",
             Kind::Env | Kind::Variables | Kind::Map => "NAME=VALUE",
             Kind::Addresses => "ADDRESS",
+            Kind::WarmUps => "URL",
         }
     }
 
@@ -176,6 +179,7 @@ impl Kind {
             Kind::Checked(_) => "checked",
             Kind::Worker => "worker",
             Kind::Texts => "texts",
+            Kind::WarmUps => "warm_ups",
             Kind::CommaList => "comma_list",
             Kind::AllowList => "allow_list",
             Kind::Env => "env",
@@ -210,6 +214,7 @@ impl Kind {
             }
             Kind::Worker => "sync, gthread",
             Kind::Texts => "texts, one per flag; in a file a list",
+            Kind::WarmUps => "paths like /health or URLs like https://host/health, one per flag; in a file a text or a list",
             Kind::CommaList => "texts, separated by commas; in a file also a list",
             Kind::AllowList => {
                 "IP addresses and networks, separated by commas, or `*`; in a file also a list"

@@ -16,10 +16,12 @@ pub mod settings;
 pub mod sources;
 pub mod table;
 pub mod values;
+mod warm_up;
 
 pub use app::{AppSpec, PasteFile};
 pub use kinds::{HookSpec, Value};
 pub use values::{Address, LogTarget, Raw};
+pub use warm_up::WarmUp;
 
 use crate::error::Error;
 use crate::http::Policy;
@@ -120,6 +122,8 @@ pub struct Config {
     pub check_config: bool,
     pub print_config: bool,
     pub preload_app: bool,
+    /// What a new application is asked for before anybody else asks.
+    pub warm_up: Vec<WarmUp>,
     pub chdir: Option<PathBuf>,
     pub daemon: bool,
     pub raw_env: Vec<(String, String)>,
@@ -242,6 +246,7 @@ impl Config {
             check_config: flag(&set, "check_config"),
             print_config: flag(&set, "print_config"),
             preload_app: flag(&set, "preload_app"),
+            warm_up: texts(&set, "warm_up").iter().filter_map(|text| text.parse().ok()).collect(),
             chdir: path(&set, "chdir"),
             daemon: flag(&set, "daemon"),
             raw_env: pairs(&set, "raw_env"),

@@ -4,6 +4,7 @@
 
 use super::kinds::{HookSpec, Kind, Value};
 use super::values::{self, Address, LogTarget, Raw};
+use super::warm_up::WarmUp;
 
 impl Kind {
     pub fn read(self, raw: &Raw) -> Result<Value, String> {
@@ -24,6 +25,7 @@ impl Kind {
             Kind::Checked(rule) => text(raw, |text| rule(text).map(Value::Text)),
             Kind::Worker => worker(raw),
             Kind::Texts => texts(raw, single).map(Value::Texts),
+            Kind::WarmUps => warm_ups(raw),
             Kind::CommaList => texts(raw, values::comma_list).map(Value::Texts),
             Kind::AllowList => allow_list(raw),
             Kind::Env => env(raw),
@@ -161,6 +163,12 @@ fn single(text: &str) -> Vec<String> {
         "" => Vec::new(),
         text => vec![text.to_string()],
     }
+}
+
+fn warm_ups(raw: &Raw) -> Result<Value, String> {
+    let items = texts(raw, single)?;
+    items.iter().try_for_each(|item| item.parse::<WarmUp>().map(drop))?;
+    Ok(Value::Texts(items))
 }
 
 fn allow_list(raw: &Raw) -> Result<Value, String> {

@@ -4,6 +4,7 @@
 
 use pyo3::prelude::*;
 
+use super::plan::{surroundings, trust};
 use super::{boot_failed, Failure, Heritage, APP_NOT_FOUND, BOOT_FAILED};
 use crate::config::{AppSpec, Config};
 use crate::development::{self, Observer};
@@ -11,6 +12,7 @@ use crate::hooks::{report, Hook, WorkerHooks};
 use crate::launch::Launch;
 use crate::python;
 use crate::wsgi::load::{self, LoadError};
+use crate::wsgi::warm_up::{warm_up, Cold};
 
 /// The application for a worker or a mold; with `reload`, one that shows why it cannot be loaded.
 pub fn load<'py>(py: Python<'py>, heritage: &Heritage) -> Result<Bound<'py, PyAny>, Failure> {
@@ -19,13 +21,34 @@ pub fn load<'py>(py: Python<'py>, heritage: &Heritage) -> Result<Bound<'py, PyAn
         development::spew(py).map_err(|e| load_failed(py, e.into()))?;
     }
     let Some(journal) = heritage.imports.clone() else {
-        return load_app(py, &heritage.launch, config);
+        let app = load_app(py, &heritage.launch, config)?;
+        return warm(py, heritage, &app).map(|()| app);
     };
     let observer =
         Observer::start(py, journal, heritage.arbiter.clone()).map_err(|e| load_failed(py, e.into()))?;
     let loaded = find_app(py, &heritage.launch, config);
+    if let Ok(app) = &loaded {
+        warm(py, heritage, app)?;
+    }
     observer.tell_of_all(py).map_err(|e| load_failed(py, e.into()))?;
     loaded.or_else(|e| explain(py, e))
+}
+
+/// Makes the warm-up requests. That one of them fails may be an accident of the moment, which must not keep a worker from
+/// being replaced; a reload has old workers that can go on.
+fn warm(py: Python<'_>, heritage: &Heritage, app: &Bound<'_, PyAny>) -> Result<(), Failure> {
+    let requests = &heritage.config.warm_up;
+    if requests.is_empty() {
+        return Ok(());
+    }
+    let trust = trust(&heritage.config).map_err(|e| load_failed(py, e.into()))?;
+    let warm = warm_up(app, &surroundings(heritage, trust, None), requests);
+    python::flush(py);
+    match warm {
+        Err(Cold::Stopped(e)) => Err(load_failed(py, e.into())),
+        Err(Cold::Failed(sentence)) if heritage.is_on_trial() => Err(Failure { code: BOOT_FAILED, sentence }),
+        Err(Cold::Failed(_)) | Ok(()) => Ok(()),
+    }
 }
 
 /// As the application for a worker that goes on, unless it is told to stop.

@@ -54,6 +54,11 @@ pub struct Failure {
 }
 
 impl Heritage {
+    /// Whether the arbiter still decides if this generation takes over.
+    pub fn is_on_trial(&self) -> bool {
+        self.notice.proving() == self.generation
+    }
+
     /// Reports to the arbiter; returns the exit code.
     pub fn failed(&self, failure: &Failure) -> i32 {
         use nix::sys::socket::{send, MsgFlags};

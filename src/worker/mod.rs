@@ -105,7 +105,7 @@ fn serve(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>, hooks: &WorkerHooks
         Some(app) => app.into_bound(py),
         None => load(py, &heritage).map_err(|failure| heritage.failed(&failure))?,
     };
-    let on_trial = heritage.notice.proving() == heritage.generation;
+    let on_trial = heritage.is_on_trial();
     let app = initialised(py, hooks, app, &heritage.config)?;
     let post = Post { slot, most_requests, quiet: if on_trial { QUIET } else { 0 } };
     let prepared = prepare(py, hooks, app, &heritage, post);

@@ -20,7 +20,7 @@ use crate::log::{routes, LogFile, Routes};
 use crate::proxy::{Introductions, Trust};
 use crate::scoreboard::Slot;
 use crate::sys::clock::{Nanos, SECOND};
-use crate::wsgi::Circumstances;
+use crate::wsgi::{Circumstances, Surroundings};
 
 /// What this worker has that its siblings have not.
 pub(super) struct Post {
@@ -57,19 +57,26 @@ pub(super) fn circumstances(
     logs: &Logs,
     trust: Trust,
 ) -> PyResult<Circumstances> {
-    let config = &heritage.config;
+    let errors = logs.errors.as_ref().map(|stream| stream.clone_ref(py));
     Ok(Circumstances {
-        threads: config.threads,
-        workers: config.workers,
-        sendfile: config.sendfile,
+        surroundings: surroundings(heritage, trust, errors),
+        sendfile: heritage.config.sendfile,
         interrupts: heritage.interrupts.clone(),
-        trust,
-        root_path: config.root_path.clone(),
         hooks: hooks.of_requests(py)?,
         access: logs.hook.clone(),
-        errors: logs.errors.as_ref().map(|stream| stream.clone_ref(py)),
-        locals: heritage.listeners.iter().map(|listener| listener.local().clone()).collect(),
     })
+}
+
+pub(super) fn surroundings(heritage: &Heritage, trust: Trust, errors: Option<Py<PyAny>>) -> Surroundings {
+    let config = &heritage.config;
+    Surroundings {
+        threads: config.threads,
+        workers: config.workers,
+        trust,
+        root_path: config.root_path.clone(),
+        locals: heritage.listeners.iter().map(|listener| listener.local().clone()).collect(),
+        errors,
+    }
 }
 
 pub(super) fn plan(

@@ -10,6 +10,7 @@ use pyo3::types::{PyDict, PyString};
 
 use super::ffi::latin1;
 use super::names::{Key, Names};
+use crate::config::WarmUp;
 use crate::exchange::Exchange;
 use crate::http::{rules, Reject, StartLine};
 use crate::listener::Local;
@@ -17,6 +18,7 @@ use crate::proxy::{Scheme, Trust};
 use crate::proxy_protocol::Origin;
 use crate::tls::Facts;
 use crate::transport::Peer;
+use crate::version;
 
 /// Why there is no environ for a request.
 pub enum Refusal {
@@ -194,6 +196,30 @@ impl Environ {
         let environ =
             if exchange.is_repeated() { self.repeated(py, exchange)? } else { self.fresh(py, exchange)? };
         environ.set_item(&self.keys.input, input)?;
+        Ok(environ)
+    }
+
+    /// The environ of a request that the server itself makes, on its first listener.
+    pub fn of_warm_up<'py>(
+        &mut self,
+        py: Python<'py>,
+        request: &WarmUp,
+    ) -> Result<Bound<'py, PyDict>, Refusal> {
+        let environ = self.templates[0].bind(py).copy()?;
+        let target = PyString::new(py, &request.target);
+        let (path, query) = request.target.split_once('?').unwrap_or((&request.target, ""));
+        environ.set_item(&self.keys.raw_uri, &target)?;
+        environ.set_item(&self.keys.query, query)?;
+        environ.set_item(&self.keys.host, &request.host)?;
+        environ.set_item("HTTP_USER_AGENT", version::SERVER)?;
+        if request.https {
+            environ.set_item(&self.keys.scheme, &self.values.https)?;
+        }
+        match self.unix[0] {
+            true => self.set_server_by_host(&environ)?,
+            false => environ.set_item(&self.keys.remote_addr, "127.0.0.1")?,
+        }
+        self.set_path(&environ, path.as_bytes(), &target, path.len() == request.target.len())?;
         Ok(environ)
     }
 

@@ -13,6 +13,7 @@ pub mod names;
 pub mod output;
 pub mod request;
 pub mod start_response;
+pub mod warm_up;
 
 use std::io;
 use std::sync::Arc;
@@ -40,21 +41,54 @@ use crate::python::{self, traceback, Interrupts};
 use crate::sys::process;
 use crate::version;
 
-/// What the operator decided that an application can notice.
-pub struct Circumstances {
+/// What every environ of a worker is made of.
+pub struct Surroundings {
     pub threads: usize,
     pub workers: usize,
-    pub sendfile: bool,
     pub trust: Trust,
     pub root_path: String,
     pub locals: Vec<Local>,
+    /// `wsgi.errors`, where a logger in Python has the log.
+    pub errors: Option<Py<PyAny>>,
+}
+
+impl Surroundings {
+    /// What is the same in every environ of the worker.
+    fn base<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let base = PyDict::new(py);
+        base.set_item(intern!(py, "wsgi.version"), PyTuple::new(py, [1, 0])?)?;
+        match &self.errors {
+            Some(stream) => base.set_item(intern!(py, "wsgi.errors"), stream)?,
+            None => base.set_item(intern!(py, "wsgi.errors"), Bound::new(py, ErrorStream)?)?,
+        }
+        base.set_item(intern!(py, "wsgi.multithread"), self.threads > 1)?;
+        base.set_item(intern!(py, "wsgi.multiprocess"), self.workers > 1)?;
+        base.set_item(intern!(py, "wsgi.run_once"), false)?;
+        base.set_item(intern!(py, "wsgi.file_wrapper"), py.get_type::<FileWrapper>())?;
+        base.set_item(intern!(py, "wsgi.input_terminated"), true)?;
+        let software = own_name(py, intern!(py, "SERVER_SOFTWARE"))?;
+        base.set_item(
+            intern!(py, "SERVER_SOFTWARE"),
+            software.as_deref().unwrap_or(version::SERVER_SOFTWARE),
+        )?;
+        Ok(base)
+    }
+
+    /// What makes one thread's environs of it.
+    fn environ(&self, base: &Bound<'_, PyDict>) -> PyResult<Environ> {
+        Environ::new(base.py(), base, &self.locals, self.trust.clone(), &self.root_path)
+    }
+}
+
+/// What the operator decided that an application can notice.
+pub struct Circumstances {
+    pub surroundings: Surroundings,
+    pub sendfile: bool,
     pub interrupts: Interrupts,
     /// None where no hook is about requests.
     pub hooks: Option<Arc<RequestHooks>>,
     /// None where Rust writes the access log, or nobody does.
     pub access: Option<Arc<AccessHook>>,
-    /// `wsgi.errors`, where a logger in Python has the log.
-    pub errors: Option<Py<PyAny>>,
 }
 
 pub struct WsgiApp {
@@ -65,27 +99,9 @@ pub struct WsgiApp {
 
 impl WsgiApp {
     pub fn new(app: Bound<'_, PyAny>, circumstances: Circumstances) -> PyResult<WsgiApp> {
-        let base = base(app.py(), &circumstances)?.unbind();
+        let base = circumstances.surroundings.base(app.py())?.unbind();
         Ok(WsgiApp { app: app.unbind(), circumstances, base })
     }
-}
-
-/// What is the same in every environ of the worker.
-fn base<'py>(py: Python<'py>, circumstances: &Circumstances) -> PyResult<Bound<'py, PyDict>> {
-    let base = PyDict::new(py);
-    base.set_item(intern!(py, "wsgi.version"), PyTuple::new(py, [1, 0])?)?;
-    match &circumstances.errors {
-        Some(stream) => base.set_item(intern!(py, "wsgi.errors"), stream)?,
-        None => base.set_item(intern!(py, "wsgi.errors"), Bound::new(py, ErrorStream)?)?,
-    }
-    base.set_item(intern!(py, "wsgi.multithread"), circumstances.threads > 1)?;
-    base.set_item(intern!(py, "wsgi.multiprocess"), circumstances.workers > 1)?;
-    base.set_item(intern!(py, "wsgi.run_once"), false)?;
-    base.set_item(intern!(py, "wsgi.file_wrapper"), py.get_type::<FileWrapper>())?;
-    base.set_item(intern!(py, "wsgi.input_terminated"), true)?;
-    let software = own_name(py, intern!(py, "SERVER_SOFTWARE"))?;
-    base.set_item(intern!(py, "SERVER_SOFTWARE"), software.as_deref().unwrap_or(version::SERVER_SOFTWARE))?;
-    Ok(base)
 }
 
 /// What the package says of the server, which applications and config files change to hide it. The stand-alone binary may
@@ -173,14 +189,8 @@ struct Hooked {
 impl WsgiCaller {
     fn new(py: Python<'_>, app: &WsgiApp, thread: usize) -> PyResult<WsgiCaller> {
         let circumstances = &app.circumstances;
-        let trust = circumstances.trust.clone();
-        let environ = Environ::new(
-            py,
-            app.base.bind(py),
-            &circumstances.locals,
-            trust.clone(),
-            &circumstances.root_path,
-        )?;
+        let trust = circumstances.surroundings.trust.clone();
+        let environ = circumstances.surroundings.environ(app.base.bind(py))?;
         let hooked = circumstances.hooks.clone();
         let (lease, reply, start_response, input) = objects(py)?;
         Ok(WsgiCaller {
@@ -195,7 +205,7 @@ impl WsgiCaller {
             access: circumstances.access.clone(),
             trust,
             interrupts: (thread == 0).then(|| circumstances.interrupts.clone()),
-            attached: circumstances.threads == 1,
+            attached: circumstances.surroundings.threads == 1,
             pid: process::id(),
         })
     }

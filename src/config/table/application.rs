@@ -70,6 +70,17 @@ pub const ROWS: &[Opt] = &[
         ..ROW
     },
     Opt {
+        name: "warm_up",
+        long: &["warm-up"],
+        kind: Kind::WarmUps,
+        section: APPLICATION,
+        help: "Before anybody else is served, have the application answer a GET of this path, or of \
+               a URL where host and scheme matter to it. It then has loaded what it loads at its first \
+               request; with --preload once for all workers, which share it. One that raises or is \
+               answered 5xx is a warning, and fails a reload. May be repeated.",
+        ..ROW
+    },
+    Opt {
         name: "config",
         short: Some('c'),
         long: &["config"],
