@@ -4,6 +4,7 @@
 //! Never: http, conn, wsgi, threads.
 
 pub mod asker;
+mod bequest;
 mod blame;
 pub mod children;
 mod code;
@@ -14,6 +15,7 @@ mod hooks;
 mod kin;
 mod logs;
 mod operators;
+mod origin;
 mod raw_env;
 mod reload;
 mod setup;
@@ -38,10 +40,11 @@ use self::control::Control;
 use self::death::Coroner;
 use self::generation::Generation;
 use self::logs::Metrics;
+use self::origin::Origin;
 use self::raw_env::RawEnv;
 use self::reload::Reload;
 use self::spawn::Which;
-use self::upgrade::{Beside, Origin};
+use self::upgrade::Beside;
 use crate::daemon::PidFile;
 use crate::defect;
 use crate::handoff::Mailbox;

@@ -11,15 +11,17 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 
 use super::asker::Askers;
+use super::bequest::{self, Inheritance};
 use super::children::Children;
 use super::code::{self, Code};
 use super::control::Control;
 use super::death::Coroner;
 use super::generation::{Generation, Ground, Setup, Tries};
 use super::logs::{self, Metrics};
+use super::origin::Origin;
 use super::raw_env::RawEnv;
 use super::setup::{hand_over_logs, init_log, read_config, Reading};
-use super::upgrade::{self, Beside, Inheritance, Origin};
+use super::upgrade::Beside;
 use super::{blame, hooks, Arbiter, Outcome};
 use crate::config::Config;
 use crate::daemon::{self, PidFile};
@@ -121,7 +123,7 @@ struct Manager {
 fn meet_manager(py: Python<'_>) -> PyResult<Manager> {
     let (env, pid) = (|name: &str| std::env::var(name).ok(), process::id());
     let manager = Manager { service: Service::new(&env, pid), passed: systemd::listeners(&env, pid) };
-    let variables = systemd::VARIABLES.iter().chain(&upgrade::VARIABLES);
+    let variables = systemd::VARIABLES.iter().chain(&bequest::VARIABLES);
     variables.into_iter().try_for_each(|name| python::replace_env(py, name, None).map(drop))?;
     Ok(manager)
 }

@@ -1,41 +1,30 @@
 //! Owns: the binary upgrade (USR2): a second server, started by the command that started this one, that has the same
-//! listeners and is to take this one's place. Both sides of it are here.
+//! listeners and is to take this one's place. Both sides of it are here; what passes between them is `bequest` and `kin`.
 //! Rule: the old server goes on as if nothing had happened until it is told to stop, whatever becomes of the new one. Of
 //! the two, whichever leaves leaves its idle connections to the other, and the files of their sockets.
 //! Never: touches a connection.
 
 use std::convert::Infallible;
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pyo3::prelude::*;
 
+use super::bequest::Given;
 use super::generation::Generation;
-use super::kin::{Kin, Word, VERSION};
+use super::kin::{Kin, Word};
 use super::spawn::Which;
 use super::Arbiter;
-use crate::config::{Address, Config};
 use crate::daemon::PidFile;
-use crate::error::Error;
-use crate::handoff::Mailbox;
 use crate::hooks::Hook;
-use crate::listener::{self, Listener, Manner};
+use crate::listener::Listener;
 use crate::python::{self, traceback, Fork};
 use crate::sys::clock::{Nanos, SECOND};
 use crate::sys::process::{self, Ending};
 use crate::sys::signal::Blocked;
-use crate::sys::{file, socket};
-
-/// gunicorn's variables for the new server, and one of ours: the version, the channel between the two, the mailbox.
-const PID: &str = "GUNICORN_PID";
-const FDS: &str = "GUNICORN_FD";
-const KIN: &str = "RGUNICORN_KIN";
-pub const VARIABLES: [&str; 3] = [PID, FDS, KIN];
 
 /// How often a new server that hears nothing of the old one looks whether that is still its parent; and when it has heard
 /// the end.
@@ -67,6 +56,12 @@ pub(super) struct Predecessor {
     kin: Option<Kin>,
     /// It has left the service manager to us.
     left: bool,
+}
+
+impl Predecessor {
+    pub(super) fn new(pid: i32, kin: Option<Kin>) -> Predecessor {
+        Predecessor { pid, kin, left: false }
+    }
 }
 
 impl Beside {
@@ -111,104 +106,6 @@ impl Beside {
         }
     }
 }
-
-// ---- how this process was started
-
-/// What has to be run to have this server again.
-pub(super) struct Origin {
-    program: Option<PathBuf>,
-    args: Vec<OsString>,
-    env: Vec<(OsString, OsString)>,
-}
-
-impl Origin {
-    /// Before anything has changed the process's title or environment.
-    pub(super) fn of_this_process(py: Python<'_>) -> Origin {
-        let line = process::command_line(process::id()).unwrap_or_default();
-        let words = line.strip_suffix(b"\0").unwrap_or(&line).split(|byte| *byte == 0);
-        let mut args: Vec<OsString> = words.map(|word| OsStr::from_bytes(word).to_os_string()).collect();
-        let python = python::executable(py).filter(|path| is_this_program(path));
-        let program = match python {
-            Some(python) => {
-                args[0] = python.clone().into();
-                Some(python)
-            }
-            // The interpreter is part of the program.
-            None => args.first().and_then(|name| find_program(name)),
-        };
-        Origin { program, args, env: std::env::vars_os().collect() }
-    }
-
-    /// The variables as they were, for a new server with these descriptors.
-    fn env(&self, given: &Given<'_>) -> Vec<(OsString, OsString)> {
-        let ours = VARIABLES.iter().chain(&["LISTEN_PID", "LISTEN_FDS"]);
-        let gone: Vec<&OsStr> = ours.map(OsStr::new).collect();
-        let mut env: Vec<_> =
-            self.env.iter().filter(|(name, _)| !gone.contains(&name.as_os_str())).cloned().collect();
-        // It is the process that it names, and now another one.
-        for (_, value) in env.iter_mut().filter(|(name, _)| name == "WATCHDOG_PID") {
-            *value = process::id().to_string().into();
-        }
-        env.extend(given.variables().into_iter().map(|(name, value)| (name.into(), value.into())));
-        env
-    }
-}
-
-fn is_this_program(path: &Path) -> bool {
-    let identity = |path: &Path| std::fs::metadata(path).map(|found| (found.dev(), found.ino()));
-    matches!((identity(path), identity(Path::new("/proc/self/exe"))), (Ok(a), Ok(b)) if a == b)
-}
-
-/// As a shell finds it, with links as they are: a new release may be where they lead then.
-fn find_program(name: &OsStr) -> Option<PathBuf> {
-    if name.as_bytes().contains(&b'/') {
-        return Some(name.into());
-    }
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|path| is_this_program(path))
-}
-
-/// What the new server is given.
-struct Given<'a> {
-    parent: i32,
-    listeners: &'a [Arc<Listener>],
-    /// How many a service manager has opened.
-    passed: usize,
-    kin: BorrowedFd<'a>,
-    mailbox: [BorrowedFd<'a>; 2],
-}
-
-impl Given<'_> {
-    fn variables(&self) -> Vec<(&'static str, String)> {
-        let number = |fd: BorrowedFd<'_>| fd.as_raw_fd().to_string();
-        let [receiver, sender] = self.mailbox.map(number);
-        let mut variables = vec![
-            (PID, self.parent.to_string()),
-            (KIN, format!("{VERSION}:{},{receiver},{sender}", number(self.kin))),
-        ];
-        if self.passed > 0 {
-            variables.push(("LISTEN_PID", process::id().to_string()));
-            variables.push(("LISTEN_FDS", self.passed.to_string()));
-        } else {
-            let numbers: Vec<String> = self.listeners.iter().map(|one| number(one.as_fd())).collect();
-            variables.push((FDS, numbers.join(",")));
-        }
-        variables
-    }
-
-    fn let_inherit(&self) -> io::Result<()> {
-        let listeners = self.listeners.iter().map(|listener| listener.as_fd());
-        listeners.chain(self.mailbox).chain([self.kin]).try_for_each(file::let_inherit)
-    }
-}
-
-fn words(env: Vec<(OsString, OsString)>) -> Vec<CString> {
-    let word = |(name, value): (OsString, OsString)| [name.as_bytes(), b"=", value.as_bytes()].concat();
-    // Neither had a NUL in it where it comes from.
-    env.into_iter().filter_map(|pair| CString::new(word(pair)).ok()).collect()
-}
-
-// ---- the old server
 
 impl Arbiter {
     pub(super) fn start_upgrade(&mut self, py: Python<'_>) {
@@ -268,7 +165,7 @@ impl Arbiter {
         std::env::set_current_dir(&self.start_folder).map_err(failed)?;
         let args = self.origin.args.iter().map(|word| CString::new(word.as_bytes()));
         let args = args.collect::<Result<Vec<_>, _>>().map_err(|e| failed(e.into()))?;
-        process::replace(program, &args, &words(self.origin.env(&given))).map_err(failed)
+        process::replace(program, &args, &self.origin.env(&given)).map_err(failed)
     }
 
     /// Whether this is the new server's pid.
@@ -311,8 +208,6 @@ impl Arbiter {
         }
     }
 }
-
-// ---- both
 
 impl Arbiter {
     /// Hears what the other server says; true when this one is to stop because of it.
@@ -387,89 +282,6 @@ impl Arbiter {
             log::error!("Hooks cannot be told of the upgrade: {e}");
         }
     }
-}
-
-// ---- the new server
-
-/// What the server before this one has given us.
-pub(super) struct Inheritance {
-    pub(super) old: Predecessor,
-    sockets: Vec<OwnedFd>,
-    pub(super) mailbox: Option<Mailbox>,
-}
-
-impl Inheritance {
-    /// From the environment; the caller takes the variables out of it.
-    ///
-    /// Errors: a descriptor that is named there is not open.
-    pub(super) fn take(env: &dyn Fn(&str) -> Option<String>) -> Result<Option<Inheritance>, Error> {
-        let Some(pid) = env(PID).and_then(|pid| pid.trim().parse::<i32>().ok()) else {
-            return Ok(None);
-        };
-        let kin = env(KIN);
-        // gunicorn leaves its variables to what an application starts.
-        if kin.is_none() && process::parent() != pid {
-            log::warn!("{pid} is not the parent of this process, and nothing of it is taken over ({PID})");
-            return Ok(None);
-        }
-        let (kin, mailbox) = kin.and_then(|text| talk(&text)).transpose()?.unzip();
-        let sockets = numbers(&env(FDS).unwrap_or_default(), FDS)?;
-        let old = Predecessor { pid, kin: kin.map(Kin::new), left: false };
-        Ok(Some(Inheritance { old, sockets, mailbox }))
-    }
-
-    /// The listeners among the sockets that the configuration asks for; the others are closed.
-    pub(super) fn listeners(
-        &mut self,
-        config: &Config,
-        manner: &Manner,
-    ) -> Result<Vec<Arc<Listener>>, Error> {
-        let mut wanted: Vec<_> = config.bind.iter().collect();
-        let mut listeners = Vec::new();
-        for socket in self.sockets.drain(..) {
-            let number = socket.as_raw_fd();
-            let failed = |e: io::Error| Error::system(&format!("descriptor {number}"), &e, FDS);
-            let local = listener::locate(socket.as_fd()).map_err(failed)?;
-            let asked =
-                |address: &&Address| **address == Address::Fd(number) || listener::serves(&local, address);
-            match wanted.iter().position(asked) {
-                Some(at) => {
-                    let address = wanted.remove(at);
-                    listeners.push(Arc::new(Listener::adopt(socket, address, manner).map_err(failed)?));
-                }
-                None => log::warn!("{local} is not served any more (--bind)"),
-            }
-        }
-        Ok(listeners)
-    }
-}
-
-type Talk = (OwnedFd, Mailbox);
-
-/// The channel and the mailbox, if they are of our version.
-fn talk(text: &str) -> Option<Result<Talk, Error>> {
-    let (version, numbers) = text.split_once(':')?;
-    if version != VERSION.to_string() {
-        log::info!("The old server speaks another language; its idle connections end with it");
-        return None;
-    }
-    let taken = self::numbers(numbers, KIN);
-    let three = taken.map(<[OwnedFd; 3]>::try_from);
-    Some(match three {
-        Ok(Ok([kin, receiver, sender])) => Ok((kin, Mailbox::inherited(receiver, sender))),
-        Ok(Err(_)) => Err(Error::Other(format!("three descriptors are wanted ({KIN})"))),
-        Err(e) => Err(e),
-    })
-}
-
-/// Takes descriptors over by their numbers.
-fn numbers(text: &str, variable: &str) -> Result<Vec<OwnedFd>, Error> {
-    let taken = |word: &str| {
-        let number = word.trim().parse::<RawFd>().ok().filter(|number| *number > 2);
-        let number = number.ok_or_else(|| Error::Other(format!("'{word}' is no descriptor ({variable})")))?;
-        socket::inherited(number).map_err(|e| Error::system(&format!("descriptor {number}"), &e, variable))
-    };
-    text.split(',').filter(|word| !word.is_empty()).map(taken).collect()
 }
 
 impl Arbiter {
