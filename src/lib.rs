@@ -29,7 +29,6 @@ pub mod access_sink;
 pub mod app;
 pub mod arbiter;
 pub mod buffer;
-mod catalogue;
 pub mod cli;
 pub mod config;
 pub mod conn;
@@ -137,7 +136,7 @@ mod _core {
     /// The table of options, a dictionary for each.
     #[pyfunction]
     fn settings(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyDict>>> {
-        crate::catalogue::settings(py)
+        surface::settings(py)
     }
 
     /// Runs the command line and returns the exit code.
@@ -155,11 +154,6 @@ mod _core {
     #[pyfunction]
     fn serve(py: Python<'_>, app: Py<PyAny>) -> i32 {
         super::serve(py, Launch::Program(Program::new(app)))
-    }
-
-    #[pyfunction]
-    fn setting_objects(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyDict>>> {
-        surface::setting_objects(py)
     }
 
     #[pyfunction]

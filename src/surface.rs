@@ -10,7 +10,9 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::config::arguments::{self, Parsed};
-use crate::config::{self, table, Address, AppSpec, Config, HookSpec, Raw, Value};
+use crate::config::kinds::Kind;
+use crate::config::table::{self, Opt};
+use crate::config::{self, Address, AppSpec, Config, HookSpec, Raw, Value};
 use crate::error::Error;
 use crate::hooks;
 use crate::python;
@@ -30,35 +32,50 @@ fn refused(py: Python<'_>, e: Error) -> PyErr {
     }
 }
 
-/// Every setting as a dictionary, in the table's order.
-pub fn setting_objects(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyDict>>> {
+/// Every setting as a dictionary, in the order of the help.
+pub fn settings(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyDict>>> {
     // What is wrong with the environment is said when the server starts.
     let defaults =
         config::load_set(Vec::new(), &environment).map_or_else(|_| Config::default(), |set| set.config);
-    defaults.settings().filter_map(|(name, value)| Some(known(py, table::find(name)?, value))).collect()
+    defaults.settings().filter_map(|(name, value)| Some(row(py, table::find(name)?, value))).collect()
 }
 
 fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-fn known<'py>(py: Python<'py>, opt: &table::Opt, default: &Value) -> PyResult<Bound<'py, PyDict>> {
+/// `value` is its default as a value, or the environment's.
+fn row<'py>(py: Python<'py>, opt: &Opt, value: &Value) -> PyResult<Bound<'py, PyDict>> {
     let row = PyDict::new(py);
     row.set_item("name", opt.name)?;
-    row.set_item("cli", opt.flags())?;
-    row.set_item("desc", opt.help)?;
+    row.set_item("flags", opt.flags())?;
+    row.set_item("env", opt.env.map(|env| env.name))?;
+    row.set_item("kind", opt.kind.word())?;
+    row.set_item("allowed", opt.kind.allowed())?;
+    row.set_item("bounds", bounds(opt.kind))?;
+    row.set_item("default", opt.default)?;
+    row.set_item("value", hooks::python_value(py, opt.name, value)?)?;
+    row.set_item("reloadable", opt.reloadable)?;
     row.set_item("section", opt.section)?;
+    row.set_item("help", opt.help)?;
+    row.set_item("ignored", opt.ignored)?;
     row.set_item("meta", Some(opt.kind.meta()).filter(|meta| !meta.is_empty()))?;
-    row.set_item("action", action(opt))?;
-    row.set_item("default", hooks::python_value(py, opt.name, default)?)?;
+    row.set_item("action", action(opt.kind))?;
     Ok(row)
 }
 
+fn bounds(kind: Kind) -> Option<(i64, i64)> {
+    match kind {
+        Kind::Int { min, max } => Some((min, max)),
+        _ => None,
+    }
+}
+
 /// In argparse's words.
-fn action(opt: &table::Opt) -> &'static str {
-    match opt.kind {
-        config::kinds::Kind::Flag { given: true } => "store_true",
-        config::kinds::Kind::Flag { given: false } => "store_false",
+fn action(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Flag { given: true } => "store_true",
+        Kind::Flag { given: false } => "store_false",
         kind if kind.repeats() => "append",
         _ => "store",
     }

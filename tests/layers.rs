@@ -44,7 +44,6 @@ const LAYERS: &[(&str, u32)] = &[
     ("hooks", 4),
     ("wsgi", 4),
     ("daemon", 4),
-    ("catalogue", 4),
     ("development", 4),
     ("worker", 5),
     ("fork_doctor", 5),
@@ -105,7 +104,6 @@ const ARBITER_NEVER: &[&str] = &["http", "conn", "exchange", "wsgi", "event_loop
 
 const PYO3: &[&str] = &[
     "lib",
-    "catalogue",
     "main",
     "python",
     "launch",

@@ -20,12 +20,9 @@ def serve(app: BaseApplication) -> int:
     """Runs the server of an application object and gives its exit code; in the processes that it forks it does not return."""
 
 def settings() -> list[dict[str, Any]]:
-    """The table of options in the order of `--help`: for each its name, flags, env, kind, allowed, bounds, default, reloadable,
-    section, help and, where it is accepted without effect, why (ignored)."""
-
-def setting_objects() -> list[dict[str, Any]]:
-    """The same for `rgunicorn.config`: name, section, cli, meta, action, default (a value, with what the environment says) and
-    desc."""
+    """The table of options in the order of `--help`: for each its name, flags, env, kind, allowed, bounds, default (as it is
+    written), value (that, or what the environment says), reloadable, section, help, meta and action (for argparse) and, where
+    it is accepted without effect, why (ignored)."""
 
 def check_setting(name: str, value: Any) -> Any:
     """The value as the setting takes it.

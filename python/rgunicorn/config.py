@@ -76,10 +76,12 @@ class Setting:
 
 
 def _make_classes() -> frozenset[str]:
-    rows = _core.setting_objects()
+    rows = _core.settings()
     for row in rows:
+        facts = {name: row[name] for name in ("name", "section", "meta", "action")}
+        facts.update(cli=row["flags"], default=row["value"], desc=row["help"])
         name = "".join(part.capitalize() for part in row["name"].split("_"))
-        type(name, (Setting,), {**row, "__module__": __name__, "__doc__": row["desc"]})
+        type(name, (Setting,), {**facts, "__module__": __name__, "__doc__": row["help"]})
     return frozenset(row["name"] for row in rows)
 
 
