@@ -113,7 +113,7 @@ impl Mailbox {
 
     /// The next connection, if there is one. `buffer` is memory to be used again.
     ///
-    /// Errors: the kernel's; a message that came without its descriptor, for which this process had no room left.
+    /// Errors: the kernel's; a message that came without its descriptor, for which this process had no room: it is lost.
     pub fn receive(&self, buffer: &mut Vec<u8>) -> io::Result<Option<Handed>> {
         buffer.resize(MOST_PREFACE + MOST_OCTETS, 0);
         let (length, fd) = match socket::receive_descriptor(self.receiver.as_fd(), buffer) {
@@ -123,7 +123,8 @@ impl Mailbox {
             }
             Err(e) => return Err(e),
         };
-        let fd = fd.ok_or_else(|| io::Error::from_raw_os_error(libc::EMFILE))?;
+        let fd =
+            fd.ok_or_else(|| io::Error::other("a connection is lost, as no descriptor was left for it"))?;
         Ok(Some(read(&buffer[..length], fd).ok_or(io::ErrorKind::InvalidData)?))
     }
 }

@@ -54,6 +54,8 @@ const FAULT: usize = 4;
 const STACK_OVERFLOW: u64 = 1 << 8;
 /// Set before the abort that follows a panic.
 const PANIC: u64 = 1 << 9;
+/// No descriptor is left for another connection.
+const FULL: usize = 6;
 // Writer: the arbiter.
 const OUTDATED: usize = 5;
 
@@ -270,19 +272,35 @@ impl Slot {
         self.serving().any(|(index, words)| index != self.index && words[IDLE].load(Relaxed) != 0)
     }
 
+    /// By the leading thread: whether connections are for others, as there is no descriptor for another one.
+    pub fn set_full(&self, full: bool) {
+        self.words()[FULL].store(u64::from(full), Relaxed);
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.words()[FULL].load(Relaxed) != 0
+    }
+
+    /// Whether another worker on this board can take a connection, now or when it has time.
+    pub fn has_sibling_with_room(&self) -> bool {
+        self.serving().any(|(index, words)| index != self.index && words[FULL].load(Relaxed) == 0)
+    }
+
     /// How many connections this worker has above the one with the fewest.
     pub fn lead_in_connections(&self) -> u64 {
         let counts = self.serving().map(|(_, words)| words[CONNECTIONS].load(Relaxed));
         self.connections().saturating_sub(counts.min().unwrap_or(u64::MAX))
     }
 
-    /// How many connections this worker has above the mean, if it has many more than the worker with the fewest.
+    /// How many connections this worker has above the mean, if it has many more than the worker with the fewest; of those
+    /// that can take one.
     pub fn surplus(&self) -> u64 {
         let own = self.connections();
         if own <= FEW {
             return 0;
         }
-        let counts = self.serving().map(|(_, words)| words[CONNECTIONS].load(Relaxed));
+        let takers = self.serving().filter(|(i, words)| *i == self.index || words[FULL].load(Relaxed) == 0);
+        let counts = takers.map(|(_, words)| words[CONNECTIONS].load(Relaxed));
         let (workers, sum, least) = counts.fold((0, 0, own), |(n, sum, least), count| {
             (n + 1, u64::saturating_add(sum, count), least.min(count))
         });
@@ -427,6 +445,24 @@ mod tests {
         assert_eq!(surplus([30, 25, 5]), [10, 5, 0]);
         assert_eq!(surplus([24, 20, 16]), [0, 0, 0]);
         assert_eq!(surplus([2, 0, 0]), [0, 0, 0]);
+    }
+
+    #[test]
+    fn a_full_worker_takes_nothing() {
+        let board = Scoreboard::new(2, 1).unwrap();
+        let (own, other) = (board.slot(0), board.slot(1));
+        own.set_phase(Phase::Ready);
+        assert!(!own.has_sibling_with_room());
+        other.set_phase(Phase::Ready);
+        own.set_connections(60);
+        assert_eq!((own.has_sibling_with_room(), own.surplus()), (true, 30));
+        other.set_full(true);
+        assert_eq!((own.has_sibling_with_room(), own.surplus()), (false, 0));
+        assert!(other.has_sibling_with_room());
+        own.set_full(true);
+        assert!(own.is_full() && !other.has_sibling_with_room());
+        own.reset();
+        assert!(!own.is_full());
     }
 
     #[test]

@@ -7,18 +7,16 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::table::{Entry, Job, Table};
-use super::{lock, EventLoop, Lead, LISTENER, MAILBOX};
+use super::{lock, room, EventLoop, Lead, LISTENER, MAILBOX};
 use crate::conn::{Conn, Desk, Event};
 use crate::handoff::Handed;
-use crate::sys::clock::{self, Nanos, SECOND};
+use crate::sys::clock::{self, Nanos};
 use crate::sys::poll::{is_gone, Interest};
 use crate::sys::{crash, socket};
 use crate::transport::{Peer, Transport};
 
 /// Connections accepted in a row before those that wait have their turn.
 const ACCEPT_TURN: usize = 16;
-/// How long nothing is accepted after the process ran out of descriptors.
-const ACCEPT_PAUSE: Nanos = SECOND / 10;
 
 /// Where connections come from; the number is the listener's in the plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,14 +102,14 @@ impl EventLoop {
         if !self.may_accept() {
             return None;
         }
-        let arrival = match self.arrival(source, &mut lead.letter) {
+        let arrival = match self.arrival(source, lead) {
             Ok(Some(arrival)) => arrival,
             Ok(None) => {
                 self.exhausted(source);
                 return None;
             }
             Err(e) => {
-                self.accept_failed(&e, source);
+                self.accept_failed(&e, source, lead);
                 return None;
             }
         };
@@ -124,10 +122,14 @@ impl EventLoop {
     }
 
     /// What a source has, if anything.
-    pub(super) fn arrival(&self, source: Source, letter: &mut Vec<u8>) -> io::Result<Option<Arrival>> {
-        let Source::Listener(index) = source else {
-            return Ok(self.plan.mailbox.receive(letter)?.map(Arrival::Handed));
-        };
+    pub(super) fn arrival(&self, source: Source, lead: &mut Lead) -> io::Result<Option<Arrival>> {
+        match source {
+            Source::Listener(index) => self.accept_from(index),
+            Source::Mailbox => Ok(self.letter(lead)?.map(Arrival::Handed)),
+        }
+    }
+
+    pub(super) fn accept_from(&self, index: usize) -> io::Result<Option<Arrival>> {
         loop {
             match socket::accept(self.plan.listeners[index].as_fd()) {
                 Ok((fd, address)) => {
@@ -184,16 +186,18 @@ impl EventLoop {
         table.listening || self.draining.load(Relaxed)
     }
 
-    pub(super) fn accept_failed(&self, e: &io::Error, source: Source) {
+    pub(super) fn accept_failed(&self, e: &io::Error, source: Source, lead: &mut Lead) {
         if crash::is_near() {
             crash::wait_for_the_end();
         }
-        log::error!("Cannot accept on {}: {e}", self.source_name(source));
-        if let (Source::Listener(index), Some(libc::EMFILE | libc::ENFILE)) = (source, e.raw_os_error()) {
-            self.refuse_for_want_of_descriptors(index);
+        if !room::is_want(e) || !self.plan.slot.is_full() {
+            log::error!("Cannot accept on {}: {e}", self.source_name(source));
+        }
+        if room::is_want(e) {
+            self.become_full(lead);
         }
         let mut table = lock(&self.table);
-        table.pause = Some(clock::monotonic() + ACCEPT_PAUSE);
+        table.pause = Some(self.next_look_for_room());
         self.adjust_listening(&mut table);
     }
 

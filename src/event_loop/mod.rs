@@ -12,6 +12,7 @@ mod deadline;
 mod drain;
 mod helper;
 mod rescue;
+mod room;
 mod shed;
 mod table;
 
@@ -24,6 +25,7 @@ use slab::Slab;
 
 use self::accept::Source;
 use self::crash::{Pages, Roll};
+use self::room::Reserve;
 use self::table::{Job, Table};
 use crate::access_sink::AccessLog;
 use crate::app::Caller;
@@ -149,6 +151,8 @@ struct Lead {
     rescued: bool,
     /// For what comes out of the mailbox.
     letter: Vec<u8>,
+    /// For those who come when no other descriptor is left.
+    reserve: Reserve,
     /// Nothing that waits in the backlog is overdue before.
     sheds_at: Nanos,
 }
@@ -173,7 +177,6 @@ impl EventLoop {
         for (index, fd) in controls.iter().enumerate() {
             poller.add(fd, CONTROL | index as u64, Interest::Read)?;
         }
-        let spare = waker.as_fd().try_clone_to_owned()?;
         let table = Table {
             entries: Slab::new(),
             generation: 0,
@@ -183,7 +186,6 @@ impl EventLoop {
             frozen: false,
             retry: None,
             pause: None,
-            spare: Some(spare),
             drain_until: None,
             waits_until: Nanos::MAX,
         };
@@ -195,6 +197,7 @@ impl EventLoop {
             turn: 0,
             rescued: false,
             letter: Vec::new(),
+            reserve: Reserve::new(waker.as_fd())?,
             sheds_at: 0,
         };
         let calls = (0..plan.threads).map(|_| Claim::default()).collect();
@@ -329,7 +332,7 @@ impl EventLoop {
         defect::planted("loop");
         lead.turn += 1;
         self.share();
-        let until = self.next_deadline(now, desk)?;
+        let until = self.next_deadline(now, lead, desk)?;
         // Under load there is always something ready: look before the interpreter is given up.
         if std::mem::take(&mut lead.eager) && !matches!(self.poller.wait(&mut lead.events, Some(0)), Ok(0)) {
             lead.eager = true;
@@ -366,12 +369,13 @@ impl EventLoop {
 
     /// Until when the leader may wait, `Nanos::MAX` for ever; None when the loop has ended instead. From here to the end of
     /// the wait the worker counts as idle.
-    fn next_deadline(&self, now: Nanos, desk: &mut Desk) -> Option<Nanos> {
+    fn next_deadline(&self, now: Nanos, lead: &mut Lead, desk: &mut Desk) -> Option<Nanos> {
         self.retry_to_part(now, desk);
         let mut table = lock(&self.table);
         if table.pause.is_some_and(|until| until <= now) {
-            table.pause = None;
-            self.adjust_listening(&mut table);
+            drop(table);
+            self.end_pause(lead, now);
+            table = lock(&self.table);
         }
         // That the time for it is over is seen by the helper, which answers what is left.
         if self.is_drained(&table) {

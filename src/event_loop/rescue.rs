@@ -155,7 +155,7 @@ impl EventLoop {
             if *room == 0 && !closing {
                 return Look::Stuck;
             }
-            match self.arrival(source, &mut lead.letter) {
+            match self.arrival(source, lead) {
                 Ok(Some(arrival)) => {
                     let job = self.admit(arrival, desk);
                     let moved = job.is_none_or(|job| self.move_or_keep(job, room));
@@ -168,7 +168,7 @@ impl EventLoop {
                     lead.accepts.pop();
                 }
                 Err(e) => {
-                    self.accept_failed(&e, source);
+                    self.accept_failed(&e, source, lead);
                     lead.accepts.pop();
                 }
             }

@@ -1,19 +1,18 @@
-//! Owns: complete requests that the application is not called for: those that waited too long (`--queue-timeout`), those
-//! whose clients have gone, and those that come when no descriptor is left.
+//! Owns: complete requests that the application is not called for: those that waited too long (`--queue-timeout`), and those
+//! whose clients have gone.
 //! Rule: whoever is turned away is told so at once, and may ask again: nothing was run. Without a limit nothing is measured.
 //! Never: breaks off what the application has.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
-use super::accept::{Arrival, Source};
 use super::table::Job;
 use super::{lock, EventLoop, Lead};
 use crate::conn::{Conn, Desk, Event, Next};
 use crate::http::Reject;
 use crate::listener::Local;
 use crate::sys::clock::{self, Nanos, SECOND};
-use crate::sys::{crash, socket};
+use crate::sys::socket;
 
 /// How often the backlog is looked at while no thread takes anything out of it.
 const LOOK: Nanos = SECOND / 50;
@@ -85,7 +84,7 @@ impl EventLoop {
         }
         for index in (0..self.plan.listeners.len()).filter(|index| self.tells_time(*index)) {
             for _ in 0..MOST {
-                let Ok(Some(arrival)) = self.arrival(Source::Listener(index), &mut lead.letter) else {
+                let Ok(Some(arrival)) = self.accept_from(index) else {
                     break;
                 };
                 let Some(job) = self.admit(arrival, desk) else {
@@ -112,32 +111,5 @@ impl EventLoop {
         log::debug!("Client {} left before its request was served", job.conn.client());
         let next = job.conn.abandon(&mut self.turn(desk, clock::monotonic()));
         self.settle(job, next)
-    }
-
-    /// One connection after the other is accepted by the number of a descriptor kept for that, and told that nobody can
-    /// serve it: left in the backlog, its client would wait without being told.
-    pub(super) fn refuse_for_want_of_descriptors(&self, listener: usize) {
-        let mut table = lock(&self.table);
-        let mut refused = 0;
-        while refused < MOST && table.spare.take().is_some() {
-            let accepted = self.arrival(Source::Listener(listener), &mut Vec::new());
-            if let Ok(Some(Arrival::New(fd, ..))) = &accepted {
-                match self.plan.tls {
-                    // A handshake would take longer than there is.
-                    Some(_) => crash::end(fd.as_raw_fd()),
-                    None => _ = crash::say(fd.as_raw_fd(), self.pages.unavailable()),
-                }
-                refused += 1;
-            }
-            let more = matches!(accepted, Ok(Some(_)));
-            drop(accepted);
-            table.spare = self.waker.as_fd().try_clone_to_owned().ok();
-            if !more {
-                break;
-            }
-        }
-        if refused > 0 {
-            log::warn!("Answered {refused} connection(s) with 503, as no descriptor is left (ulimit -n)");
-        }
     }
 }

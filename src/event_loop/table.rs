@@ -3,7 +3,7 @@
 //! lock, so that a number found there is still the connection's.
 //! Never: calls the application, blocks.
 
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::RawFd;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 
@@ -31,8 +31,6 @@ pub(super) struct Table {
     pub(super) retry: Option<Nanos>,
     /// Until when nothing is accepted, for want of descriptors.
     pub(super) pause: Option<Nanos>,
-    /// Given up for a moment to answer whoever comes then.
-    pub(super) spare: Option<OwnedFd>,
     pub(super) drain_until: Option<Nanos>,
     /// Until when the leader waits.
     pub(super) waits_until: Nanos,

@@ -88,16 +88,20 @@ pub fn by_number<'a>(number: RawFd) -> io::Result<(BorrowedFd<'a>, Option<Socket
     Ok((fd, peer))
 }
 
-/// A message into `into`, and its descriptor, CLOEXEC; None when the process has no room for another descriptor.
+/// A message into `into`, and its descriptor, CLOEXEC; None when the process had no room for another descriptor: it is lost
+/// then (recvmsg(2), MSG_CTRUNC).
 pub fn receive_descriptor(by: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
     let mut space = nix::cmsg_space!([RawFd; 1]);
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
     let mut parts = [IoSliceMut::new(into)];
     let message = recvmsg::<()>(by.as_raw_fd(), &mut parts, Some(&mut space), flags)?;
-    let passed = message.cmsgs()?.find_map(|control| match control {
-        ControlMessageOwned::ScmRights(passed) => passed.first().copied(),
-        _ => None,
-    });
+    let passed = match message.flags.contains(MsgFlags::MSG_CTRUNC) {
+        true => None,
+        false => message.cmsgs()?.find_map(|control| match control {
+            ControlMessageOwned::ScmRights(passed) => passed.first().copied(),
+            _ => None,
+        }),
+    };
     // SAFETY: the kernel has just made this descriptor for us.
     let passed = passed.map(|number| unsafe { OwnedFd::from_raw_fd(number) });
     Ok((message.bytes, passed))

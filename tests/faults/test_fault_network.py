@@ -2,7 +2,6 @@
 
 The numbers are the rows of docs/faults.md.
 """
-import glob
 import os
 import select
 import socket
@@ -10,45 +9,9 @@ import socket
 import pytest
 
 import wire
-from faulty import ANSWERED, compare, compare_all, start, traffic, wait_ready, wait_until, worker_of
+from faulty import compare_all, start, traffic, wait_ready, wait_until, worker_of
 
 HEAD = wire.request_bytes("GET", "/?never")
-
-
-def test_row_9_no_descriptors_left(server):
-    """Those beyond the limit are told so or wait; the others are served."""
-    running = start(server, "-w", "2", prefix=["prlimit", "--nofile=48:48"])
-    running.expect_errors(r"(?i)too many open files|descriptor|on the mailbox")
-    idle = []
-    with traffic(running, 4, refusals=(503,)) as clients:
-        # Each worker has its ledger open.
-        wait_until(lambda: len(glob.glob(running.path("ledger-*"))) == 2)
-        for _ in range(150):
-            connection = wire.Connection(running.address)
-            idle.append(connection)
-        clients.wait_answers(40)
-        # The kernel queues what nobody has looked at yet.
-        turned_away = wait_until(lambda: sum(is_refused(connection) for connection in idle))
-        for connection in idle:
-            connection.close()
-        clients.wait_answers(40)
-    assert 0 < turned_away < 150
-    told = compare(running, clients, set())
-    assert ANSWERED in told.values()
-    # And with room again everybody is served.
-    assert running.get("/?after").status == 200
-
-
-def is_refused(connection):
-    """Answered 503 before it asked, or closed."""
-    if not connection.readable(0):
-        return False
-    try:
-        data = connection.sock.recv(4096)
-    except ConnectionResetError:
-        return True
-    assert not data or data.startswith(b"HTTP/1.1 503 "), data
-    return True
 
 
 SLOW = {

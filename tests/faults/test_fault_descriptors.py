@@ -1,0 +1,199 @@
+"""Faults of want: no descriptors are left, in every worker or in one of them. Under traffic, with a ledger.
+
+The number is the row of docs/faults.md.
+"""
+import glob
+import itertools
+import time
+
+import harness
+import wire
+from faulty import ANSWERED, FAULTY, compare, compare_all, start, traffic, wait_until, worker_of
+
+# Takes every descriptor that the process may have: in a request, or beside them when it is told to.
+HOARDING = FAULTY.replace("def app(", "def faulty(") + """
+    import resource
+
+    HOARD = []
+
+    def hoard():
+        most = max(int(name) for name in os.listdir("/proc/self/fd")) + 1
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        try:
+            while True:
+                HOARD.append(os.open("/dev/null", os.O_RDONLY))
+        except OSError:
+            pass
+
+    def hoard_when_told():
+        while not os.path.exists("now"):
+            time.sleep(0.005)
+        hoard()
+        # What takes no descriptor.
+        os.mkdir("hoarded")
+
+    def app(environ, start_response):
+        path = environ["PATH_INFO"]
+        if path not in ("/hoard", "/hoard-late", "/release"):
+            return faulty(environ, start_response)
+        if path == "/release":
+            while HOARD:
+                os.close(HOARD.pop())
+        else:
+            inside(environ)
+            if path == "/hoard":
+                threading.Thread(target=hoard_when_told, daemon=True).start()
+            else:
+                leave(environ)
+                hoard()
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"done"]
+"""
+
+
+SERIALS = itertools.count()
+
+
+def asked(connection):
+    """By whom it is served."""
+    response = connection.exchange("GET", "/?asked-%d" % next(SERIALS))
+    assert response.status == 200 and not response.closing, response
+    return int(response.header("x-pid"))
+
+
+def tell(connection, path):
+    assert connection.exchange("GET", path).body == b"done"
+
+
+class Starved:
+    """A server of which one worker has no descriptor left and does not know it, another is busy, and many connections are
+    spread over them."""
+
+    def __init__(self, server, workers, path):
+        self.running = running = start(server, "-w", str(workers), app=HOARDING)
+        running.expect_errors(r"(?i)too many open files")
+        self.connections = [wire.Connection(running.address) for _ in range(12 * workers)]
+        wait_until(lambda: len(set(map(asked, self.connections))) == workers)
+        tell(self.connections[0], "/hoard?full")
+        self.full = worker_of(running, "full")
+        owners = [(connection, asked(connection)) for connection in self.connections]
+        self.held, *self.others = [connection for connection, pid in owners if pid != self.full]
+        running.touch("now")
+        wait_until(lambda: running.exists("hoarded"))
+        self.held.send_request("GET", path + "?held")
+        self.busy = worker_of(running, "held")
+        assert self.busy != self.full
+
+    def ask_others(self):
+        for connection in self.others:
+            connection.send_request("GET", "/?asked-%d" % next(SERIALS))
+
+    def wait_cannot(self):
+        """The one has been given a connection of the other."""
+        self.running.wait_log(r"\[%d\] \[ERROR\] Cannot accept on the mailbox: Too many open files" % self.full)
+
+    def let_go(self):
+        self.running.touch("go")
+        assert self.held.read_response().status == 200
+
+    def close(self):
+        for connection in self.connections:
+            connection.close()
+
+
+def test_row_9_no_descriptors_left(server):
+    """Those beyond the limit are told so or wait; the others are served."""
+    running = start(server, "-w", "2", prefix=["prlimit", "--nofile=48:48"])
+    running.expect_errors(r"(?i)too many open files|descriptor|on the mailbox")
+    idle = []
+    with traffic(running, 4, refusals=(503,)) as clients:
+        # Each worker has its ledger open.
+        wait_until(lambda: len(glob.glob(running.path("ledger-*"))) == 2)
+        for _ in range(150):
+            connection = wire.Connection(running.address)
+            idle.append(connection)
+        clients.wait_answers(40)
+        # The kernel queues what nobody has looked at yet.
+        turned_away = wait_until(lambda: sum(is_refused(connection) for connection in idle))
+        for connection in idle:
+            connection.close()
+        clients.wait_answers(40)
+    assert 0 < turned_away < 150
+    told = compare(running, clients, set())
+    assert ANSWERED in told.values()
+    # And with room again everybody is served.
+    assert running.get("/?after").status == 200
+
+
+def is_refused(connection):
+    """Answered 503 before it asked, or closed."""
+    if not connection.readable(0):
+        return False
+    try:
+        data = connection.sock.recv(4096)
+    except ConnectionResetError:
+        return True
+    assert not data or data.startswith(b"HTTP/1.1 503 "), data
+    return True
+
+
+def by(answers):
+    """By whom they were answered, all of them 200."""
+    assert {answer.status for answer in answers} <= {200}
+    return {int(answer.header("x-pid")) for answer in answers}
+
+
+def test_row_9_one_worker_without_descriptors_leaves_connections_to_others(server):
+    """New ones, and those that a busy worker gives up: as long as another one has room nobody is refused."""
+    starved = Starved(server, 3, "/wait")
+    running = starved.running
+    with traffic(running, 4) as clients:
+        clients.wait_answers(40)
+        for _ in range(3):
+            starved.ask_others()
+            assert starved.busy not in by([connection.read_response() for connection in starved.others])
+        answers = [running.get("/?new-%d" % next(SERIALS)) for _ in range(60)]
+        assert starved.busy not in by(answers)
+        starved.let_go()
+        # What it has it serves, and with room again it is one of them.
+        tell(next(connection for connection in starved.connections if asked(connection) == starved.full), "/release")
+        wait_until(lambda: by([running.get("/?again-%d" % next(SERIALS))]) == {starved.full})
+        clients.wait_answers(40)
+    compare_all(running, clients)
+    starved.close()
+
+
+def test_row_9_a_connection_that_nobody_has_room_for_now_waits(server):
+    starved = Starved(server, 2, "/wait")
+    starved.ask_others()
+    starved.wait_cannot()
+    starved.let_go()
+    assert by([connection.read_response() for connection in starved.others]) == {starved.busy}
+    starved.close()
+
+
+def test_row_9_a_connection_that_nobody_has_room_for_any_more_is_told(server):
+    """It was the busy one's, which meanwhile has no descriptor left either."""
+    starved = Starved(server, 2, "/hoard-late")
+    starved.ask_others()
+    starved.wait_cannot()
+    starved.let_go()
+    answers = [connection.read_response() for connection in starved.others]
+    told = [answer for answer in answers if answer.status == 503]
+    assert told and all(answer.closing for answer in told)
+    assert by([answer for answer in answers if answer.status != 503]) <= {starved.busy}
+    starved.close()
+
+
+def test_row_9_no_processor_is_burnt_for_want_of_descriptors(server):
+    """While a request waits in the mailbox for room."""
+    starved = Starved(server, 2, "/wait")
+    starved.ask_others()
+    starved.wait_cannot()
+    before = harness.cpu_ticks(starved.full)
+    until = time.monotonic() + 2
+    wait_until(lambda: time.monotonic() > until)
+    # Of two hundred; a look takes less than one.
+    assert harness.cpu_ticks(starved.full) - before <= 10
+    starved.let_go()
+    starved.close()
