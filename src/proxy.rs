@@ -1,6 +1,18 @@
 //! Owns: which peers are believed, and what their fields say about the scheme of the original request.
 //! Rule: a field of a peer that is not trusted has no effect; a trusted one that contradicts itself is refused.
 //! Never: touches the address of the client (no X-Forwarded-For), a socket, or any other field.
+// No panic can be reached from the network: what could be one here says why it is none.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::string_slice,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable
+    )
+)]
 
 use crate::http::{Fields, Reject};
 use crate::proxy_protocol::{Mode, Preface};

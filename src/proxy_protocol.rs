@@ -2,6 +2,18 @@
 //! Rule: an octet is judged as soon as it is there, so the outcome is the same whatever the segmentation; what is not
 //! exactly as specified is refused. The header is bounded, whatever length it claims.
 //! Never: decides who may send one, reads a socket, believes what is attached (TLVs are skipped).
+// No panic can be reached from the network: what could be one here says why it is none.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::string_slice,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable
+    )
+)]
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -184,12 +196,11 @@ fn version_2(bytes: &[u8]) -> Result<Header, Malformed> {
         Some(0x21) => false,
         Some(_) => return Err(Malformed),
     };
-    // "discard the protocol block including the family which is ignored".
-    let needed = match bytes.get(13) {
-        None => return Ok(Header::Partial),
-        Some(_) if local => 0,
-        Some(family) => addresses_length(*family)?,
+    let Some(family) = bytes.get(13).copied() else {
+        return Ok(Header::Partial);
     };
+    // "discard the protocol block including the family which is ignored".
+    let needed = if local { 0 } else { addresses_length(family)? };
     let Some(&[high, low]) = bytes.get(14..V2_FIXED) else {
         return Ok(Header::Partial);
     };
@@ -200,7 +211,7 @@ fn version_2(bytes: &[u8]) -> Result<Header, Malformed> {
     let Some(block) = bytes.get(V2_FIXED..length) else {
         return Ok(Header::Partial);
     };
-    Ok(Header::Complete { length, origin: if local { None } else { block_addresses(bytes[13], block) } })
+    Ok(Header::Complete { length, origin: if local { None } else { block_addresses(family, block) } })
 }
 
 /// How long the address block of a family and protocol is. Those that are not assigned, and datagrams, which cannot have

@@ -37,21 +37,22 @@ impl Leniency {
         let Some(version) = self.request_line(bytes, start, end) else {
             return bytes.len();
         };
-        if self.versions && !rewrite_version(&mut bytes[version..end], line_end.is_some()) {
+        let octets = bytes.get_mut(version..end).unwrap_or_default();
+        if self.versions && !rewrite_version(octets, line_end.is_some()) {
             return version;
         }
-        match line_end {
-            Some(end) if bytes[end..].starts_with(b"\r\n") => self.fields(bytes, end + 2),
+        match bytes.get(end..) {
+            Some([b'\r', b'\n', ..]) => self.fields(bytes, end + 2),
             _ => bytes.len(),
         }
     }
 
     /// Returns where the version begins, if it has begun.
     fn request_line(self, bytes: &mut [u8], start: usize, end: usize) -> Option<usize> {
-        let line = &mut bytes[start..end];
+        let line = bytes.get_mut(start..end)?;
         let method_end = memchr(b' ', line).unwrap_or(line.len());
         if self.casefold {
-            line[..method_end].make_ascii_uppercase();
+            line.get_mut(..method_end)?.make_ascii_uppercase();
         }
         let target = method_end + 1;
         let target_end = target + memchr(b' ', line.get(target..)?)?;
@@ -61,12 +62,13 @@ impl Leniency {
     /// The field lines from `at` on, up to the empty one.
     fn fields(self, bytes: &mut [u8], mut at: usize) -> usize {
         loop {
-            let name = bytes[at..].iter().take_while(|&&octet| octets::is(octet, octets::TOKEN)).count();
+            let line = bytes.get(at..).unwrap_or_default();
+            let name = line.iter().take_while(|&&octet| octets::is(octet, octets::TOKEN)).count();
             // No name: the head is over, or it is none.
             if name == 0 {
                 return bytes.len();
             }
-            let open = !is_of_the_message(&bytes[at..at + name]);
+            let open = !line.get(..name).is_some_and(is_of_the_message);
             if self.name_spaces && open && !close_up(bytes, at + name) {
                 return at + name;
             }
@@ -106,7 +108,7 @@ fn is_of_the_message(name: &[u8]) -> bool {
 fn rewrite_version(version: &mut [u8], ended: bool) -> bool {
     const KNOWN: &[u8; 5] = b"HTTP/";
     let fits = |(place, octet): (usize, &u8)| match place {
-        0..=4 => *octet == KNOWN[place],
+        0..=4 => KNOWN.get(place) == Some(octet),
         6 => *octet == b'.',
         _ => octet.is_ascii_digit(),
     };
@@ -124,7 +126,8 @@ fn rewrite_version(version: &mut [u8], ended: bool) -> bool {
 
 /// Moves a colon that has white space before it to `at`, where the name ends. False while it may still come.
 fn close_up(bytes: &mut [u8], at: usize) -> bool {
-    let spaces = bytes[at..].iter().take_while(|octet| matches!(octet, b' ' | b'\t')).count();
+    let rest = bytes.get(at..).unwrap_or_default();
+    let spaces = rest.iter().take_while(|octet| matches!(octet, b' ' | b'\t')).count();
     if spaces == 0 || spaces > MOST_SPACES {
         return true;
     }
@@ -141,8 +144,8 @@ fn close_up(bytes: &mut [u8], at: usize) -> bool {
 fn next_line(bytes: &mut [u8], mut at: usize, folding: bool) -> Option<usize> {
     loop {
         let end = line_end(bytes, at)?;
-        match bytes.get(end..end + 3)? {
-            [b'\r', b'\n', b' ' | b'\t'] if folding => bytes[end..end + 2].fill(b' '),
+        match bytes.get_mut(end..end + 3)? {
+            [cr @ b'\r', lf @ b'\n', b' ' | b'\t'] if folding => (*cr, *lf) = (b' ', b' '),
             [b'\r', b'\n', _] => return Some(end + 2),
             _ => return None,
         }

@@ -1,6 +1,18 @@
 //! Owns: the value types of HTTP/1.x that every other file of this layer speaks in.
 //! Rule: a head is a set of offsets into the octets it was parsed from; nothing is copied and nothing is decoded here.
 //! Never: sockets, clock, log, Python, globals; `now` and limits are arguments, results are values.
+// No panic can be reached from the network: what could be one here says why it is none.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::indexing_slicing,
+        clippy::string_slice,
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::unreachable
+    )
+)]
 
 pub mod body;
 pub mod date;
@@ -22,6 +34,7 @@ pub struct Span {
 }
 
 impl Span {
+    #[allow(clippy::indexing_slicing, reason = "the parser has made it, of these octets")]
     pub fn of(self, bytes: &[u8]) -> &[u8] {
         &bytes[self.start as usize..self.end as usize]
     }

@@ -43,6 +43,7 @@ const fn class_of(octet: u8) -> u8 {
     class
 }
 
+#[allow(clippy::indexing_slicing, reason = "evaluated by the compiler")]
 const CLASSES: [u8; 256] = {
     let mut table = [0; 256];
     let mut octet = 0;
@@ -54,8 +55,8 @@ const CLASSES: [u8; 256] = {
 };
 
 #[inline]
+#[allow(clippy::indexing_slicing, reason = "an octet indexes a table of 256")]
 pub fn is(octet: u8, class: u8) -> bool {
-    // An octet indexes a table of 256.
     CLASSES[octet as usize] & class != 0
 }
 

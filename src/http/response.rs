@@ -179,8 +179,8 @@ pub fn chunk_size(length: usize, out: &mut Vec<u8>) {
     debug_assert!(length > 0);
     let digits = (usize::BITS - length.leading_zeros()).div_ceil(4);
     for place in (0..digits).rev() {
-        let digit = (length >> (place * 4)) as u32 & 15;
-        out.push(b"0123456789abcdef"[digit as usize]);
+        let digit = (length >> (place * 4)) as u8 & 15;
+        out.push(if digit < 10 { b'0' + digit } else { b'a' + digit - 10 });
     }
     out.extend_from_slice(b"\r\n");
 }
@@ -197,7 +197,7 @@ fn write_decimal(mut number: u64, out: &mut Vec<u8>) {
             break;
         }
     }
-    out.extend_from_slice(&digits[first..]);
+    out.extend_from_slice(digits.get(first..).unwrap_or_default());
 }
 
 #[cfg(test)]

@@ -58,10 +58,10 @@ struct Parts<'b> {
 
 impl<'b> Parts<'b> {
     #[inline]
+    #[allow(clippy::indexing_slicing, reason = "`end` is the place of an octet of the line")]
     fn of(line: &'b [u8]) -> Parts<'b> {
         // A method is too short for a search by `memchr` to pay.
         let (method, rest) = match line.iter().position(|&octet| octet == b' ') {
-            // `end` is the place of an octet of the line.
             Some(end) => (&line[..end], Some(&line[end + 1..])),
             None => (line, None),
         };
