@@ -322,8 +322,9 @@ fn escape_slowly(value: &[u8], dialect: Dialect, out: &mut Vec<u8>) {
 fn escape_char(letter: char, dialect: Dialect, out: &mut Vec<u8>) {
     let mut space = [0; 4];
     let octets = letter.encode_utf8(&mut space).as_bytes();
-    // U+2028 and U+2029 end a line for whoever goes by Unicode.
-    let breaks = letter.is_control() || matches!(letter, '\u{2028}' | '\u{2029}');
+    // U+2028 and U+2029 end a line for whoever goes by Unicode; the others turn it round, or are not seen.
+    let breaks = letter.is_control()
+        || matches!(letter, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
     match (letter, dialect) {
         ('"' | '\\', _) => out.extend_from_slice(&[b'\\', letter as u8]),
         (_, Dialect::Json) if breaks => out.extend_from_slice(format!("\\u{:04x}", letter as u32).as_bytes()),
@@ -543,6 +544,7 @@ mod tests {
         assert_eq!(escaped(b"\xe9 \xff"), "\\xE9 \\xFF");
         assert_eq!(escaped("\u{9b}".as_bytes()), "\\xC2\\x9B");
         assert_eq!(escaped("\u{2028}".as_bytes()), "\\xE2\\x80\\xA8");
+        assert_eq!(escaped("a\u{202e}b\u{feff}".as_bytes()), "a\\xE2\\x80\\xAEb\\xEF\\xBB\\xBF");
     }
 
     #[test]
