@@ -242,3 +242,24 @@ fn path_info(line: &Line<'_>) -> Vec<u8> {
     rules::decode_path(rules::path_below(path, script_name.as_bytes()), &mut decoded);
     decoded
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+
+    #[test]
+    fn lines_are_written_before_they_are_many() {
+        let null = File::options().write(true).open("/dev/null").unwrap();
+        let file = Some((Arc::new(LogFile::new(null.into())), LogTarget::Dash));
+        let log = AccessLog::new(Recipients { file, ..Recipients::default() }, "%(U)s").unwrap();
+        let target = [b'x'; 1000];
+        let mut most = 0;
+        for _ in 0..1000 {
+            let known = Known { method: b"GET", target: &target, elapsed: 0 };
+            log.answered(Reject::Overloaded, Peer::Unix, 0, &known);
+            most = most.max(log.lines().bytes.len());
+        }
+        assert!(most < ENOUGH && most > ENOUGH / 2, "{most}");
+    }
+}

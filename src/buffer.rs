@@ -300,6 +300,21 @@ mod tests {
     }
 
     #[test]
+    fn a_read_takes_no_more_than_there_is_room_for() {
+        let (transport, mut far) = pair();
+        let mut scratch = Scratch::new(1024);
+        far.set_nonblocking(true).unwrap();
+        while !scratch.is_full() {
+            while far.write(&[b'x'; 4096]).is_ok() {}
+            assert!(scratch.receive(&transport).unwrap() <= READ_SIZE);
+        }
+        assert_eq!(scratch.unread().len(), 1024 + READ_SIZE);
+        scratch.start += READ_SIZE;
+        assert!(scratch.receive(&transport).unwrap() <= READ_SIZE);
+        assert!(scratch.bytes.len() == 1024 + READ_SIZE && scratch.unread().len() <= 1024 + READ_SIZE);
+    }
+
+    #[test]
     fn scratch_keeps_what_was_not_consumed() {
         let (transport, mut far) = pair();
         let mut scratch = Scratch::new(1024);

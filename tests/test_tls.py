@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import ssl
+import struct
 import subprocess
 import threading
 import warnings
@@ -158,6 +159,34 @@ def test_a_session_is_resumed_by_every_worker(server, site, authority, version):
             seen.add(body["pid"])
         return len(seen) > 1
     harness.wait_until(resumed)
+
+
+def records(octets):
+    """TLS records of a handshake message that begins like this."""
+    return b"".join(b"\x16\x03\x01" + struct.pack("!H", len(octets[n:n + 16384])) + octets[n:n + 16384]
+                    for n in range(0, len(octets), 16384))
+
+
+def test_a_hello_without_end_is_refused_and_one_that_is_not_ended_costs_little(server, site, authority):
+    running = server("apps.echo:app", *https(site), "--header-timeout", "100")
+    worker = running.wait_workers(1)[0]
+    with running.connect() as connection:
+        # A client's hello of 16 MB.
+        connection.send(records(b"\x01\xff\xff\xff" + b"x" * 40000))
+        assert connection.expect_closed() == b""
+    connections = [running.connect() for _ in range(100)]
+    try:
+        before = harness.status_field(worker, "VmRSS")
+        for connection in connections:
+            connection.send(records(b"\x01\x00\xff\xf0" + b"x" * 60000))
+        # Who comes last is served last.
+        with Secure(running, client_context(authority)) as connection:
+            assert connection.exchange().status == 200
+        grown = harness.status_field(worker, "VmRSS") - before
+        assert grown < 100 * 160, "%d kB for 100 handshakes" % grown
+    finally:
+        for connection in connections:
+            connection.close()
 
 
 def test_a_slow_handshake_holds_nobody_up(server, site, authority):
