@@ -11,9 +11,12 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 import time
 import uuid
 from signal import SIGKILL, SIGQUIT, SIGTERM
+
+import pytest
 
 import wire
 
@@ -43,6 +46,36 @@ def wait_until(predicate, timeout=20, what=""):
         time.sleep(0.02)
 
 
+class Threads:
+    """Threads beside a test, from the beginning of a `with` block to its end, which `over` tells them. What one of them raises
+    ends it, and is one of the `faults`.
+    """
+
+    def __init__(self, count, work):
+        """Each runs `work(number, over)`."""
+        self.over = threading.Event()
+        self.faults = []
+        self.threads = [threading.Thread(target=self._run, args=(work, number), daemon=True) for number in range(count)]
+
+    def _run(self, work, number):
+        try:
+            work(number, self.over)
+        except Exception as error:
+            self.faults.append("%d: %r" % (number, error))
+
+    def __enter__(self):
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, kind, *_):
+        self.over.set()
+        for thread in self.threads:
+            thread.join(40)
+        # Whatever has ended the block says more.
+        assert kind or not self.faults, self.faults
+
+
 def command():
     """The argv that starts the server under test."""
     name = os.environ.get("RGUNICORN", "rgunicorn")
@@ -53,6 +86,17 @@ def command():
     if not found:
         raise RuntimeError("%s is neither beside %s nor on PATH" % (name, sys.executable))
     return [os.path.abspath(found)]
+
+
+def compile_library(path, text):
+    """The path of a library to preload, made from C."""
+    compiler = shutil.which("cc")
+    if not compiler:
+        pytest.skip("there is no C compiler")
+    source = path.with_suffix(".c")
+    source.write_text(text)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(path), str(source), "-ldl"], check=True)
+    return str(path)
 
 
 class Done:

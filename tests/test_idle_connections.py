@@ -1,13 +1,12 @@
 """A connection at rest outlives the worker that has it, and workers have equal shares of them."""
 import os
-import threading
 from signal import SIGHUP, SIGTERM, SIGTTIN, SIGTTOU
 
 import pytest
 
 import wire
 from crowd import Crowd, begin, pid_of, wait_ready
-from harness import alive, wait_until
+from harness import Threads, alive, wait_until
 
 APP = "apps.tail"
 KEEP = ("--keep-alive", "60")
@@ -162,25 +161,16 @@ def test_connections_that_come_at_once_are_spread_evenly(server, workers):
 @pytest.mark.parametrize("workers", [2, 4])
 def test_connections_that_come_under_load_are_spread_evenly(server, workers):
     running, _ = start(server, ("-w", workers))
-    stop = threading.Event()
 
-    def load():
+    def load(_, over):
         with running.connect() as connection:
-            while not stop.is_set():
+            while not over.is_set():
                 connection.exchange()
-    clients = [threading.Thread(target=load) for _ in range(3)]
-    for client in clients:
-        client.start()
-    try:
-        with Crowd(running, 0) as crowd:
-            for _ in range(64):
-                crowd.connections.append(wire.Connection(running.address))
-                crowd.connections[-1].exchange()
-            print(spread(crowd, workers))
-    finally:
-        stop.set()
-        for client in clients:
-            client.join()
+    with Threads(3, load), Crowd(running, 0) as crowd:
+        for _ in range(64):
+            crowd.connections.append(wire.Connection(running.address))
+            crowd.connections[-1].exchange()
+        print(spread(crowd, workers))
 
 
 def test_connections_are_spread_over_new_workers(server):

@@ -1,10 +1,9 @@
 """Other threads of the application have their share of the interpreter, and leave the requests theirs."""
 import struct
-import threading
 
 import pytest
 
-from harness import wait_until
+from harness import Threads, wait_until
 
 # The count is where the test sees it without asking; counting itself never gives the interpreter up.
 APP = """
@@ -46,35 +45,20 @@ def wait_progress(running):
     wait_until(lambda: count(running) > before + 1000, 20, lambda: "progress beyond %d" % before)
 
 
-class Load:
+class Load(Threads):
     """Clients that never pause."""
 
     def __init__(self, running, clients):
-        self.running, self.stop = running, threading.Event()
+        super().__init__(clients, self.work)
+        self.running = running
         self.answers = [0] * clients
-        self.faults = []
-        self.threads = [threading.Thread(target=self.work, args=(n,), daemon=True) for n in range(clients)]
 
-    def work(self, number):
-        try:
-            with self.running.connect() as connection:
-                while not self.stop.is_set():
-                    query = "%d-%d" % (number, self.answers[number])
-                    assert connection.exchange("GET", "/?" + query).text == query
-                    self.answers[number] += 1
-        except Exception as error:
-            self.faults.append(repr(error))
-
-    def __enter__(self):
-        for thread in self.threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.stop.set()
-        for thread in self.threads:
-            thread.join(30)
-        assert not self.faults
+    def work(self, number, over):
+        with self.running.connect() as connection:
+            while not over.is_set():
+                query = "%d-%d" % (number, self.answers[number])
+                assert connection.exchange("GET", "/?" + query).text == query
+                self.answers[number] += 1
 
     def wait_answers(self, each):
         goals = [answers + each for answers in self.answers]

@@ -6,7 +6,6 @@ import time
 
 import pytest
 
-import wire
 from crowd import Crowd, begin, wait_ready
 from harness import wait_until
 

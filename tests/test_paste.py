@@ -40,17 +40,20 @@ def pserve(*words):
     return [os.path.join(os.path.dirname(sys.executable), "pserve"), *words]
 
 
+def writer(path, text):
+    """A function that writes an ini file, this text and the lines it is given, and gives its path."""
+    def write(*lines):
+        path.write_text(text + "\n".join(lines) + "\n")
+        return path
+
+    return write
+
+
 @pytest.fixture
 def site(tmp_path):
     """Writes the ini file with these lines in its server section, and gives its path."""
     (tmp_path / "site_of_paste.py").write_text(SITE)
-
-    def write(*lines):
-        path = tmp_path / "production.ini"
-        path.write_text(INI + "\n".join(lines) + "\n")
-        return path
-
-    return write
+    return writer(tmp_path / "production.ini", INI)
 
 
 def start(server, path, **settings):
@@ -144,13 +147,7 @@ def second(global_conf):
 def file(tmp_path):
     """Writes an ini file with these lines after its applications, and gives its path."""
     (tmp_path / "site_of_file.py").write_text(SITE_OF_FILE)
-
-    def write(*lines):
-        path = tmp_path / "shop.ini"
-        path.write_text(FILE + "\n".join(lines) + "\n")
-        return path
-
-    return write
+    return writer(tmp_path / "shop.ini", FILE)
 
 
 def paste(server, path, *options, **settings):

@@ -21,7 +21,7 @@ import pytest
 import harness
 import nginx
 import wire
-from harness import ROOT, wait_until
+from harness import ROOT, Threads, wait_until
 
 PROJECT = os.path.join(ROOT, "examples", "django")
 DJANGO = "mysite.wsgi:application"
@@ -326,30 +326,20 @@ def test_nginx_notices_no_change_of_workers(django, in_front, tmp_path, upstream
         config = nginx.example("unix.conf", "%s/s" % tmp_path, tmp_path / "site" / "static")
     running.expect_errors(r"(?i)reload")  # one that the next overtook
     front = in_front(config)
-    pids, failures, stop = set(), [], threading.Event()
+    pids = set()
 
-    def work():
+    def work(_, over):
         browser = Browser(front.address)
-        while not stop.is_set():
-            try:
-                status, _, body = browser.open("/health/")
-                assert status == 200, (status, body)
-                pids.add(body.split()[1])
-            except Exception as error:
-                failures.append(repr(error))
-                return
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for generation in range(3):
-        seen = len(pids)
-        if how == "reload":
-            running.signal(signal.SIGHUP)
-        wait_until(lambda: len(pids) >= seen + 2 or failures, 60, running.log)
-    stop.set()
-    for thread in threads:
-        thread.join(40)
-    assert not failures
+        while not over.is_set():
+            status, _, body = browser.open("/health/")
+            assert status == 200, (status, body)
+            pids.add(body.split()[1])
+    with Threads(4, work) as visitors:
+        for _ in range(3):
+            seen = len(pids)
+            if how == "reload":
+                running.signal(signal.SIGHUP)
+            wait_until(lambda: len(pids) >= seen + 2 or visitors.faults, 60, running.log)
 
 
 def test_nginx_passes_uploads_through_unbuffered(server, in_front):

@@ -4,15 +4,13 @@ import ast
 import json
 import os
 import re
-import shutil
 import stat
-import subprocess
 
 import pytest
 
 import harness
 import wire
-from harness import wait_until
+from harness import compile_library, wait_until
 
 pytest.importorskip("rgunicorn", reason="the table is in the package")
 from rgunicorn import _core  # noqa: E402
@@ -283,12 +281,7 @@ FILE = """
     ([], {}, "sendfile = False", False),
 ])
 def test_sendfile(server, tmp_path, options, env, config, used):
-    compiler = shutil.which("cc")
-    if not compiler:
-        pytest.skip("there is no C compiler")
-    (tmp_path / "spy.c").write_text(SPY)
-    library = str(tmp_path / "spy.so")
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, str(tmp_path / "spy.c"), "-ldl"], check=True)
+    library = compile_library(tmp_path / "spy.so", SPY)
     directory = tmp_path / "site"
     directory.mkdir()
     (directory / "data").write_bytes(b"x" * 300000)

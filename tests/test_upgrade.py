@@ -109,6 +109,24 @@ def upgrade(server):
                 os.kill(pid, SIGQUIT)
 
 
+def held(upgrade):
+    """Its new server cannot get ready before `let_go`."""
+    both = upgrade(APP)
+    both.wait_workers(both.old, 1)
+    both.running.touch("hold")
+    return both.start(ready=False)
+
+
+def let_go(both):
+    os.unlink(both.running.path("hold"))
+
+
+def put_off(both):
+    """Tells the old server to stop while the new one cannot serve yet."""
+    os.kill(both.old, SIGTERM)
+    both.running.wait_log("Waiting for the new server")
+
+
 @pytest.mark.parametrize("number", [SIGTERM, SIGQUIT])
 def test_the_new_server_takes_the_place_of_the_old(upgrade, number):
     both = upgrade(APP, "-w", "2")
@@ -132,14 +150,11 @@ def test_the_new_server_takes_the_place_of_the_old(upgrade, number):
 
 
 def test_until_it_is_ready_the_new_server_takes_nothing(upgrade):
-    both = upgrade(APP)
-    both.wait_workers(both.old, 1)
-    both.running.touch("hold")
-    both.start(ready=False)
+    both = held(upgrade)
     both.running.wait_log(r"\[%d\] \[INFO\] Listening" % both.new)
     assert both.servers() == {both.old}
     assert "is ready (pid: %d)" % both.new not in both.running.log()
-    os.unlink(both.running.path("hold"))
+    let_go(both)
     both.wait_ready()
     both.end_old()
     assert both.servers() == {both.new}
@@ -148,43 +163,31 @@ def test_until_it_is_ready_the_new_server_takes_nothing(upgrade):
 
 def test_term_to_the_old_waits_for_the_new(upgrade):
     """As in a script that sends USR2 and, some seconds later, TERM."""
-    both = upgrade(APP)
-    both.wait_workers(both.old, 1)
-    both.running.touch("hold")
-    both.start(ready=False)
-    os.kill(both.old, SIGTERM)
-    both.running.wait_log("Waiting for the new server")
+    both = held(upgrade)
+    put_off(both)
     assert both.servers() == {both.old}
-    os.unlink(both.running.path("hold"))
+    let_go(both)
     assert both.running.wait_exit() == 0
     assert both.servers() == {both.new}
     both.end(both.new)
 
 
 def test_term_is_obeyed_all_the_same_when_the_new_server_fails(upgrade):
-    both = upgrade(APP)
-    both.wait_workers(both.old, 1)
+    both = held(upgrade)
     both.running.expect_errors(*FAILED)
-    both.running.touch("hold")
-    both.start(ready=False)
-    os.kill(both.old, SIGTERM)
-    both.running.wait_log("Waiting for the new server")
+    put_off(both)
     os.kill(both.new, SIGKILL)
     assert both.running.wait_exit() == 0
-    os.unlink(both.running.path("hold"))
+    let_go(both)
 
 
 def test_a_second_term_does_not_wait(upgrade):
-    both = upgrade(APP)
-    both.wait_workers(both.old, 1)
-    both.running.touch("hold")
-    both.start(ready=False)
-    os.kill(both.old, SIGTERM)
-    both.running.wait_log("Waiting for the new server")
+    both = held(upgrade)
+    put_off(both)
     os.kill(both.old, SIGTERM)
     assert both.running.wait_exit() == 0
     both.running.wait_log("Master has been promoted")
-    os.unlink(both.running.path("hold"))
+    let_go(both)
     assert both.servers() == {both.new}
     both.end(both.new)
 
@@ -251,7 +254,7 @@ def test_winch_without_an_upgrade_is_a_terminal_that_was_resized(upgrade):
     os.kill(both.old, SIGWINCH)
     both.running.wait_log("Handling signal: winch", count=2)
     assert both.servers() == {both.old}
-    os.unlink(both.running.path("hold"))
+    let_go(both)
     both.wait_ready()
     both.end(both.new)
 

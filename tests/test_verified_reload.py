@@ -12,7 +12,7 @@ import pytest
 
 import harness
 import wire
-from harness import alive, wait_until
+from harness import Threads, alive, wait_until
 
 N = 2
 APP = """
@@ -203,22 +203,16 @@ def test_a_release_that_dies_of_its_first_request(released):
     one.clients = []
     broken = source("two").replace("body = environ", "os._exit(9)\n    body = environ")
     write(one.running, {"app.py": broken})
-    over = threading.Event()
 
-    def ask():
+    def ask(_, over):
         while not over.is_set():
             try:
                 with one.running.connect() as connection:
                     connection.exchange()
             except (AssertionError, OSError):
                 pass
-    clients = [threading.Thread(target=ask) for _ in range(4)]
-    for client in clients:
-        client.start()
-    done = one.reload()
-    over.set()
-    for client in clients:
-        client.join()
+    with Threads(4, ask):
+        done = one.reload()
     check_failed(one, done, r"a new worker exited with code 9")
     assert one.running.get().text == "one"
 
@@ -268,13 +262,18 @@ def test_an_asker_hears_of_no_reload_but_its_own(released):
     assert not failures, (failures, one.running.log())
 
 
+def wait_taken_over(one):
+    """The log says so before the old workers are told to accept nothing more."""
+    one.running.wait_log("Reload complete")
+    wait_until(lambda: one.running.get().text == "two", 20, one.running.log)
+
+
 def test_without_waiting(released):
     one = released()
     write(one.running, {"app.py": source("two")})
     done = harness.run("reload", one.running.path("pid"))
     assert (done.returncode, done.stdout) == (0, "Reload requested (pid: %d)\n" % one.running.pid)
-    one.running.wait_log("Reload complete")
-    assert one.running.get().text == "two"
+    wait_taken_over(one)
 
 
 def test_the_time_is_over(released):
@@ -284,8 +283,7 @@ def test_the_time_is_over(released):
     assert done.returncode == 4 and "has not ended within 0.3 s" in done.stderr
     assert one.running.get().text == "one"
     os.unlink(one.running.path("hang"))
-    one.running.wait_log("Reload complete")
-    assert one.running.get().text == "two"
+    wait_taken_over(one)
 
 
 def test_a_server_that_stops_meanwhile(server):

@@ -1,7 +1,6 @@
 """Every setting with values that it cannot have, from every source: one sentence that names the setting, the source and what
 is allowed, and the right exit code. A setting of a kind without such values here fails."""
 import json
-import os
 import re
 import subprocess
 import sys

@@ -460,36 +460,35 @@ def app(environ, start_response):
         assert connection.read_fields() == []
 
 
-def test_blocks_are_sent_with_a_length_too(server):
-    running = server(TOLD + """
+COUNTED = TOLD + """
 def app(environ, start_response):
-    start_response("200 OK", TEXT + [("Content-Length", "6")])
+    start_response("200 OK", TEXT + HEADERS)
     for n in range(3):
         yield b"%d\\n" % n
         wait_for("seen%d" % n)
-""")
+"""
+
+
+def read_counted(running, connection):
+    for n in range(3):
+        assert connection.read_exactly(2) == b"%d\n" % n
+        running.touch("seen%d" % n)
+
+
+def test_blocks_are_sent_with_a_length_too(server):
+    running = server(COUNTED + 'HEADERS = [("Content-Length", "6")]\n')
     with running.connect() as connection:
         connection.send_request()
         assert connection.read_head().framing == "length"
-        for n in range(3):
-            assert connection.read_exactly(2) == b"%d\n" % n
-            running.touch("seen%d" % n)
+        read_counted(running, connection)
 
 
 def test_blocks_are_sent_to_http_1_0(server):
-    running = server(TOLD + """
-def app(environ, start_response):
-    start_response("200 OK", TEXT)
-    for n in range(3):
-        yield b"%d\\n" % n
-        wait_for("seen%d" % n)
-""")
+    running = server(COUNTED + "HEADERS = []\n")
     with running.connect() as connection:
         connection.send_request(version="HTTP/1.0")
         assert connection.read_head().framing == "close"
-        for n in range(3):
-            assert connection.read_exactly(2) == b"%d\n" % n
-            running.touch("seen%d" % n)
+        read_counted(running, connection)
         connection.expect_eof()
 
 
