@@ -11,7 +11,7 @@ import pytest
 
 import wire
 from crowd import Crowd, begin, pid_of, wait_inside, wait_ready
-from harness import alive, wait_until
+from harness import alive, compile_library, wait_until
 
 APP = "apps.tail"
 OPTIONS = ("--keep-alive", "60", "--access-logfile", "access.log")
@@ -228,6 +228,37 @@ def test_at_the_very_end_of_its_time_a_request_has_one_answer(server, options):
         wait_until(lines)
         assert len(lines()) == 1
     assert sum('" 504 ' in line for line in running.read("access.log").splitlines()) == statuses.count(504)
+
+
+# Writing the first line about it takes long.
+SLOW_LOG = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <string.h>
+#include <unistd.h>
+
+ssize_t write(int fd, const void *text, size_t count) {
+    if (memmem(text, count, "WORKER TIMEOUT", 14))
+        usleep(500000);
+    return ((ssize_t (*)(int, const void *, size_t))dlsym(RTLD_NEXT, "write"))(fd, text, count);
+}
+"""
+
+
+@THREADS
+def test_a_worker_does_not_end_before_the_log_knows_of_its_last_request(server, tmp_path, threads):
+    library = compile_library(tmp_path / "slow.so", SLOW_LOG)
+    running = server(APP, *OPTIONS, "--timeout", "1", "--threads", threads, env={"LD_PRELOAD": library})
+    running.expect_errors(*TROUBLE)
+    [old] = wait_ready(running, 1)
+    with running.connect() as victim:
+        begin(running, victim, "/wait", "victim")
+        running.signal(SIGHUP)
+        running.wait_log("Reload complete")
+        assert victim.read_response().status == 504
+        running.touch("go-victim")
+    wait_until(lambda: not alive(old), 20, running.log)
+    check_log(running, old, "/wait", "victim")
 
 
 def test_a_client_that_has_gone_is_no_matter(server):

@@ -70,8 +70,12 @@ impl EventLoop {
         let claim = &self.calls[thread];
         self.freeze(true);
         self.plan.overrun.begins(thread);
+        let telling = lock(&self.telling);
         let (fd, outcome) = match claim.overrun(seen) {
-            Overrun::Gone => return self.thaw(thread),
+            Overrun::Gone => {
+                drop(telling);
+                return self.thaw(thread);
+            }
             Overrun::TooLate(fd) => (fd, "its response had begun"),
             Overrun::Answer(fd) => {
                 let outcome = self.answer(fd, request.as_ref(), desk);
@@ -82,6 +86,7 @@ impl EventLoop {
         if let Some(request) = request {
             self.report(thread, fd, &request, (limit, outcome), now);
         }
+        drop(telling);
         let runs = || claim.look().is_overdue();
         let free = self.plan.overrun.deal(thread, &runs);
         // A call that is over by now has thawed the worker itself, perhaps too early.

@@ -135,6 +135,8 @@ pub struct EventLoop {
     /// It drains, and no other worker goes on with its connections: each ends with its response.
     closing: AtomicBool,
     stopped: AtomicBool,
+    /// Held by the helper from the moment in which a request is taken from its thread until the log knows of it.
+    telling: Mutex<()>,
 }
 
 /// What only the leader uses.
@@ -219,6 +221,7 @@ impl EventLoop {
             draining: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
+            telling: Mutex::new(()),
         };
         match looped.plan.quiet {
             0 => looped.listen(&mut lock(&looped.table))?,
@@ -234,6 +237,8 @@ impl EventLoop {
     /// One thread's life until the loop stops. Every thread of the worker runs it.
     pub fn run(&self, thread: usize, caller: &mut dyn Caller) {
         self.lead_and_serve(thread, caller);
+        // What the helper says of a request comes after that has its answer, and may be all that is left to do.
+        drop(lock(&self.telling));
         // Another thread's last request has its line before its connection is gone, which is what ends the loop.
         self.write_access_log();
     }
