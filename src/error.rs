@@ -6,15 +6,12 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-/// Why the server does not start. The variants are gunicorn's exit codes, which supervisors act on.
+/// Why the server does not start. The variants have gunicorn's exit codes, which supervisors act on; those of a worker that
+/// could not boot are `worker::BOOT_FAILED` and `worker::APP_NOT_FOUND`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Error {
     /// The command line cannot be understood.
     Usage(String),
-    /// A worker failed before it was ready for requests.
-    Boot(String),
-    /// The application was not found where the operator said.
-    AppLoad(String),
     /// The value of a setting.
     Setting(Box<Wrong>),
     /// A configuration file, a listener, the pid file, …
@@ -60,8 +57,6 @@ impl Error {
         match self {
             Error::Setting(_) | Error::Other(_) => 1,
             Error::Usage(_) => 2,
-            Error::Boot(_) => 3,
-            Error::AppLoad(_) => 4,
         }
     }
 }
@@ -69,9 +64,7 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::Usage(text) | Error::Boot(text) | Error::AppLoad(text) | Error::Other(text) => {
-                out.write_str(text)
-            }
+            Error::Usage(text) | Error::Other(text) => out.write_str(text),
             Error::Setting(wrong) => wrong.fmt(out),
         }
     }
@@ -97,8 +90,6 @@ mod tests {
         let text = || "x".to_string();
         assert_eq!(Error::Other(text()).exit_code(), 1);
         assert_eq!(Error::Usage(text()).exit_code(), 2);
-        assert_eq!(Error::Boot(text()).exit_code(), 3);
-        assert_eq!(Error::AppLoad(text()).exit_code(), 4);
     }
 
     #[test]

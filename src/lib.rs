@@ -16,12 +16,8 @@
 //!
 //! # Layers
 //!
-//! A file imports only from lower layers: `sys`, `error`, `defect`, `config::values` · `config`, `http`, `proxy`, `proxy_protocol` · `scoreboard`,
-//! `listener`, `control`, `log`, `panic`, `remote`, `syslog`, `statsd`, `systemd`, `identity`, `access_log`, `buffer`, `timers`, `transport`, `handoff`,
-//! `watch` · `conn`, `exchange`, `access_sink`, `app` · `event_loop`, `python`, `launch`, `logger`, `hooks`, `wsgi`, `daemon`,
-//! `development` · `worker`, `fork_doctor`, `mold`,
-//! `arbiter` · `cli`, `surface`, `lib`.
-//! `tests/layers.rs` checks it.
+//! A file imports only from lower layers, of which there are seven: system, pure rules, shared parts, one connection, loops
+//! and Python, roles, entry. `tests/layers.rs` says which file is in which, and checks it.
 #![deny(unsafe_code, clippy::undocumented_unsafe_blocks)]
 
 pub mod access_log;

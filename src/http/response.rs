@@ -8,8 +8,6 @@ use super::{octets, Version};
 
 /// RFC 9110 §15.2.1, sent when the application first reads the body.
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
-/// What follows the octets of each chunk.
-pub const CHUNK_END: &[u8] = b"\r\n";
 /// RFC 9112 §7.1: `last-chunk`, and an empty trailer section.
 pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
