@@ -53,7 +53,7 @@ pub fn parse(args: &[String]) -> Result<Command, Error> {
 }
 
 /// The command `reload`, and no application of this name: that has no `--wait`, and no other word beside it which is not
-/// an option's.
+/// an option's. Alone with `--help` it is the command.
 fn reload(args: &[String]) -> Option<Result<Command, Error>> {
     let (_, words) = args.split_first().filter(|(first, _)| *first == "reload")?;
     let (mut wait, mut help, mut timeout, mut strange, mut paths) = (false, false, None, None, Vec::new());
@@ -70,9 +70,9 @@ fn reload(args: &[String]) -> Option<Result<Command, Error>> {
     }
     let usage = |sentence: String| Some(Err(Error::Usage(sentence)));
     match (strange, paths.as_slice()) {
+        (None, _) if help => Some(Ok(Command::Help(RELOAD_HELP.into()))),
         (Some(_), _) | (_, []) if !wait => None,
         (Some(word), _) => usage(format!("reload has no option {word}")),
-        _ if help => Some(Ok(Command::Help(RELOAD_HELP.into()))),
         (None, [path]) if wait => Some(patience(timeout).map(|wait| order(path, Some(wait)))),
         (None, [path]) if timeout.is_none() => Some(Ok(order(path, None))),
         (None, [_]) => usage("--timeout of reload goes with --wait".into()),
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn help_and_version_win() {
-        for line in ["-h", "--help", "app:app -w 2 --help"] {
+        for line in ["-h", "--help", "app:app -w 2 --help", "reload -w 2 --help"] {
             assert!(matches!(parse(&words(line)), Ok(Command::Help(text)) if text.contains("--bind")));
         }
         for line in ["-v", "--version"] {
@@ -144,9 +144,12 @@ mod tests {
         ] {
             assert_eq!(parse(&words(line)), order(wait), "{line}");
         }
-        assert!(
-            matches!(parse(&words("reload --wait --help")), Ok(Command::Help(text)) if text.contains("PIDFILE"))
-        );
+        for line in ["reload --help", "reload -h", "reload --wait --help", "reload x.pid --help"] {
+            assert!(
+                matches!(parse(&words(line)), Ok(Command::Help(text)) if text.contains("PIDFILE")),
+                "{line}"
+            );
+        }
         for (line, part) in [
             ("reload --wait", "needs a PIDFILE"),
             ("reload --wait a b", "b is another word"),

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use pyo3::prelude::*;
 
-use crate::error::Error;
+use crate::error::{reason, Error};
 use crate::python::{self, Fork};
 use crate::sys::{file, process};
 
@@ -99,7 +99,7 @@ fn read(file: File) -> Option<i32> {
 /// Errors: a sentence.
 pub fn server_of(path: &Path) -> Result<i32, String> {
     let shown = path.display();
-    file::open_no_link(path).map_err(|e| format!("pid file {shown}: {e}"))?;
+    file::open_no_link(path).map_err(|e| format!("pid file {shown}: {}", reason(&e)))?;
     keeper(path).ok_or_else(|| format!("pid file {shown} is not that of a running server"))
 }
 

@@ -13,6 +13,7 @@ use pyo3::prelude::*;
 
 use crate::arbiter::asker::{beside, ANSWER, ASK, DONE};
 use crate::daemon;
+use crate::error::reason;
 use crate::sys::clock::{monotonic, Nanos, SECOND};
 use crate::sys::poll::{wait_one, Interest};
 use crate::sys::{process, signal, socket};
@@ -55,7 +56,9 @@ fn ordered(py: Python<'_>, order: &Order) -> Result<String, Trouble> {
     let pid = daemon::server_of(path).map_err(|why| (NO_SERVER_CODE, why))?;
     let Some(patience) = order.wait else {
         let sent = process::signal(pid, signal::SIGHUP);
-        sent.map_err(|e| (NO_SERVER_CODE, format!("cannot signal the server with pid {pid}: {e}")))?;
+        sent.map_err(|e| {
+            (NO_SERVER_CODE, format!("cannot signal the server with pid {pid}: {}", reason(&e)))
+        })?;
         return Ok(format!("Reload requested (pid: {pid})"));
     };
     let asker = ask(path, pid).map_err(|e| (NO_SERVER_CODE, e))?;
@@ -65,7 +68,9 @@ fn ordered(py: Python<'_>, order: &Order) -> Result<String, Trouble> {
 /// Asks that very process.
 fn ask(path: &Path, pid: i32) -> Result<OwnedFd, String> {
     let channel = beside(path);
-    let failed = |e: io::Error| format!("cannot ask the server with pid {pid} at {}: {e}", channel.display());
+    let failed = |e: io::Error| {
+        format!("cannot ask the server with pid {pid} at {}: {}", channel.display(), reason(&e))
+    };
     let (asker, server) = socket::connect_for_messages(&channel).map_err(failed)?;
     if server != pid {
         return Err(format!("{} is that of process {server}, not of {pid}", channel.display()));
@@ -76,7 +81,7 @@ fn ask(path: &Path, pid: i32) -> Result<OwnedFd, String> {
 
 fn answered(py: Python<'_>, asker: &OwnedFd, patience: Duration) -> Result<String, Trouble> {
     let until = monotonic().saturating_add(Nanos::try_from(patience.as_nanos()).unwrap_or(Nanos::MAX));
-    let failed = |e: io::Error| (NO_SERVER_CODE, format!("no answer of the server: {e}"));
+    let failed = |e: io::Error| (NO_SERVER_CODE, format!("no answer of the server: {}", reason(&e)));
     while let Some(left) = until.checked_sub(monotonic()).filter(|left| *left > 0) {
         let ready =
             py.detach(|| wait_one(asker.as_fd(), Interest::Read, Some(left.min(LOOK)))).map_err(failed)?;

@@ -30,7 +30,7 @@ pub fn command() -> Command {
     Command::new("rgunicorn")
         .about("Serves a WSGI application over HTTP from several processes.")
         .override_usage("rgunicorn [OPTIONS] [APP]")
-        .after_help(PRECEDENCE)
+        .after_help(AFTER_ALL)
         .version("")
         .no_binary_name(true)
         .disable_version_flag(true)
@@ -46,8 +46,9 @@ pub fn command() -> Command {
         .arg(version)
 }
 
-const PRECEDENCE: &str = "A value on the command line replaces one from GUNICORN_CMD_ARGS, that one \
-     from the config file, that one from the environment.";
+const AFTER_ALL: &str = "A value on the command line replaces one from GUNICORN_CMD_ARGS, that one \
+     from the config file, that one from the environment.\n\n\
+     Commands for a server that runs: 'rgunicorn reload --help', 'rgunicornc --help'.";
 
 fn arg(opt: &'static Opt) -> Arg {
     let action = match opt.kind {
