@@ -4,7 +4,7 @@ import importlib.util
 import pytest
 
 # Before they are imported: their assertions say what they found, too.
-pytest.register_assert_rewrite("crowd", "faulty", "ledger")
+pytest.register_assert_rewrite("crowd", "faulty", "groups", "ledger")
 
 import harness  # noqa: E402
 

@@ -39,13 +39,14 @@ APP = """
 # Another one takes another course.
 SEED = int(os.environ.get("CHAOS_SEED", "1"))
 ANSWERED, CLOSED, LEFT, REFUSED = "answered", "closed without an octet", "left by the client", "answered by the server itself"
+CUT, ABSENT = "cut before its end", "nobody was there to ask"
 
 
 class Client:
     """Asks on one connection, and takes a new one when that is closed."""
 
-    def __init__(self, running, number, seed, refusals, slow):
-        self.refusals, self.slow = refusals, slow
+    def __init__(self, running, number, seed, refusals, slow, outlasts):
+        self.refusals, self.slow, self.outlasts = refusals, slow, outlasts
         self.address = running.address
         self.number = number
         self.random = random.Random(seed * 1000 + number)
@@ -74,6 +75,10 @@ class Client:
             try:
                 self.connection = wire.Connection(self.address)
             except (ConnectionRefusedError, ConnectionResetError):
+                if self.outlasts:
+                    # Another server will come.
+                    time.sleep(0.01)
+                    return ABSENT
                 # The server has come to its end.
                 self.stop.set()
                 return CLOSED
@@ -94,7 +99,13 @@ class Client:
                 return self.lost()
         except (ConnectionResetError, BrokenPipeError):
             return self.lost()
-        response = self.connection.read_response()
+        try:
+            response = self.connection.read_response()
+        except wire.ProtocolError:
+            if not self.outlasts:
+                raise
+            self.lost()
+            return CUT
         refused = response.status in self.refusals
         assert refused or response.status == 200 and response.body == name.encode() + (body or b""), (name, response)
         if response.closing:
@@ -114,10 +125,11 @@ class Client:
 
 
 class Clients:
-    """`refusals` are the statuses that the server itself may answer, `slow` is the share of requests that take long."""
+    """`refusals` are the statuses that the server itself may answer, `slow` is the share of requests that take long. Clients
+    that outlast the server may see a response cut, and wait for another server by the same address."""
 
-    def __init__(self, running, count, seed, refusals=(), slow=0.1):
-        self.all = [Client(running, number, seed, refusals, slow) for number in range(count)]
+    def __init__(self, running, count, seed, refusals=(), slow=0.1, outlasts=False):
+        self.all = [Client(running, number, seed, refusals, slow, outlasts) for number in range(count)]
 
     def __enter__(self):
         for client in self.all:
@@ -159,8 +171,9 @@ def compare(running, clients, killed):
     by = dict(entries)
     assert not {name: count for name, count in runs.items() if count > 1}, "run more than once"
     assert not {name for name, what in told.items() if what == ANSWERED and name not in by}, "answered, never run"
-    closed = {name for name, what in told.items() if what == CLOSED}
+    closed = {name for name, what in told.items() if what in (CLOSED, CUT)}
     assert not {(name, by[name]) for name in closed if name in by and by[name] not in killed}, "run, never answered"
+    assert not {name for name, what in told.items() if what == ABSENT and name in by}, "run, never asked for"
     return told
 
 

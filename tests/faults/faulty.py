@@ -76,8 +76,8 @@ def start(server, *options, **settings):
     return running
 
 
-def traffic(running, clients=8, refusals=()):
-    return Clients(running, clients, SEED, refusals)
+def traffic(running, clients=8, refusals=(), outlasts=False):
+    return Clients(running, clients, SEED, refusals, outlasts=outlasts)
 
 
 def worker_of(running, name):

@@ -5,7 +5,6 @@ The numbers are the rows of docs/faults.md.
 import os
 import socket
 import time
-from contextlib import contextmanager
 from signal import SIGCONT, SIGHUP, SIGKILL, SIGSTOP, SIGTERM, SIGTTIN
 
 import pytest
@@ -14,6 +13,7 @@ import harness
 import wire
 from faulty import (DEATH, alive, compare, compare_all, lost_in, mold_of, served_on_another, start, traffic,
                     wait_ready, wait_replaced, wait_until, worker_of)
+from groups import control_group
 
 KINDS = pytest.mark.parametrize("kind", [[], ["--threads", "2"], ["--preload"]], ids=["workers", "threads", "preload"])
 
@@ -184,28 +184,10 @@ def test_row_6_a_server_that_was_frozen_whole_kills_nobody(server):
     assert running.workers() == workers
 
 
-@contextmanager
-def control_group(controller):
-    """The path of a control group of this test's; processes enter it by their pid, and have left it in the end."""
-    group = "/sys/fs/cgroup/%s/rgunicorn-test-%d" % (controller, os.getpid())
-    try:
-        os.mkdir(group)
-    except OSError as error:
-        pytest.skip("no control group for %s can be made here: %s" % (controller, error))
-    yield group
-    wait_until(lambda: not harness.read_text(os.path.join(group, "cgroup.procs")).split(), 20)
-    os.rmdir(group)
-
-
-def set_limit(group, name, value):
-    with open(os.path.join(group, name), "w") as limit:
-        limit.write(str(value))
-
-
 @pytest.fixture
 def small_memory():
     with control_group("memory") as group:
-        set_limit(group, "memory.limit_in_bytes", 192 << 20)
+        group.limit_memory(192 << 20)
         yield group
 
 
@@ -216,8 +198,7 @@ def few_processes():
 
 
 def test_row_7_the_end_of_memory_ends_one_worker_and_is_named(small_memory, server):
-    enter = "echo $$ > %s/cgroup.procs && exec \"$@\"" % small_memory
-    running = start(server, "-w", "2", prefix=["sh", "-c", enter, "sh"])
+    running = start(server, "-w", "2", prefix=small_memory.enter())
     running.expect_errors(*DEATH, r"memory")
     with traffic(running, 4) as clients:
         clients.wait_answers(20)
@@ -250,16 +231,15 @@ def test_row_14_workers_that_crash_at_once_leave_the_others_alone(server):
 
 
 def test_row_15_a_fork_that_fails_is_tried_again(few_processes, server):
-    enter = "echo $$ > %s/cgroup.procs && exec \"$@\"" % few_processes
-    running = start(server, "-w", "2", prefix=["sh", "-c", enter, "sh"])
+    running = start(server, "-w", "2", prefix=few_processes.enter())
     running.expect_errors(*DEATH, r"Cannot fork")
     with traffic(running) as clients:
         clients.wait_answers(40)
-        set_limit(few_processes, "pids.max", 1)
+        few_processes.limit_processes(1)
         running.signal(SIGTTIN)
         running.wait_log(r"Cannot fork: .*Resource temporarily unavailable")
         clients.wait_answers(40)
-        set_limit(few_processes, "pids.max", "max")
+        few_processes.limit_processes("max")
         wait_ready(running, 3)
         clients.wait_answers(40)
     compare_all(running, clients)
