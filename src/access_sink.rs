@@ -4,13 +4,14 @@
 //! Never: decides what a line looks like; that is `access_log::Format`.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use crate::access_log::{Entry, Format, LocalTime};
 use crate::config::values::LogTarget;
 use crate::http::{rules, Fields, Head, Reject};
-use crate::log::{LogFile, Stream};
+use crate::log::{LogFile, Lost, Stream};
 use crate::statsd::Statsd;
 use crate::sys::clock::{unix_seconds, Nanos};
 use crate::sys::process;
@@ -27,6 +28,8 @@ pub struct AccessLog {
     to: Recipients,
     pid: u32,
     lines: Mutex<Lines>,
+    /// It could not be written the last time.
+    is_losing: AtomicBool,
 }
 
 /// Who hears of the requests.
@@ -93,6 +96,7 @@ impl AccessLog {
             to,
             pid: process::id() as u32,
             lines: Mutex::default(),
+            is_losing: AtomicBool::default(),
         })
     }
 
@@ -213,9 +217,15 @@ impl AccessLog {
             return;
         };
         if let Err(e) = write(file) {
-            log::debug!("Access log lines were lost: {e} (--access-logfile)");
-        } else if let Some(lost) = file.take_lost() {
-            log::warn!("{lost} line(s) of the access log were lost, as nobody read it (--access-logfile)");
+            // Once, until it can be written again.
+            if !self.is_losing.swap(true, Relaxed) {
+                log::warn!("Lines of the access log are lost: {e} (--access-logfile)");
+            }
+            return;
+        }
+        self.is_losing.store(false, Relaxed);
+        if let Some(Lost { lines, why }) = file.take_lost() {
+            log::warn!("{lines} line(s) of the access log were lost, as {why} (--access-logfile)");
         }
     }
 

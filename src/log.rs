@@ -21,7 +21,7 @@ use crate::sys::file;
 use crate::sys::process;
 use crate::syslog::Syslog;
 
-pub use crate::log_file::LogFile;
+pub use crate::log_file::{LogFile, Lost};
 pub use crate::syslog::Severity;
 
 /// Which standard stream `-` means.
@@ -106,8 +106,8 @@ impl Write for ErrorLog {
 
 /// The error log says what it has lost.
 fn own_up(log: &LogFile) {
-    if let Some(lost) = log.take_lost() {
-        to_file(Severity::Warning, &format!("{lost} line(s) of this log were lost, as nobody read it"));
+    if let Some(Lost { lines, why }) = log.take_lost() {
+        to_file(Severity::Warning, &format!("{lines} line(s) of this log were lost, as {why}"));
     }
 }
 

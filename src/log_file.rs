@@ -25,6 +25,13 @@ pub struct LogFile {
     waiting: AtomicBool,
 }
 
+/// What a log has lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lost {
+    pub lines: u64,
+    pub why: &'static str,
+}
+
 struct Queue {
     kind: Kind,
     /// Whose it is: a fork copies what its parent will write.
@@ -63,7 +70,11 @@ impl LogFile {
         let mut queue = self.queue();
         if queue.kind == Kind::File {
             drop(queue);
-            return file::write_all(self.fd.as_fd(), bytes);
+            let written = file::write_all(self.fd.as_fd(), bytes);
+            if written.is_err() {
+                self.queue().lost += lines(bytes);
+            }
+            return written;
         }
         queue.push(bytes);
         self.send(&mut queue)
@@ -83,10 +94,16 @@ impl LogFile {
     }
 
     /// How many lines were lost since the last time, once there is room for saying so.
-    pub fn take_lost(&self) -> Option<u64> {
+    pub fn take_lost(&self) -> Option<Lost> {
         let mut queue = self.queue();
+        let why = match queue.kind {
+            Kind::File => "it could not be written",
+            Kind::Pipe | Kind::Socket => "nobody read it",
+        };
         match queue.bytes.is_empty() {
-            true => Some(std::mem::take(&mut queue.lost)).filter(|lost| *lost > 0),
+            true => Some(std::mem::take(&mut queue.lost))
+                .filter(|lines| *lines > 0)
+                .map(|lines| Lost { lines, why }),
             false => None,
         }
     }
@@ -194,7 +211,7 @@ mod tests {
             length += reader.read(&mut got[length..]).unwrap();
             log.retry().unwrap();
         }
-        let lost = log.take_lost().unwrap();
+        let Lost { lines: lost, .. } = log.take_lost().unwrap();
         drop(log);
         length += reader.read_to_end(&mut got.split_off(length)).unwrap();
         assert_eq!(length as u64, (1000 - lost) * 1000);
@@ -208,6 +225,16 @@ mod tests {
         drop(reader);
         assert_eq!(log.write(b"x\n").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
         assert!(!log.is_waiting());
-        assert_eq!(log.take_lost(), Some(1));
+        assert_eq!(log.take_lost().map(|lost| lost.lines), Some(1));
+    }
+
+    #[test]
+    fn a_full_disk_costs_lines_that_are_counted() {
+        let full = std::fs::OpenOptions::new().append(true).open("/dev/full").unwrap();
+        let log = LogFile::new(full.into());
+        assert_eq!(log.write(b"x\ny\n").unwrap_err().kind(), io::ErrorKind::StorageFull);
+        assert!(!log.is_waiting());
+        assert_eq!(log.take_lost(), Some(Lost { lines: 2, why: "it could not be written" }));
+        assert_eq!(log.take_lost(), None);
     }
 }

@@ -5,22 +5,47 @@ The numbers are the rows of docs/faults.md.
 import glob
 import json
 import os
+import re
+import select
 import socket
 import subprocess
+import threading
 import time
+from contextlib import contextmanager
+from signal import SIGUSR1
 
 import pytest
 
 import harness
-from faulty import DEATH, FAULTY, compare_all, lost_in, start, traffic, wait_replaced, wait_until, worker_of
+from faulty import (ANSWERED, DEATH, FAULTY, compare_all, lost_in, start, traffic, wait_replaced, wait_until,
+                    worker_of)
 
 
-def test_row_10_a_full_disk_costs_access_lines_and_no_request(server):
-    running = start(server, "-w", "2", "--access-logfile", "/dev/full")
-    running.expect_errors(r"(?i)access log")
+def test_row_10_a_full_disk_costs_access_lines_and_no_request(server, tmp_path):
+    """They are counted, and with room again there are lines again."""
+    path = str(tmp_path / "access")
+    os.symlink("/dev/full", path)
+    running = start(server, "-w", "2", "--access-logfile", path)
     with traffic(running) as clients:
         clients.wait_answers(200)
+        # Once for each worker.
+        running.wait_log(r"\[WARNING\] Lines of the access log are lost: No space left on device", count=2)
+        os.remove(path)
+        running.signal(SIGUSR1)
+        running.wait_log(LOST % "it could not be written", count=2)
+        clients.wait_answers(40)
     compare_all(running, clients)
+    assert running.stop() == 0
+    assert running.log().count("Lines of the access log are lost") == 2
+    answered = [name for name, what in clients.told().items() if what == ANSWERED]
+    assert lost_lines(running) + harness.read_text(path).count("\n") >= len(answered)
+
+
+LOST = r"(\d+) line\(s\) of the access log were lost, as %s"
+
+
+def lost_lines(running):
+    return sum(map(int, re.findall(LOST % ".*", running.log())))
 
 
 QUIET = "def when_ready(server):\n    open('ready', 'w').close()\n"
@@ -62,11 +87,33 @@ def test_row_10_a_reader_of_the_log_that_stops_reading_stops_nobody(server, tmp_
     else:
         running = start(server, "-w", "2", "--access-logfile", "-", "--access-logformat", format,
                         prefix=["sh", "-c", "exec \"$@\" >%s" % fifo, "sh"])
-    running.expect_errors(r"(?i)access log")
     with traffic(running) as clients:
-        clients.wait_answers(400)
+        clients.wait_answers(1000)
+        # Both workers have more than the pipe and their queues hold. With a reader again they say what is missing.
+        os.set_blocking(reader, True)
+        with pipe_drain(reader):
+            running.wait_log(LOST % "nobody read it", count=2)
+            clients.wait_answers(40)
     compare_all(running, clients)
     os.close(reader)
+
+
+@contextmanager
+def pipe_drain(reader):
+    """Reads it meanwhile."""
+    over = threading.Event()
+
+    def drain():
+        while not over.is_set():
+            if select.select([reader], [], [], 0.05)[0]:
+                os.read(reader, 65536)
+    thread = threading.Thread(target=drain, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(20)
 
 
 def test_row_10_a_reader_of_the_error_log_that_stops_reading_stops_nobody(server, tmp_path):
@@ -137,6 +184,8 @@ def test_row_22_code_that_keeps_the_interpreter(server, threads):
             victim = worker_of(running, "grabbed")
             response = connection.read_response()
             assert response.status == 504 and response.closing
+        # By faulthandler, which can do without the interpreter.
+        running.wait_log(r"^  File .*app\.py\", line \d+ in app$")
         wait_replaced(running, victim, 2)
         clients.wait_answers(40)
     # What the other threads of that worker had begun is with it.
