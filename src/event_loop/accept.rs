@@ -203,7 +203,6 @@ impl EventLoop {
 
     fn arrived(&self, arrival: Arrival, desk: &mut Desk) -> Option<Job> {
         let is_new = matches!(arrival, Arrival::New(..));
-        let gone = matches!(&arrival, Arrival::Handed(Handed { fd, .. }) if is_gone(fd.as_fd()));
         let mut job = self.admit(arrival, desk)?;
         // Of a connection that came here the kernel has told no other worker.
         let leaves = self.draining.load(Relaxed) && !self.closing.load(Relaxed);
@@ -213,7 +212,8 @@ impl EventLoop {
         }
         let next = job.conn.advance(Event::Readable, &mut self.turn(desk, clock::monotonic()));
         let job = self.settle(job, next)?;
-        if gone {
+        // It may have waited for long in the backlog, or on its way.
+        if is_gone(job.conn.as_fd()) {
             self.abandon(job, desk)
         } else {
             Some(job)

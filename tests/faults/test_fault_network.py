@@ -9,7 +9,7 @@ import socket
 import pytest
 
 import wire
-from faulty import compare_all, start, traffic, wait_ready, wait_until, worker_of
+from faulty import compare_all, ledger, start, traffic, wait_ready, wait_until, worker_of
 
 HEAD = wire.request_bytes("GET", "/?never")
 
@@ -108,6 +108,24 @@ def test_row_19_clients_that_connect_and_vanish(server):
         clients.wait_answers(40)
     compare_all(running, clients)
     assert len(running.workers()) == 2
+
+
+def test_row_19_the_requests_of_clients_that_have_gone_are_not_run(server):
+    """The one worker comes to them when nobody waits for the answer any more."""
+    running = start(server, "-w", "1")
+    with running.connect() as busy:
+        busy.send_request("GET", "/wait?held")
+        worker_of(running, "held")
+        for number in range(20):
+            connection = wire.Connection(running.address)
+            connection.send_request("GET", "/?vanished-%d" % number)
+            connection.reset()
+        running.touch("go")
+        assert busy.read_response().status == 200
+    with traffic(running) as clients:
+        clients.wait_answers(40)
+    compare_all(running, clients)
+    assert not [name for name, _ in ledger(running) if name.startswith("vanished")]
 
 
 @pytest.mark.parametrize("stage", ["head", "body", "response", "idle"])
