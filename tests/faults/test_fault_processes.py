@@ -3,7 +3,9 @@
 The numbers are the rows of docs/faults.md.
 """
 import os
+import re
 import socket
+import textwrap
 import time
 from signal import SIGCONT, SIGHUP, SIGKILL, SIGSTOP, SIGTERM, SIGTTIN
 
@@ -11,9 +13,15 @@ import pytest
 
 import harness
 import wire
-from faulty import (DEATH, alive, compare, compare_all, lost_in, mold_of, served_on_another, start, traffic,
+from faulty import (DEATH, FAULTY, alive, compare, compare_all, lost_in, mold_of, served_on_another, start, traffic,
                     wait_ready, wait_replaced, wait_until, worker_of)
 from groups import control_group
+
+def ends(running, level):
+    """The workers that came to such an end, by the log."""
+    said = (re.match(r"Worker \(pid:(\d+)\) was killed", text) for _, found, text in running.lines() if found == level)
+    return [int(match.group(1)) for match in said if match]
+
 
 KINDS = pytest.mark.parametrize("kind", [[], ["--threads", "2"], ["--preload"]], ids=["workers", "threads", "preload"])
 
@@ -24,15 +32,25 @@ def test_row_1_a_killed_worker_loses_only_what_it_was_running(server, kind):
     running.expect_errors(*DEATH)
     killed = set()
     with traffic(running) as clients:
-        for _ in range(4):
+        for turn in range(4):
             clients.wait_answers(40)
             victim = running.workers()[0]
-            killed.add(victim)
-            os.kill(victim, SIGKILL)
-            wait_replaced(running, victim, 3)
+            with running.connect() as connection:
+                connection.send_request("GET", "/wait?bystander%d" % turn)
+                bystander = worker_of(running, "bystander%d" % turn)
+                victim = next(pid for pid in running.workers() if pid != bystander)
+                killed.add(victim)
+                os.kill(victim, SIGKILL)
+                wait_replaced(running, victim, 3)
+                # What another one had begun it ends, and its connection stays.
+                running.touch("go")
+                assert connection.read_response().status == 200
+                assert connection.exchange("GET", "/?stays%d" % turn).status == 200
+            os.remove(running.path("go"))
         clients.wait_answers(100)
     threads = 2 if "--threads" in kind else 1
     assert all(count <= threads for count in lost_in(running, clients, killed).values())
+    assert killed == set(ends(running, "ERROR"))
 
 
 def test_row_2_a_crash_in_a_request_is_answered(server):
@@ -47,7 +65,9 @@ def test_row_2_a_crash_in_a_request_is_answered(server):
                 response = connection.exchange("GET", "/segv?crash%d" % number)
                 assert response.status == 500 and response.closing
                 connection.expect_eof()
-            killed.add(worker_of(running, "crash%d" % number))
+            victim = worker_of(running, "crash%d" % number)
+            check_crash_log(running, victim, "/segv?crash%d" % number)
+            killed.add(victim)
             wait_ready(running, 2)
     compare(running, clients, killed)
 
@@ -62,9 +82,17 @@ def test_row_2_a_crash_in_a_response_is_no_end_of_it(server):
         running.touch("go")
         with pytest.raises(wire.ProtocolError):
             connection.read_response()
-        killed = {worker_of(running, "late")}
+        victim = worker_of(running, "late")
+        check_crash_log(running, victim, "/segv-late?late")
         wait_ready(running, 2)
-    compare(running, clients, killed)
+    compare(running, clients, {victim})
+
+
+def check_crash_log(running, pid, target):
+    """It has the stacks, the reason, and what was running."""
+    running.wait_log(r"Fatal error: SIGSEGV in worker \(pid:%d\).*Stacks of all threads:\n(?:.*\n)*?  File \".*app\.py\"" % pid)
+    running.wait_log(r"\[ERROR\] Worker \(pid:%d\) was killed by SIGSEGV.*\n.*\[ERROR\] It was running GET %s for \d+ s$"
+                     % (pid, re.escape(target)))
 
 
 @KINDS
@@ -91,6 +119,23 @@ def test_row_3_workers_outlive_the_arbiter_by_what_they_have_begun(server, kind)
     with socket.socket() as free:
         free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         free.bind(("127.0.0.1", port))
+
+
+@pytest.mark.parametrize("threads", ["1", "3"])
+def test_row_3_workers_whose_interpreter_is_stuck_end_too(server, threads):
+    """Within graceful_timeout: nobody is left to kill them."""
+    running = start(server, "-w", "2", "--threads", threads, "--graceful-timeout", "1", "--timeout", "600")
+    running.expect_errors(r"interpreter", r"has been running", r"WORKER TIMEOUT", r"Stacks", *DEATH)
+    workers = running.workers()
+    with traffic(running, refusals=(503, 504)) as clients, running.connect() as connection:
+        clients.wait_answers(40)
+        connection.send_request("GET", "/grab?stuck")
+        stuck = worker_of(running, "stuck")
+        os.kill(running.pid, SIGKILL)
+        running.wait_exit()
+        wait_until(lambda: not any(map(alive, workers)), 20, running.log)
+        assert connection.read_response().status == 504
+    compare(running, clients, {stuck})
 
 
 def test_row_4_nobody_notices_a_dead_mold(server):
@@ -228,6 +273,28 @@ def test_row_14_workers_that_crash_at_once_leave_the_others_alone(server):
     # Its pause is the application's own fault; the server is as it was in the end.
     wait_ready(running, 3)
     assert healthy in killed or healthy in running.workers()
+
+
+def test_row_14_a_worker_that_cannot_boot_any_more_comes_later_and_later(server):
+    """A release that was copied in halves, say; who has the old one serves, and the new one is tried until it can."""
+    running = start(server, "-w", "3")
+    running.expect_errors(*DEATH, r"Worker failed to boot")
+    victim, *healthy = running.workers()
+    with traffic(running, 4) as clients:
+        clients.wait_answers(20)
+        running.write("app.py", "import os\nos._exit(9)\n")
+        os.kill(victim, SIGKILL)
+        tries = len(re.findall(r"Booting worker", running.log()))
+        running.wait_log(r"Booting worker", count=tries + 2)
+        until = time.monotonic() + 3
+        wait_until(lambda: time.monotonic() > until)
+        # At once, after 0.2, 0.5, 1 and 2 seconds, more or less.
+        assert len(re.findall(r"Booting worker", running.log())) <= tries + 6
+        assert running.workers() and set(healthy) <= set(running.workers())
+        running.write("app.py", textwrap.dedent(FAULTY))
+        wait_ready(running, 3)
+        clients.wait_answers(20)
+    compare(running, clients, {victim})
 
 
 def test_row_15_a_fork_that_fails_is_tried_again(few_processes, server):
