@@ -28,7 +28,7 @@ LOCKED := $(if $(filter true,$(CI)),--locked)
 CARGO := CARGO_TARGET_DIR=target/$(VERSION) PYO3_PYTHON=$(INTERPRETER) cargo
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test check fmt clippy dependencies cargo-test embed pytest smoke smoke-embed wheel docs unsafe audit memcheck leaks bench fuzz system clean
+.PHONY: help demo test check fmt clippy dependencies cargo-test embed pytest smoke smoke-embed wheel docs unsafe packages audit memcheck leaks bench fuzz system clean
 
 help:
 	@echo 'make demo    serve the example Django project on 127.0.0.1:8000, behind Nginx on 127.0.0.1:8080 where it is installed'
@@ -37,6 +37,7 @@ help:
 	@echo 'make wheel   build the release wheels into target/wheels, one for every Python found; one more is the shim'
 	@echo 'make docs    write the list of settings in docs/settings.md'
 	@echo 'make unsafe  write docs/unsafe.md, the list of unsafe code'
+	@echo 'make packages  choose the newest Python packages to build and test with, and write down their checksums; needs the network'
 	@echo 'make audit   look for known vulnerabilities of the crates; needs the network and cargo-deny or cargo-audit'
 	@echo 'make memcheck  test with the debug allocator of CPython, and under valgrind'
 	@echo 'make leaks   a million requests of all kinds, then look for what is left of them'
@@ -57,11 +58,10 @@ demo: .venv/.wheel .venv/.example
 	.venv/bin/python $(PIP_INSTALL) -r $(EXAMPLE)
 	@touch $@
 
-.venv/.build: pyproject.toml
+.venv/.build: .ci/packages/build.txt
 	@.ci/system build $(PYTHON)
 	[ -x .venv/bin/python ] || $(PYTHON) -m venv .venv
-	.venv/bin/python $(PIP_INSTALL) --upgrade 'pip>=25.1'
-	.venv/bin/python $(PIP_INSTALL) --group build
+	.venv/bin/python $(PIP_INSTALL) --require-hashes -r $<
 	@touch $@
 
 # --- wheel --------------------------------------------------------------------------------------------------------------
@@ -139,10 +139,9 @@ target/test-wheels/%/.built: $(SOURCES) .venvs/%/.packages $(TEST_VENV)/.package
 	    --interpreter .venvs/$*/bin/python
 	@touch $@
 
-.venvs/%/.packages: pyproject.toml $(EXAMPLE)
+.venvs/%/.packages: .ci/packages/test.txt
 	[ -x .venvs/$*/bin/python ] || "$$(.ci/pythons | sed -n 's/^$* //p')" -m venv .venvs/$*
-	.venvs/$*/bin/python $(PIP_INSTALL) --upgrade 'pip>=25.1'
-	.venvs/$*/bin/python $(PIP_INSTALL) --group build --group test -r $(EXAMPLE)
+	.venvs/$*/bin/python $(PIP_INSTALL) --require-hashes -r $<
 	@touch $@
 
 .PRECIOUS: target/wheels/.% .venvs/%/.wheel .venvs/%/.packages target/test-wheels/%/.built
@@ -151,6 +150,14 @@ target/test-wheels/%/.built: $(SOURCES) .venvs/%/.packages $(TEST_VENV)/.package
 
 unsafe:
 	.ci/unsafe > docs/unsafe.md
+
+# What is installed to build and to test, for every Python: by version and checksum.
+LOCK = target/uv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.9 --generate-hashes --no-annotate \
+    --custom-compile-command 'make packages'
+packages:
+	[ -x target/uv/bin/uv ] || { $(PYTHON) -m venv target/uv && target/uv/bin/python $(PIP_INSTALL) uv; }
+	$(LOCK) --group build -o .ci/packages/build.txt
+	$(LOCK) --group build --group test $(EXAMPLE) -o .ci/packages/test.txt
 
 # The RustSec database is fetched from GitHub.
 audit:
