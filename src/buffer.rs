@@ -67,6 +67,11 @@ impl Scratch {
         self.end = 0;
     }
 
+    /// Gives the unconsumed octets up.
+    pub fn forget(&mut self) {
+        self.start = self.end;
+    }
+
     /// Moves the unconsumed octets to the front when there is no room for a read behind them.
     pub fn make_room(&mut self) {
         if self.start > 0 && self.bytes.len() - self.end < READ_SIZE {

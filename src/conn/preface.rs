@@ -52,7 +52,7 @@ impl Conn {
         match read {
             Ok(Header::Partial) => Some(self.park(turn)),
             Ok(Header::Complete { origin, .. }) => {
-                scratch.start = scratch.end;
+                scratch.forget();
                 self.preface = Preface::None;
                 self.origin = origin.map(Box::new);
                 None

@@ -27,38 +27,42 @@ impl Conn {
         if let Some(access) = turn.access {
             access.refused(reject, self.client(), page.len());
         }
-        turn.desk.scratch.start = turn.desk.scratch.end;
+        self.reply_with(page, turn)
+    }
+
+    fn reply_with(&mut self, page: Vec<u8>, turn: &mut Turn<'_>) -> Next {
+        turn.desk.scratch.forget();
         self.out.push(Segment::Bytes { bytes: page, at: 0 });
         self.fate = Fate::Linger;
         self.reply(turn)
+    }
+
+    fn known<'a>(&self, octets: &'a [u8]) -> Known<'a> {
+        let start = &self.head.start;
+        Known { method: start.method.of(octets), target: start.target.of(octets), elapsed: 0 }
     }
 
     /// Answers a complete request in the application's place, in the state in which that would be called.
     pub fn turn_away(&mut self, reject: Reject, turn: &mut Turn<'_>) -> Next {
         let mut page = Vec::new();
         reject.page(turn.desk.date.at(clock::unix_seconds()), &mut page);
-        let octets = turn.desk.scratch.unread();
-        let (method, target) = (self.head.start.method.of(octets), self.head.start.target.of(octets));
-        if method == b"HEAD" {
+        let known = self.known(turn.desk.scratch.unread());
+        if known.method == b"HEAD" {
             without_body(&mut page);
         }
         if let Some(access) = turn.access {
-            access.answered(reject, self.client(), page.len(), &Known { method, target, elapsed: 0 });
+            access.answered(reject, self.client(), page.len(), &known);
         }
-        turn.desk.scratch.start = turn.desk.scratch.end;
-        self.out.push(Segment::Bytes { bytes: page, at: 0 });
-        self.fate = Fate::Linger;
-        self.reply(turn)
+        self.reply_with(page, turn)
     }
 
     /// Ends a complete request whose client has gone: nobody would read the answer.
     pub fn abandon(&mut self, turn: &mut Turn<'_>) -> Next {
-        let octets = turn.desk.scratch.unread();
-        let (method, target) = (self.head.start.method.of(octets), self.head.start.target.of(octets));
+        let known = self.known(turn.desk.scratch.unread());
         if let Some(access) = turn.access {
-            access.answered(Reject::ClientGone, self.client(), 0, &Known { method, target, elapsed: 0 });
+            access.answered(Reject::ClientGone, self.client(), 0, &known);
         }
-        turn.desk.scratch.start = turn.desk.scratch.end;
+        turn.desk.scratch.forget();
         self.close()
     }
 
@@ -137,7 +141,7 @@ impl Conn {
         if self.transport.shutdown_write().is_err() {
             return self.close();
         }
-        turn.desk.scratch.start = turn.desk.scratch.end;
+        turn.desk.scratch.forget();
         self.pending = Vec::new();
         self.go(State::Linger);
         self.deadline = turn.now + LINGER;

@@ -21,9 +21,7 @@ pub fn spawn_thread(
     body: impl Fn(Python<'_>) + Send + Sync + 'static,
 ) -> PyResult<()> {
     let target = PyCFunction::new_closure(py, Some(c"serve"), None, move |arguments, _| {
-        if let Err(e) = crash::guard_thread() {
-            log::warn!("Cannot prepare a thread for a crash: {e}");
-        }
+        guard_stack();
         body(arguments.py())
     })?;
     let options = PyDict::new(py);
@@ -34,6 +32,13 @@ pub fn spawn_thread(
         py.import(intern!(py, "threading"))?.getattr(intern!(py, "Thread"))?.call((), Some(&options))?;
     thread.call_method0(intern!(py, "start"))?;
     Ok(())
+}
+
+/// For a thread of the worker that may run out of stack.
+pub fn guard_stack() {
+    if let Err(e) = crash::guard_thread() {
+        log::warn!("Cannot prepare a thread for a crash: {e}");
+    }
 }
 
 /// On this signal the stacks of all Python threads go to the error log, from C: for an interpreter that is stuck, as

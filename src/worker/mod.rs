@@ -18,7 +18,7 @@ use pyo3::prelude::*;
 
 use application::initialised;
 use plan::{circumstances, plan, trust, Logs, Post};
-use running::{guard_stack, lead_threads, reopen_logs, start_loop, Heard};
+use running::{lead_threads, reopen_logs, start_loop, Heard};
 
 use crate::event_loop::EventLoop;
 use crate::hooks::WorkerHooks;
@@ -170,7 +170,7 @@ fn boot_signals(py: Python<'_>, interrupts: &Interrupts) -> PyResult<()> {
     crash::install_abort()?;
     interrupts.set(Mode::Booting);
     python::dump_stacks_on(py, signal::stack_dump())?;
-    guard_stack();
+    python::guard_stack();
     Ok(())
 }
 
@@ -178,7 +178,7 @@ fn boot_signals(py: Python<'_>, interrupts: &Interrupts) -> PyResult<()> {
 fn serve_signals(py: Python<'_>, interrupts: &Interrupts) -> PyResult<Signals> {
     let heard = [signal::SIGTERM, signal::SIGINT, signal::SIGQUIT, signal::SIGABRT, signal::SIGUSR1];
     // faulthandler gives the thread that enables it a stack with little room on it.
-    guard_stack();
+    python::guard_stack();
     let _blocked = Blocked::all()?;
     let signals = Signals::new(&heard)?;
     interrupts.check(py)?;

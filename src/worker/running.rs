@@ -147,15 +147,8 @@ pub(super) fn lead_threads(py: Python<'_>, event_loop: EventLoop, app: Arc<WsgiA
 fn start_helper(event_loop: &Arc<EventLoop>) -> std::io::Result<()> {
     let event_loop = event_loop.clone();
     std::thread::Builder::new().name("helper".into()).spawn(move || {
-        guard_stack();
+        python::guard_stack();
         event_loop.help();
     })?;
     Ok(())
-}
-
-/// For a thread of the worker that may run out of stack.
-pub(super) fn guard_stack() {
-    if let Err(e) = crash::guard_thread() {
-        log::warn!("Cannot prepare a thread for a crash: {e}");
-    }
 }
