@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::sys::file::Owner;
 use crate::sys::privileges::{self, Capabilities};
+use crate::sys::process;
 
 #[derive(Clone, Debug)]
 pub struct Identity {
@@ -71,10 +72,14 @@ impl Identity {
         Owner { uid: self.uid.as_raw(), gid: self.gid.as_raw() }
     }
 
-    /// Becomes it, for good.
+    /// Becomes it, for good, and leaves the terminal of whoever has started the server: what is typed there (by
+    /// ioctl(TIOCSTI) too) is obeyed by their shell.
     ///
     /// Errors: the kernel refused, or did not do what it said; the process must not go on.
     pub fn assume(&self) -> io::Result<()> {
+        if !self.uid.is_root() {
+            process::new_session()?;
+        }
         setgroups(&self.groups)?;
         setresgid(self.gid, self.gid, self.gid)?;
         setresuid(self.uid, self.uid, self.uid)?;

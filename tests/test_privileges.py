@@ -6,8 +6,9 @@ import os
 import re
 import shutil
 import stat
+import sys
 import time
-from signal import SIGHUP, SIGTTIN, SIGUSR1
+from signal import SIGHUP, SIGINT, SIGTTIN, SIGUSR1
 
 import pytest
 
@@ -182,6 +183,46 @@ def test_what_the_user_runs_cannot_look_into_a_worker(server, commons):
             as_nobody(look)
         if name != "mem":
             look()
+
+
+# Runs a program with a terminal of its own, as from a shell.
+AT_A_TERMINAL = """
+import os, pty, sys
+master, slave = pty.openpty()
+os.set_inheritable(master, True)
+os.close(os.open(os.ttyname(slave), os.O_RDWR))
+os.dup2(slave, 0)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+TYPIST = """
+    import fcntl, os, termios
+
+    def app(environ, start_response):
+        done = []
+        try:
+            fcntl.ioctl(0, termios.TIOCSTI, b"x")
+            done.append("typed")
+        except OSError:
+            pass
+        try:
+            os.close(os.open("/dev/tty", os.O_RDWR))
+            done.append("has a terminal")
+        except OSError:
+            pass
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [", ".join(done).encode()]
+"""
+
+
+@pytest.mark.parametrize("preload", [[], ["--preload"]], ids=["", "preload"])
+def test_an_application_cannot_type_at_roots_terminal(server, commons, preload):
+    """ioctl(TIOCSTI): what it puts into the terminal would be a command of the shell that has started the server."""
+    nobody()
+    imports = IMPORTS + "import fcntl, termios\n"
+    running = server(TYPIST, "-u", "nobody", *preload, directory=commons, config=imports,
+                     prefix=[sys.executable, "-c", AT_A_TERMINAL])
+    assert running.get("/").text == ""
+    assert running.stop(SIGINT) == 0
 
 
 @pytest.mark.skipif(not shutil.which("setpriv"), reason="setpriv is not installed")

@@ -429,3 +429,16 @@ def test_a_server_that_was_killed_leaves_no_obstacle(server):
     again = server(source("one"), "--pid", one.running.path("pid"))
     again.wait_workers(1)
     assert one.reload().returncode == 0
+
+
+def test_what_an_application_says_is_one_line_at_the_terminal(server):
+    """Its last words are shown to whoever has asked for the reload: as text, whatever they are."""
+    running = server(source("one"), "--pid", "pid")
+    running.expect_errors()
+    running.wait_log("Worker ready")
+    running.write("app.py", "raise ValueError('on purpose \\x1b[2J\\x9b2J\\nDone')\n")
+    done = harness.run("reload", "--wait", running.path("pid"))
+    assert done.returncode != 0
+    said = done.stdout + done.stderr
+    assert "on purpose" in said and not re.search("\x1b|\x9b|^Done", said, re.M), repr(said)
+    assert running.get("/").text == "one"

@@ -148,7 +148,8 @@ pub fn victim(request: &InFlight, now: Nanos) -> String {
     format!("It was running {method} {target} for {seconds} s")
 }
 
-fn printable(text: &str) -> String {
+/// What somebody else has said, as part of a line, which may be read at a terminal.
+pub fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 

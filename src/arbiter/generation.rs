@@ -10,6 +10,7 @@ use std::time::Duration;
 use nix::sys::socket::{recv, MsgFlags};
 
 use super::code;
+use super::death::printable;
 use crate::config::{Address, Config};
 use crate::error::Error;
 use crate::hooks::Hooks;
@@ -117,7 +118,7 @@ impl Generation {
         let said = recv(self.reports.as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT).unwrap_or(0);
         match String::from_utf8_lossy(&bytes[..said]) {
             nothing if nothing.is_empty() => ending.to_string(),
-            said => format!("{ending}: {said}"),
+            said => format!("{ending}: {}", printable(&said)),
         }
     }
 
