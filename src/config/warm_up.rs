@@ -38,7 +38,8 @@ impl FromStr for WarmUp {
         let (host, target) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let plain = |octet: u8| octet.is_ascii_graphic() && octet != b'#';
         let is_host = |octet: u8| octet.is_ascii_alphanumeric() || b"-._~:[]%".contains(&octet);
-        if host.is_empty() == has_host || !host.bytes().all(is_host) || !target.bytes().all(plain) {
+        let begun = if has_host { !host.is_empty() } else { host.is_empty() && !target.is_empty() };
+        if !begun || !host.bytes().all(is_host) || !target.bytes().all(plain) {
             return Err(no());
         }
         let or = |text: &str, default: &str| if text.is_empty() { default } else { text }.to_string();
