@@ -213,6 +213,24 @@ def test_script_name_from_a_trusted_peer(server):
     assert environ(running, "/app/page")["SCRIPT_NAME"] == ""
 
 
+@pytest.mark.parametrize("name", ["Script-Name", "SCRIPT-NAME", "script-name"])
+def test_script_name_with_a_dash_is_a_clients(server, name):
+    """Nginx keeps names with an underscore from clients, and passes this one on: by it a client would choose which part of the
+    path the application sees, past whatever the proxy has allowed."""
+    running = server(ECHO)
+    found = environ(running, "/open/admin", [(name, "/open")])
+    assert (found["SCRIPT_NAME"], found["PATH_INFO"]) == ("", "/open/admin")
+    for fields in ([(name, "/evil"), ("SCRIPT_NAME", "/open")], [("SCRIPT_NAME", "/open"), (name, "/evil")]):
+        found = environ(running, "/open/page", fields)
+        assert (found["SCRIPT_NAME"], found["PATH_INFO"]) == ("/open", "/page")
+
+
+def test_two_script_names_are_none(server):
+    running = server(ECHO)
+    running.expect_errors(r"SCRIPT_NAME", r"Error handling request")
+    assert running.get("/open/page", [("SCRIPT_NAME", "/open"), ("SCRIPT_NAME", "/evil")]).status == 500
+
+
 def test_script_name_from_a_stranger(server):
     running = server(ECHO, env={"FORWARDED_ALLOW_IPS": "192.0.2.1"})
     found = environ(running, "/app/page", [("SCRIPT_NAME", "/app"), ("PATH_INFO", "/evil")])

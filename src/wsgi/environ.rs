@@ -366,10 +366,17 @@ impl Environ {
     fn set_fields(&mut self, environ: &Bound<'_, PyDict>, exchange: &Exchange<'_>) -> PyResult<()> {
         let py = environ.py();
         let block = exchange.field_block();
+        let trusted = exchange.is_trusted();
+        let mut script_name: Option<String> = None;
         self.names.start();
         for field in &exchange.head().fields.list {
             let value = latin1(py, field.value.of(block))?;
             let name = field.name.of(block);
+            if trusted && is_script_name(name) {
+                // Of two neither is right: together they are a mount point that no path is below.
+                let before = script_name.map_or(String::new(), |before| before + ", ");
+                script_name = Some(before + value.to_str()?);
+            }
             match self.names.key(py, name) {
                 Key::First(key) => environ.set_item(key, value)?,
                 Key::Uncertain(key) => add(environ, key.bind(py), value, name)?,
@@ -380,15 +387,7 @@ impl Environ {
             // RFC 9112 §3.2.2: a server "MUST ignore the received Host header field (if any)" for the absolute-form.
             environ.set_item(&self.keys.host, latin1(py, authority.of(exchange.head_octets()))?)?;
         }
-        if exchange.is_trusted() {
-            self.set_script_name(environ)?;
-        }
-        Ok(())
-    }
-
-    /// A SCRIPT_NAME field got this far only from a peer that may set it.
-    fn set_script_name(&self, environ: &Bound<'_, PyDict>) -> PyResult<()> {
-        if let Some(name) = environ.get_item(&self.names.script_name)? {
+        if let Some(name) = script_name {
             environ.set_item(&self.keys.script_name, name)?;
         }
         Ok(())
@@ -408,6 +407,11 @@ impl Environ {
         environ.set_item(&self.keys.server_name, name)?;
         environ.set_item(&self.keys.server_port, port)
     }
+}
+
+/// As a proxy spells it. `Script-Name` has the same environ key but is anybody's: proxies pass it on.
+fn is_script_name(name: &[u8]) -> bool {
+    name.len() == 11 && name.eq_ignore_ascii_case(b"script_name")
 }
 
 /// What a PROXY header has said, by gunicorn's names.

@@ -86,7 +86,6 @@ pub struct Names {
     buckets: Vec<Option<Entry>>,
     count: usize,
     request: u64,
-    pub script_name: Py<PyString>,
 }
 
 /// An environ key, and whether this request can have it already.
@@ -99,8 +98,7 @@ impl Names {
     pub fn new(py: Python<'_>) -> Names {
         let mut buckets = Vec::new();
         buckets.resize_with(BUCKETS, || None);
-        let script_name = PyString::intern(py, "HTTP_SCRIPT_NAME").unbind();
-        let mut names = Names { buckets, count: 0, request: 0, script_name };
+        let mut names = Names { buckets, count: 0, request: 0 };
         for name in KNOWN {
             names.key(py, name.as_bytes());
         }
