@@ -29,6 +29,7 @@ pub mod cli;
 pub mod config;
 pub mod conn;
 pub mod control;
+mod crash_report;
 pub mod daemon;
 pub mod defect;
 pub mod development;

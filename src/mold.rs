@@ -14,6 +14,7 @@ use std::sync::Arc;
 use nix::sys::socket::{recv, send, MsgFlags};
 use pyo3::prelude::*;
 
+use crate::crash_report;
 use crate::defect;
 use crate::fork_doctor::Doctor;
 use crate::panic;
@@ -21,7 +22,7 @@ use crate::python::{self, Fork};
 use crate::scoreboard::Scoreboard;
 use crate::sys::clock::{self, Nanos, SECOND};
 use crate::sys::poll::{wait_one, Interest};
-use crate::sys::signal::{Blocked, SIGKILL};
+use crate::sys::signal::{self, Blocked, SIGKILL};
 use crate::sys::{crash, process};
 use crate::worker::{self, Heritage, Seed};
 
@@ -103,6 +104,11 @@ impl Mold {
         matches!(self.state, State::Ready | State::Lost { was_ready: true })
     }
 
+    /// Whether it was ended here; it may have ended before.
+    pub fn is_given_up(&self) -> bool {
+        matches!(self.state, State::Lost { .. })
+    }
+
     /// Ends it; its place is free when it has been reaped.
     pub fn give_up(&mut self) {
         process::send_signal(self.pid, SIGKILL);
@@ -174,7 +180,7 @@ pub fn run(py: Python<'_>, seed: MoldSeed) -> MoldOutcome {
     if let Err(code) = heritage.settle() {
         return MoldOutcome::Exit(code);
     }
-    if let Err(e) = crash::install() {
+    if let Err(e) = prepare_for_crash(py) {
         log::error!("Cannot prepare for a crash: {e}");
     }
     let app = match load(py, &heritage) {
@@ -216,6 +222,16 @@ pub fn run(py: Python<'_>, seed: MoldSeed) -> MoldOutcome {
             }
         }
     }
+}
+
+/// Of the application that is loaded here. Handlers that it has of its own come before ours.
+fn prepare_for_crash(py: Python<'_>) -> PyResult<()> {
+    crash_report::this_is_a_mold();
+    crash::install()?;
+    crash::install_abort()?;
+    python::dump_stacks_on(py, signal::stack_dump())?;
+    crash::guard_thread()?;
+    Ok(())
 }
 
 /// Loads the application so that its pages can be shared, and says what of it cannot.

@@ -58,6 +58,8 @@ const PANIC: u64 = 1 << 9;
 const FULL: usize = 6;
 // Writer: the arbiter.
 const OUTDATED: usize = 5;
+// Writer: the worker.
+const LEAVES: usize = 6;
 
 // Record words. Writer: the thread that owns the record.
 const SINCE: usize = 0;
@@ -224,6 +226,15 @@ impl Slot {
             stack_overflow: word & STACK_OVERFLOW != 0,
             panic: word & PANIC != 0,
         })
+    }
+
+    /// By the worker: it ends as it was told to, by whoever it was.
+    pub fn set_leaves(&self) {
+        self.words()[LEAVES].store(1, Release);
+    }
+
+    pub fn leaves(&self) -> bool {
+        self.words()[LEAVES].load(Acquire) != 0
     }
 
     /// By the arbiter: the worker is about to be told to go because its code has changed.

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::crash::Expected;
 use super::table::{Entry, Job, Table};
 use super::{lock, room, EventLoop, Lead, LISTENER, MAILBOX};
 use crate::conn::{Conn, Desk, Event};
@@ -26,7 +27,12 @@ pub(super) enum Source {
 }
 
 /// A connection that has just been taken.
-pub(super) enum Arrival {
+pub(super) struct Arrival<'a> {
+    pub(super) comes: Comes,
+    pub(super) expected: Expected<'a>,
+}
+
+pub(super) enum Comes {
     /// With the number of its listener.
     New(OwnedFd, Peer, usize),
     Handed(Handed),
@@ -122,18 +128,22 @@ impl EventLoop {
     }
 
     /// What a source has, if anything.
-    pub(super) fn arrival(&self, source: Source, lead: &mut Lead) -> io::Result<Option<Arrival>> {
-        match source {
-            Source::Listener(index) => self.accept_from(index),
-            Source::Mailbox => Ok(self.letter(lead)?.map(Arrival::Handed)),
-        }
+    pub(super) fn arrival(&self, source: Source, lead: &mut Lead) -> io::Result<Option<Arrival<'_>>> {
+        let Source::Listener(index) = source else {
+            let expected = self.roll.expect();
+            let handed = self.letter(lead)?;
+            return Ok(handed.map(|handed| Arrival { comes: Comes::Handed(handed), expected }));
+        };
+        self.accept_from(index)
     }
 
-    pub(super) fn accept_from(&self, index: usize) -> io::Result<Option<Arrival>> {
+    pub(super) fn accept_from(&self, index: usize) -> io::Result<Option<Arrival<'_>>> {
+        let expected = self.roll.expect();
         loop {
             match socket::accept(self.plan.listeners[index].as_fd()) {
                 Ok((fd, address)) => {
-                    return Ok(Some(Arrival::New(fd, address.map_or(Peer::Unix, Peer::Tcp), index)))
+                    let comes = Comes::New(fd, address.map_or(Peer::Unix, Peer::Tcp), index);
+                    return Ok(Some(Arrival { comes, expected }));
                 }
                 Err(e) => match e.raw_os_error() {
                     Some(libc::EAGAIN) => return Ok(None),
@@ -201,8 +211,8 @@ impl EventLoop {
         self.adjust_listening(&mut table);
     }
 
-    fn arrived(&self, arrival: Arrival, desk: &mut Desk) -> Option<Job> {
-        let is_new = matches!(arrival, Arrival::New(..));
+    fn arrived(&self, arrival: Arrival<'_>, desk: &mut Desk) -> Option<Job> {
+        let is_new = matches!(arrival.comes, Comes::New(..));
         let mut job = self.admit(arrival, desk)?;
         // Of a connection that came here the kernel has told no other worker.
         let leaves = self.draining.load(Relaxed) && !self.closing.load(Relaxed);
@@ -221,10 +231,11 @@ impl EventLoop {
     }
 
     /// Gives a connection its place in the table.
-    pub(super) fn admit(&self, arrival: Arrival, desk: &mut Desk) -> Option<Job> {
+    pub(super) fn admit(&self, arrival: Arrival<'_>, desk: &mut Desk) -> Option<Job> {
         let mut turn = self.turn(desk, clock::monotonic());
-        let conn = Box::new(match arrival {
-            Arrival::New(fd, peer, listener) => {
+        let Arrival { comes, expected } = arrival;
+        let conn = Box::new(match comes {
+            Comes::New(fd, peer, listener) => {
                 let transport = self.transport(fd, peer, self.plan.tls.is_some())?;
                 let trusted = self.plan.trust.trusts(peer.ip());
                 let mut conn = Conn::new(transport, peer, listener, trusted, &mut turn);
@@ -233,7 +244,7 @@ impl EventLoop {
                 }
                 conn
             }
-            Arrival::Handed(Handed { fd, papers, octets }) => {
+            Comes::Handed(Handed { fd, papers, octets }) => {
                 let peer = papers.peer;
                 let listener = self.plan.listeners.iter().position(|known| known.id() == papers.listener);
                 let Some(listener) = listener else {
@@ -247,7 +258,7 @@ impl EventLoop {
                 conn
             }
         });
-        let key = self.enter(&conn);
+        let key = self.enter(&conn, expected);
         Some(Job { key, conn })
     }
 
@@ -269,7 +280,7 @@ impl EventLoop {
         }
     }
 
-    fn enter(&self, conn: &Conn) -> usize {
+    fn enter(&self, conn: &Conn, expected: Expected<'_>) -> usize {
         let (fd, peer, tls) = (conn.as_fd().as_raw_fd(), conn.client(), conn.transport.tls());
         let mut table = lock(&self.table);
         table.generation = table.generation.wrapping_add(1);
@@ -283,7 +294,7 @@ impl EventLoop {
             queued: Nanos::MAX,
         };
         let key = table.entries.insert(entry);
-        self.roll.enter(key, conn, fd);
+        self.roll.enter(key, conn, fd, expected);
         self.plan.slot.set_connections(table.entries.len());
         if table.entries.len() >= self.plan.most_connections {
             self.adjust_listening(&mut table);

@@ -7,22 +7,21 @@
 //! The roll costs a request two compare-and-swaps of a word that nobody else uses. `hold` is the first: after it the connection is its
 //! thread's, and without it the thread goes no further, as the connection has been passed on by a crash elsewhere.
 
-use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use super::EventLoop;
 use crate::conn::{Conn, State};
+use crate::crash_report::announce;
 use crate::exchange::claim::{Claim, Overrun, Stage};
 use crate::handoff::Papers;
 use crate::http::reject::without_body;
 use crate::http::Reject;
-use crate::log;
 use crate::proxy_protocol::Preface;
 use crate::sys::clock::{self, Nanos, SECOND};
 use crate::sys::crash::{self, Fault, Scene};
-use crate::sys::{process, signal, socket};
+use crate::sys::socket;
 use crate::transport::Peer;
 use crate::version;
 
@@ -109,23 +108,48 @@ fn standing(state: State) -> Standing {
 }
 
 /// Every connection of the worker by its key in the table. Connections beyond its length end unanswered.
-pub(super) struct Roll(Box<[AtomicU64]>);
+pub(super) struct Roll {
+    places: Box<[AtomicU64]>,
+    /// Threads that may have a connection in their hands that is not on it yet.
+    arriving: AtomicU32,
+}
+
+/// Until it is dropped, a crash waits for a connection to be entered.
+pub(super) struct Expected<'a>(&'a AtomicU32);
+
+impl Drop for Expected<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
+}
 
 impl Roll {
     pub(super) fn new(most_connections: usize) -> Roll {
-        Roll((0..most_connections + SPARE).map(|_| AtomicU64::new(0)).collect())
+        let places = (0..most_connections + SPARE).map(|_| AtomicU64::new(0)).collect();
+        Roll { places, arriving: AtomicU32::new(0) }
     }
 
-    /// A new connection, in the hands of the thread that took it.
-    pub(super) fn enter(&self, key: usize, conn: &Conn, fd: i32) {
-        if let Some(word) = self.0.get(key) {
-            word.store(Place::new(conn, fd).at(Standing::Held).0, Release);
+    /// By a thread that is about to take a connection from where it waits.
+    pub(super) fn expect(&self) -> Expected<'_> {
+        self.arriving.fetch_add(1, SeqCst);
+        Expected(&self.arriving)
+    }
+
+    /// A new connection, in the hands of the thread that took it. One that has come while the process crashes stays as it
+    /// came: the thread goes no further.
+    pub(super) fn enter(&self, key: usize, conn: &Conn, fd: i32, expected: Expected<'_>) {
+        let Some(word) = self.places.get(key) else { return };
+        word.store(Place::new(conn, fd).at(Standing::Held).0, SeqCst);
+        if crash::is_near() {
+            self.wait(key, conn.state());
+            drop(expected);
+            crash::wait_for_the_end();
         }
     }
 
     /// A thread takes the connection into its hands.
     pub(super) fn hold(&self, key: usize) {
-        let Some(word) = self.0.get(key) else { return };
+        let Some(word) = self.places.get(key) else { return };
         let seen = Place(word.load(Relaxed));
         let held = seen.at(Standing::Held).0;
         if seen.is_taken() || word.compare_exchange(seen.0, held, AcqRel, Relaxed).is_err() {
@@ -135,7 +159,7 @@ impl Roll {
 
     /// It is back, and waits.
     pub(super) fn wait(&self, key: usize, state: State) {
-        let Some(word) = self.0.get(key) else { return };
+        let Some(word) = self.places.get(key) else { return };
         // A crash may mark it meanwhile, and wants to know too.
         let set = |word| Some(Place(word).at(standing(state)).0);
         let _ = word.fetch_update(Release, Relaxed, set);
@@ -143,27 +167,35 @@ impl Roll {
 
     /// Its descriptor is closed, or another worker's.
     pub(super) fn leave(&self, key: usize) {
-        if let Some(word) = self.0.get(key) {
+        if let Some(word) = self.places.get(key) {
             word.store(Standing::Absent as u64, Release);
         }
     }
 
     /// By a crash: from now on no thread gets hold of a connection that it does not have.
     fn take_all(&self) {
-        for word in &self.0 {
+        for word in &self.places {
             if word.load(Acquire) != Standing::Absent as u64 {
                 word.fetch_or(TAKEN, AcqRel);
             }
         }
     }
 
+    /// By a crash, when nothing can be taken from where it waits any more: gives those a moment who just have.
+    fn await_arrivals(&self, waits: &mut u32) {
+        while self.arriving.load(SeqCst) > 0 && *waits > 0 {
+            *waits -= 1;
+            crash::pause_briefly();
+        }
+    }
+
     /// The keys of all that may be there.
     fn keys(&self) -> std::ops::Range<usize> {
-        0..self.0.len()
+        0..self.places.len()
     }
 
     fn look(&self, key: usize) -> Option<Place> {
-        let word = &self.0[key];
+        let word = &self.places[key];
         let place = Place(word.load(Acquire));
         match place.standing() {
             Standing::Absent => None,
@@ -221,6 +253,7 @@ impl Scene for EventLoop {
         }
         self.calls.iter().for_each(|claim| _ = claim.crash());
         self.roll.take_all();
+        self.roll.await_arrivals(&mut waits);
         for key in self.roll.keys() {
             let Some(place) = self.settled(key, &mut waits) else { continue };
             match place.standing() {
@@ -231,8 +264,7 @@ impl Scene for EventLoop {
                 Standing::Ended | Standing::Absent => {}
             }
         }
-        report(fault, &toll);
-        true
+        report(fault, &toll)
     }
 }
 
@@ -342,21 +374,14 @@ fn close(place: Place, toll: &mut Toll) {
     toll.closed += 1;
 }
 
-/// One line for the error log, above the stacks.
-fn report(fault: Fault, toll: &Toll) {
-    let Some(log) = log::descriptor() else { return };
+fn report(fault: Fault, toll: &Toll) -> bool {
     let Toll { failed, unavailable, reset, passed, closed } = toll;
-    let overflow = if fault.stack_overflow { ", its C stack is full" } else { "" };
-    let mut text = [0; 512];
-    let mut rest = &mut text[..];
-    // It fits.
-    let _ = writeln!(
-        rest,
-        "Fatal error: {} in worker (pid:{}){overflow}. Connections: {failed} answered 500, {unavailable} answered 503, \
-         {reset} reset, {passed} left to other workers, {closed} closed. Stacks of all threads:",
-        signal::full_name(fault.signal).unwrap_or("a signal"),
-        process::id(),
-    );
-    let unused = rest.len();
-    crash::note(log.as_raw_fd(), &text[..text.len() - unused]);
+    announce(
+        fault,
+        "worker",
+        format_args!(
+            "Connections: {failed} answered 500, {unavailable} answered 503, {reset} reset, {passed} left to other \
+             workers, {closed} closed. "
+        ),
+    )
 }

@@ -259,6 +259,7 @@ impl EventLoop {
             std::thread::sleep(LAST_WORDS);
         }
         self.write_access_log();
+        self.plan.slot.set_leaves();
         log::info!("Worker exiting (pid: {})", process::id());
         crate::log::give_up();
         process::exit_now(0);

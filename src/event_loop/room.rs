@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::accept::Arrival;
+use super::accept::{Arrival, Comes};
 use super::{lock, EventLoop, Lead};
 use crate::handoff::{Handed, Papers};
 use crate::proxy_protocol::Preface;
@@ -135,6 +135,7 @@ impl EventLoop {
             log::warn!("Answered {refused} connection(s) with 503, as no descriptor is left (ulimit -n)");
         }
         for _ in 0..MOST {
+            let _expected = self.roll.expect();
             let Ok(Some(handed)) = self.take_letter(lead) else {
                 break;
             };
@@ -153,7 +154,9 @@ impl EventLoop {
         for _ in 0..MOST {
             self.restore(lead);
             lead.reserve.give_up();
-            let Ok(Some(Arrival::New(fd, peer, _))) = self.accept_from(listener) else {
+            let Ok(Some(Arrival { comes: Comes::New(fd, peer, _), expected: _expected })) =
+                self.accept_from(listener)
+            else {
                 break;
             };
             let papers = self.first_papers(peer, listener);

@@ -136,6 +136,11 @@ pub fn is_stop(py: Python<'_>, e: &PyErr) -> bool {
     e.is_instance_of::<Interrupted>(py) && code().is_ok_and(|code| code == 0)
 }
 
+/// Whether an exception is the one by which a signal ends a request.
+pub fn is_interrupt(py: Python<'_>, e: &PyErr) -> bool {
+    e.is_instance_of::<Interrupted>(py)
+}
+
 /// With what SystemExit the frame that runs in the main thread is ended, if it is.
 fn exit_code(mode: u8, signal: i32) -> Option<i32> {
     let booting = mode == Mode::Booting as u8;

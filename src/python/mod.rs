@@ -8,7 +8,7 @@ mod interrupts;
 mod threads;
 
 pub use config_file::{config_reader, paste, raw, run_config, values};
-pub use interrupts::{is_stop, reset_signals, Interrupts, Mode};
+pub use interrupts::{is_interrupt, is_stop, reset_signals, Interrupts, Mode};
 pub use threads::{dump_stacks_on, guard_stack, spawn_thread, stacks_within, threads};
 
 use std::ffi::CString;
@@ -17,9 +17,7 @@ use std::path::PathBuf;
 use pyo3::exceptions::PySystemExit;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyCFunction, PyDict, PyList, PyModule, PyTuple};
-
-use crate::sys::process;
+use pyo3::types::{PyList, PyModule, PyTuple};
 
 /// Which side of a fork this is.
 pub enum Fork {
@@ -44,15 +42,6 @@ pub fn exit_code_of(py: Python<'_>, e: &PyErr) -> i32 {
         Ok(code) => code.extract().unwrap_or(1),
         Err(_) => 1,
     }
-}
-
-/// From now on a process that is forked from this one by Python knows that it is.
-pub fn mark_forks(py: Python<'_>) -> PyResult<()> {
-    let mark = PyCFunction::new_closure(py, Some(c"mark_forked"), None, |_, _| process::mark_forked())?;
-    let options = PyDict::new(py);
-    options.set_item("after_in_child", mark)?;
-    py.import(intern!(py, "os"))?.call_method("register_at_fork", (), Some(&options))?;
-    Ok(())
 }
 
 /// The interpreter's program, where it has one.

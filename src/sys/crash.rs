@@ -9,14 +9,14 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
-use std::sync::atomic::{AtomicBool, AtomicI32};
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr};
 
 use libc::{c_int, c_void, siginfo_t};
 
 use super::signal::{self, SIGABRT};
 
 const FAULTS: [c_int; 4] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL];
+const ALL: [c_int; 5] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, SIGABRT];
 /// Of the stack on which a handler runs: three nested frames with every vector register, and what they call.
 const STACK: usize = 128 * 1024;
 /// On less of somebody else's, Python's stacks are not written.
@@ -41,10 +41,12 @@ pub trait Scene: Sync {
     fn last_acts(&self, fault: Fault) -> bool;
 }
 
-static BEFORE: [OnceLock<libc::sigaction>; FAULTS.len()] = [const { OnceLock::new() }; FAULTS.len()];
-static BEFORE_ABORT: OnceLock<libc::sigaction> = OnceLock::new();
+/// What was there before us, for each of `ALL`. Never freed, as a handler may be reading it.
+static BEFORE: [AtomicPtr<libc::sigaction>; ALL.len()] =
+    [const { AtomicPtr::new(ptr::null_mut()) }; ALL.len()];
 static INSTALLED: AtomicBool = AtomicBool::new(false);
-static SCENE: OnceLock<&'static dyn Scene> = OnceLock::new();
+/// Never freed either.
+static SCENE: AtomicPtr<&'static dyn Scene> = AtomicPtr::new(ptr::null_mut());
 /// Whose crashes the scene is about: not those of a process forked from it.
 static OWNER: AtomicI32 = AtomicI32::new(0);
 /// The thread that crashed first.
@@ -55,21 +57,22 @@ static EXPECTED: AtomicBool = AtomicBool::new(false);
 /// Puts our handlers in front of those that are there, but for ABRT; once in a process and those forked from it.
 pub fn install() -> io::Result<()> {
     match INSTALLED.swap(true, AcqRel) {
-        false => FAULTS.iter().zip(&BEFORE).try_for_each(|(signal, before)| take_over(*signal, before)),
+        false => FAULTS.into_iter().try_for_each(take_over),
         true => Ok(()),
     }
 }
 
-/// The same for ABRT, in front of who is asked to stop by it. Once, in the process that has the scene.
+/// The same for ABRT, in front of who is asked to stop by it.
 pub fn install_abort() -> io::Result<()> {
-    take_over(SIGABRT, &BEFORE_ABORT)
+    take_over(SIGABRT)
 }
 
-fn take_over(signal: c_int, before: &OnceLock<libc::sigaction>) -> io::Result<()> {
+fn take_over(signal: c_int) -> io::Result<()> {
+    let handler = on_fault as extern "C" fn(c_int, *mut siginfo_t, *mut c_void) as usize;
     // SAFETY: a zeroed sigaction is a valid one; the handler has the signature that SA_SIGINFO wants.
     let found = unsafe {
         let mut ours: libc::sigaction = std::mem::zeroed();
-        ours.sa_sigaction = on_fault as extern "C" fn(c_int, *mut siginfo_t, *mut c_void) as usize;
+        ours.sa_sigaction = handler;
         ours.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
         libc::sigemptyset(&mut ours.sa_mask);
         let mut found = MaybeUninit::uninit();
@@ -78,16 +81,27 @@ fn take_over(signal: c_int, before: &OnceLock<libc::sigaction>) -> io::Result<()
             _ => return Err(io::Error::last_os_error()),
         }
     };
-    // It is set already only where we are in front of ourselves.
-    let _ = before.set(found);
+    // Behind ourselves there is who was there before.
+    if let Some(place) = place(signal).filter(|_| found.sa_sigaction != handler) {
+        place.store(Box::into_raw(Box::new(found)), Release);
+    }
     Ok(())
+}
+
+fn place(signal: c_int) -> Option<&'static AtomicPtr<libc::sigaction>> {
+    ALL.iter().position(|known| *known == signal).map(|at| &BEFORE[at])
 }
 
 /// From now on a crash of this process is `scene`'s.
 pub fn set_scene(scene: &'static dyn Scene) {
-    if SCENE.set(scene).is_ok() {
-        OWNER.store(own_pid(), Release);
-    }
+    SCENE.store(Box::into_raw(Box::new(scene)), Release);
+    OWNER.store(own_pid(), Release);
+}
+
+fn scene() -> Option<&'static dyn Scene> {
+    let scene = SCENE.load(Acquire);
+    // SAFETY: null, or from `Box::into_raw` and never freed.
+    unsafe { scene.as_ref() }.copied()
 }
 
 /// Gives the calling thread a stack for its handlers, so that one that has no stack left can have them too. It is never
@@ -138,18 +152,22 @@ extern "C" fn on_fault(signal: c_int, info: *mut siginfo_t, context: *mut c_void
     }
     // SAFETY: gettid(2) has no precondition; sigaction with SA_SIGINFO passes a valid siginfo.
     let (own, synchronous) = unsafe { (libc::gettid(), (*info).si_code > 0 && signal != SIGABRT) };
-    let is_first = DYING.compare_exchange(0, own, AcqRel, Acquire).is_ok();
-    if is_first && OWNER.load(Acquire) == own_pid() {
-        if let Some(scene) = SCENE.get() {
-            let fault = Fault { signal, stack_overflow: is_stack_overflow(signal, info, context) };
-            if scene.last_acts(fault) {
-                write_stacks();
-            }
+    // A process between vfork(2) and exec has our memory: nothing in it may be changed.
+    if OWNER.load(Acquire) == own_pid() {
+        match DYING.compare_exchange(0, own, AcqRel, Acquire) {
+            Ok(_) => last_acts(Fault { signal, stack_overflow: is_stack_overflow(signal, info, context) }),
+            // By what we do here: no more of it.
+            Err(first) if first == own => {}
+            Err(_) => wait_a_while(),
         }
-    } else if !is_first && DYING.load(Acquire) != own {
-        wait_a_while();
     }
     pass_on(signal, synchronous);
+}
+
+fn last_acts(fault: Fault) {
+    if scene().is_some_and(|scene| scene.last_acts(fault)) {
+        write_stacks();
+    }
 }
 
 /// abort(3) and raise(3) send it by tgkill(2), others by kill(2). A handler in front of ours may have raised it again.
@@ -160,10 +178,9 @@ fn is_abort(info: *const siginfo_t) -> bool {
 }
 
 fn before(signal: c_int) -> Option<&'static libc::sigaction> {
-    match FAULTS.iter().position(|fault| *fault == signal) {
-        Some(at) => BEFORE[at].get(),
-        None => BEFORE_ABORT.get(),
-    }
+    let before = place(signal)?.load(Acquire);
+    // SAFETY: null, or from `Box::into_raw` and never freed.
+    unsafe { before.as_ref() }
 }
 
 /// An ABRT that asks for something goes to whoever heard of it before us.
@@ -347,8 +364,12 @@ pub fn pause_briefly() {
     pause(1);
 }
 
-/// Octets to a file, as far as it takes them.
-pub fn note(number: c_int, octets: &[u8]) {
-    // SAFETY: the slice is valid for its length.
-    unsafe { libc::write(number, octets.as_ptr().cast(), octets.len()) };
+/// Octets to a file, as far as it takes them. False, and nothing is written, where its reader would have to be waited for.
+pub fn note(number: c_int, octets: &[u8]) -> bool {
+    let mut room = libc::pollfd { fd: number, events: libc::POLLOUT, revents: 0 };
+    // SAFETY: one structure of ours; the slice is valid for its length.
+    unsafe {
+        let has_room = libc::poll(&mut room, 1, 0) == 1 && room.revents & libc::POLLOUT != 0;
+        has_room && libc::write(number, octets.as_ptr().cast(), octets.len()) >= 0
+    }
 }

@@ -214,9 +214,17 @@ pub fn message_pair() -> io::Result<(OwnedFd, OwnedFd)> {
 
 static FORKED: AtomicBool = AtomicBool::new(false);
 
-/// By a process that somebody has forked from one of ours: it has our code to run, and none of our business.
-pub fn mark_forked() {
-    FORKED.store(true, Relaxed);
+/// From now on a process that is forked from this one knows that it is, whether Python forks it or C code: it has our code to
+/// run, and none of our business (pthread_atfork(3)).
+pub fn mark_forks() -> io::Result<()> {
+    extern "C" fn mark() {
+        FORKED.store(true, Relaxed);
+    }
+    // SAFETY: the handler only stores to an atomic, and its code is never unloaded.
+    match unsafe { libc::pthread_atfork(None, None, Some(mark)) } {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
 }
 
 pub fn is_forked() -> bool {

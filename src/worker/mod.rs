@@ -20,6 +20,7 @@ use application::initialised;
 use plan::{circumstances, plan, trust, Logs, Post};
 use running::{lead_threads, reopen_logs, start_loop, Heard};
 
+use crate::crash_report;
 use crate::event_loop::EventLoop;
 use crate::hooks::WorkerHooks;
 use crate::log::routes;
@@ -63,14 +64,19 @@ pub fn run(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>) -> i32 {
         }
     });
     let interrupts = seed.heritage.interrupts.clone();
+    crash_report::worker_boots(seed.slot.clone());
     let hooks = match hooks(py, &seed) {
         Ok(hooks) => hooks,
         Err(e) => return boot_failed(py, &e),
     };
+    let slot = seed.slot.clone();
     let code = match serve(py, seed, app, &hooks) {
         Ok(()) => 0,
         Err(code) => code,
     };
+    if code == 0 {
+        slot.set_leaves();
+    }
     // Python may not have come to handle a signal that the loop has seen; `worker_int` goes before `worker_exit`.
     let _ = py.check_signals();
     // What a signal started is under way; exit handlers run undisturbed.
@@ -162,7 +168,7 @@ fn boot_failed(py: Python<'_>, e: &PyErr) -> i32 {
 
 /// From here on signals are for this worker, and nothing of what the arbiter was told is left.
 fn boot_signals(py: Python<'_>, interrupts: &Interrupts) -> PyResult<()> {
-    python::mark_forks(py)?;
+    process::mark_forks()?;
     python::reset_signals(py, &[signal::SIGCHLD])?;
     interrupts.install(py, &[signal::SIGABRT])?;
     // Before the application is there: handlers of its own come before ours, and decide.

@@ -176,8 +176,6 @@ struct WsgiCaller {
     interrupts: Option<Interrupts>,
     /// The thread keeps the interpreter while it has work, and gives it up to wait.
     attached: bool,
-    /// Of the worker.
-    pid: i32,
 }
 
 /// What a request's hooks need beside it.
@@ -206,7 +204,6 @@ impl WsgiCaller {
             trust,
             interrupts: (thread == 0).then(|| circumstances.interrupts.clone()),
             attached: circumstances.surroundings.threads == 1,
-            pid: process::id(),
         })
     }
 
@@ -286,8 +283,7 @@ impl WsgiCaller {
     /// A process that the application forked and that left by an exception ends as it would have without us, and one that
     /// returned as if that had been its end: it is no worker, and the request is its parent's.
     fn end_child(&self, py: Python<'_>, exchange: &Exchange<'_>, outcome: &Result<(), Broken>) {
-        // A system call for requests that fail only: `os.fork` has left a mark, other forks have not.
-        if !process::is_forked() && (outcome.is_ok() || process::id() == self.pid) {
+        if !process::is_forked() {
             return;
         }
         let code = match outcome {
@@ -430,8 +426,8 @@ impl Caller for WsgiCaller {
         Python::attach(|py| {
             py.detach(wait);
             if let Err(e) = py.check_signals() {
-                // Our own handlers raise SystemExit to end a request; here none runs.
-                if !python::is_stop(py, &e) {
+                // Our own handlers raise it to end a request; here none runs.
+                if !python::is_interrupt(py, &e) {
                     log::error!("Exception in a signal handler\n{}", traceback(py, &e));
                 }
             }
