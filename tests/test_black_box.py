@@ -91,14 +91,16 @@ def test_a_signal_brings_a_worker_to_its_end(server, name):
 
 
 @pytest.mark.parametrize("code, source, says", [
-    (3, "raise ValueError('broken')", r"exited with code 3\. The application could not be loaded\. It had not finished booting\."),
-    (3, "import sys; sys.exit(5)", r"exited with code 3\. The application could not be loaded"),
+    (3, "raise ValueError('broken')", r"exited with code 3\. It could not boot, for the reason above\. It had not finished booting\."),
+    (3, "import sys; sys.exit(5)", r"exited with code 3\. It could not boot"),
     (4, "other = 1", r"exited with code 4\. The application was not found"),
     (0, "import os; os._exit(0)", BY_CODE % 0 + r" It had not finished booting"),
     (0, "import os; os._exit(6)", BY_CODE % 6 + r" It had not finished booting"),
     (0, "import ctypes; ctypes.string_at(0)", CRASHED % "SIGSEGV" + r".* It had not finished booting"),
+    (0, "import os; os.abort()", BY_REQUEST["abort"] + r".* It had not finished booting"),
+    (0, "from apps.doom import overflow; overflow()", BY_REQUEST["overflow"] + r".* It had not finished booting"),
     (0, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)", BY_REQUEST["kill"]),
-], ids=["raises", "sys.exit", "no app", "_exit 0", "_exit 6", "segv", "kill"])
+], ids=["raises", "sys.exit", "no app", "_exit 0", "_exit 6", "segv", "abort", "overflow", "kill"])
 def test_a_worker_that_does_not_boot(server, tmp_path, code, source, says):
     """`code` is the server's, when a worker that cannot boot ends it."""
     (tmp_path / "broken.py").write_text(source + "\n")
@@ -108,6 +110,111 @@ def test_a_worker_that_does_not_boot(server, tmp_path, code, source, says):
     check(running, old, says)
     if code:
         assert running.wait_exit() == code
+
+
+@pytest.mark.parametrize("way", ["segv", "abort", "overflow"])
+@pytest.mark.parametrize("role", ["worker", "mold"])
+def test_a_crash_while_the_application_is_imported_shows_where(server, tmp_path, role, way):
+    (tmp_path / "broken.py").write_text("from apps.doom import WAYS\n\nWAYS[%r]()\n" % way)
+    running = server("broken:app", *(["--preload"] if role == "mold" else []), wait=False,
+                     env={"PYTHONPATH": "%s:%s" % (tmp_path, os.path.dirname(__file__))})
+    running.expect_errors()
+    dead = running.wait_log(r"^Fatal error: SIG\w+ in %s \(pid:(\d+)\)" % role).group(1)
+    running.wait_log(r'^  File ".*broken\.py", line 3 in <module>$')
+    what = "finished booting" if role == "worker" else "loaded the application"
+    # A mold has no place on the scoreboard; that its stack was full, its own line says.
+    says = CRASHED % "SIGSEGV" if (role, way) == ("mold", "overflow") else BY_REQUEST[way]
+    running.wait_log(r"\[ERROR\] %s \(pid:%s\) (%s).* It had not %s\." % (role.title(), dead, says, what))
+    assert (", its C stack is full. " in running.log()) == (way == "overflow")
+
+
+@pytest.mark.parametrize("way, says", [
+    (None, r"exited with code 3\. It could not boot"),
+    ("_exit", BY_CODE % 7),
+    ("kill", BY_REQUEST["kill"]),
+])
+def test_a_mold_that_does_not_load_the_application(server, tmp_path, way, says):
+    (tmp_path / "broken.py").write_text("from apps.doom import WAYS\nWAYS[%r]()\n" % way)
+    running = server("broken:app", "--preload", wait=False,
+                     env={"PYTHONPATH": "%s:%s" % (tmp_path, os.path.dirname(__file__))})
+    running.expect_errors()
+    running.wait_log(r"\[ERROR\] Mold \(pid:\d+\) (%s).* It had not loaded the application\. It lived for \d+ s\.$" % says)
+
+
+def test_a_mold_that_is_killed(server):
+    running = start(server, "--preload", "-w", "2")
+    running.expect_errors()
+    workers = wait_ready(running, 2)
+    [mold] = [pid for pid in running.processes() if pid not in workers + [running.pid]]
+    os.kill(mold, signal.SIGKILL)
+    line = running.wait_log(r"\[ERROR\] Mold \(pid:%d\) was (killed by|sent) SIGKILL.*$" % mold).group(0)
+    assert re.search(r"Not by this server|From outside, or by this server", line)
+    assert running.get("/?after").status == 200
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGQUIT", "SIGABRT"])
+def test_a_worker_that_somebody_else_tells_to_go(server, name):
+    """It goes in order, and is replaced."""
+    running = start(server, "--log-level", "debug")
+    running.allowed = []
+    [old] = wait_ready(running, 1)
+    os.kill(old, getattr(signal, name))
+    running.wait_log(r"\[DEBUG\] Worker \(pid:%d\) exited with code 0\. It was told to\. It lived" % old)
+    assert wait_ready(running, 1) != [old]
+
+
+def test_an_exit_handler_that_crashes(server):
+    running = start(server, app="""
+        import atexit
+        from apps.doom import application, segv
+        app = application
+        atexit.register(segv)
+    """)
+    assert running.get("/?first").status == 200
+    assert running.stop() == 0
+    running.wait_log(r"^Fatal error: SIGSEGV in worker \(pid:(\d+)\)")
+    running.wait_log(r"\[ERROR\] Worker \(pid:\d+\) (%s)" % (CRASHED % "SIGSEGV"))
+
+
+@pytest.mark.parametrize("way, says", [("segv", CRASHED % "SIGSEGV"), ("kill", BY_REQUEST["kill"]),
+                                       ("_exit", r"exited with code 7\. It was told to end, and on its way something")])
+def test_a_worker_that_dies_while_the_server_stops(server, way, says):
+    running = start(server)
+    [old] = wait_ready(running, 1)
+    with running.connect() as victim:
+        begin(running, victim, "/wait/" + way, "victim")
+        running.signal(signal.SIGTERM)
+        running.wait_log("Handling signal: term")
+        running.touch("go")
+        victim.expect_closed()
+    assert running.wait_exit() == 0
+    check(running, old, says)
+    running.wait_log(r"\[ERROR\] It was running GET /wait/%s\?victim for \d+ s$" % way)
+
+
+def test_this_server_has_killed_it_at_its_own_end(server):
+    running = start(server, "--graceful-timeout", "1")
+    running.expect_errors(r"Killing worker")
+    [old] = wait_ready(running, 1)
+    with running.connect() as victim:
+        begin(running, victim, "/wait", "victim")
+        os.kill(old, signal.SIGSTOP)
+        running.signal(signal.SIGTERM)
+        assert victim.expect_closed() == b""
+    assert running.wait_exit() == 0
+    check(running, old, r"was killed by SIGKILL\. This server killed it, as it did not stop in time \(--graceful-timeout\)\.")
+    running.wait_log(r"\[ERROR\] It was running GET /wait\?victim for \d+ s$")
+
+
+def test_a_target_is_shown_as_in_the_access_log(server):
+    """With its query, as it was sent: what is escaped stays so."""
+    running = start(server, "--access-logfile", "-")
+    wait_ready(running, 1)
+    target = "/segv?token=secret%0A[1]%20[ERROR]%20forged"
+    assert running.get("/?" + target[6:]).status == 200
+    assert running.get(target).status == 500
+    running.wait_log(r"It was running GET %s for \d+ s$" % re.escape(target))
+    wait_until(lambda: target[6:] in running.stdout(), 20, running.stdout)
 
 
 @pytest.mark.parametrize("option", ["--timeout", "--graceful-timeout"])
@@ -221,7 +328,7 @@ def test_out_of_memory(small_cgroup, tmp_path):
 # --- what the application forks ---
 
 @pytest.mark.parametrize("threads", [1, 2], ids=["plain", "threads"])
-@pytest.mark.parametrize("path", ["fork-and-return", "stream-fork"])
+@pytest.mark.parametrize("path", ["fork-and-return", "stream-fork", "fork-in-c"])
 def test_a_child_that_returns_from_the_application_is_no_worker(server, threads, path):
     """It ends; the answer is its parent's, once, and the connection goes on."""
     running = start(server, "--threads", threads)

@@ -109,8 +109,9 @@ impl Backoff {
         self.until = now + SECOND;
     }
 
-    pub fn until(&self) -> Nanos {
-        self.until
+    /// When there is to be another look, after one at that moment; a pause that has ended since is to be noticed too.
+    pub fn ends_after(&self, look: Nanos) -> Option<Nanos> {
+        Some(self.until).filter(|until| *until > look)
     }
 
     pub fn pause(&self, now: Nanos) -> Nanos {
@@ -421,6 +422,15 @@ mod tests {
         }
         assert_eq!(children.backoff.pause(SECOND), 0);
         assert!(children.is_empty());
+    }
+
+    #[test]
+    fn a_pause_that_ends_between_a_look_and_the_next_wait_is_noticed() {
+        let mut backoff = Backoff::default();
+        backoff.fork_failed(0);
+        assert_eq!(backoff.ends_after(SECOND - 1), Some(SECOND));
+        // That look has seen it.
+        assert_eq!((backoff.pause(SECOND), backoff.ends_after(SECOND)), (0, None));
     }
 
     #[test]

@@ -1,21 +1,29 @@
-//! Owns: why a process of ours ended: the facts, the one sentence for the log, and the kernel's count of OOM kills.
+//! Owns: why a process of ours ended: the facts, and the one sentence for the log.
 //! Rule: a reason is given only where it is known; where two are possible the sentence says so. The sentence is made by a
 //! pure function of the facts.
 //! Never: decides what follows a death.
 
 use std::fmt;
-use std::fs;
+use std::os::fd::BorrowedFd;
 
-use super::children::Child;
-use crate::scoreboard::{InFlight, SelfFault};
-use crate::sys::clock::{Nanos, SECOND};
+use super::oom::{Oom, OomKills};
+use crate::scoreboard::{InFlight, SelfFault, Slot};
+use crate::sys::clock::{self, Nanos, SECOND};
 use crate::sys::process::Ending;
 use crate::sys::signal;
 use crate::worker::{APP_NOT_FOUND, BOOT_FAILED};
 
+/// What it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Worker,
+    Mold,
+}
+
 /// What is known of a death.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts<'a> {
+    pub role: Role,
     pub ending: Ending,
     /// It had been told to end.
     pub told: bool,
@@ -24,11 +32,13 @@ pub struct Facts<'a> {
     pub fault: Option<SelfFault>,
     /// Why this server has killed it, if it has.
     pub killed: Option<&'a str>,
-    /// How many processes of the cgroup the kernel has killed for want of memory since the death before; None: it
-    /// does not say.
-    pub oom_kills: Option<u64>,
+    /// This server may have killed it, as it did not answer; or that was because it had ended.
+    pub given_up: bool,
+    /// Whether the kernel has killed for want of memory.
+    pub oom: Oom,
     pub age: Nanos,
-    pub requests: u64,
+    /// Of a worker.
+    pub requests: Option<u64>,
 }
 
 /// Why it died.
@@ -41,12 +51,17 @@ pub enum Reason<'a> {
     NotLoaded,
     /// Something in it has called exit(3) or _exit(2).
     Exited,
+    /// The same, while it went as it was told.
+    ExitedOnItsWay,
     Killed(&'a str),
     OutOfMemory(u64),
+    /// It or another, in so many seconds.
+    PerhapsOutOfMemory(u64, u64),
     /// By SIGKILL, and the kernel has not been short of memory.
     KilledFromOutside,
     /// By SIGKILL, and the kernel does not say whether it was short of memory.
     KilledPerhapsForMemory,
+    KilledOrGivenUp,
     Panicked,
     StackOverflow,
     /// By a fault of its own.
@@ -63,6 +78,7 @@ impl Facts<'_> {
             Ending::Exited(0) if self.told => Reason::Left,
             Ending::Exited(BOOT_FAILED) if !self.has_been_ready => Reason::NotLoaded,
             Ending::Exited(APP_NOT_FOUND) if !self.has_been_ready => Reason::NotFound,
+            Ending::Exited(_) if self.told => Reason::ExitedOnItsWay,
             Ending::Exited(_) => Reason::Exited,
             Ending::Signalled { signal: signal::SIGKILL, .. } => self.killed_by_whom(),
             Ending::Signalled { signal, .. } => self.crashed(signal),
@@ -70,11 +86,13 @@ impl Facts<'_> {
     }
 
     fn killed_by_whom(&self) -> Reason<'_> {
-        match (self.killed, self.oom_kills) {
+        match (self.killed, self.oom) {
             (Some(why), _) => Reason::Killed(why),
-            (None, Some(0)) => Reason::KilledFromOutside,
-            (None, Some(kills)) => Reason::OutOfMemory(kills),
-            (None, None) => Reason::KilledPerhapsForMemory,
+            (None, Oom::Now(kills)) => Reason::OutOfMemory(kills),
+            (None, Oom::Within(kills, seconds)) => Reason::PerhapsOutOfMemory(kills, seconds),
+            (None, _) if self.given_up => Reason::KilledOrGivenUp,
+            (None, Oom::No) => Reason::KilledFromOutside,
+            (None, Oom::Unknown) => Reason::KilledPerhapsForMemory,
         }
     }
 
@@ -95,8 +113,11 @@ impl fmt::Display for Reason<'_> {
         f.write_str(match self {
             Reason::Left => "It was told to.",
             Reason::NotFound => "The application was not found.",
-            Reason::NotLoaded => "The application could not be loaded.",
+            Reason::NotLoaded => "It could not boot, for the reason above.",
             Reason::Exited => "Nobody had told it to: something in the application called os._exit or exit.",
+            Reason::ExitedOnItsWay => {
+                "It was told to end, and on its way something in the application called os._exit or exit."
+            }
             Reason::Killed(why) => return write!(f, "This server killed it, as it {why}."),
             Reason::OutOfMemory(kills) => {
                 return write!(
@@ -105,6 +126,14 @@ impl fmt::Display for Reason<'_> {
                      (oom_kill)."
                 )
             }
+            Reason::PerhapsOutOfMemory(kills, seconds) => {
+                return write!(
+                    f,
+                    "Not by this server; the kernel has killed {kills} process(es) of this cgroup for want of memory in the \
+                     last {seconds} s (oom_kill), this one or others."
+                )
+            }
+            Reason::KilledOrGivenUp => "From outside, or by this server, as it did not answer any more.",
             Reason::KilledFromOutside => {
                 "Not by this server, and the kernel has killed nothing in this cgroup for want of memory."
             }
@@ -128,17 +157,20 @@ impl fmt::Display for Reason<'_> {
 pub fn sentence(pid: i32, facts: &Facts<'_>) -> String {
     let reason = facts.reason();
     let what = match reason {
-        Reason::OutOfMemory(_) | Reason::KilledPerhapsForMemory => {
+        Reason::OutOfMemory(_) | Reason::PerhapsOutOfMemory(..) | Reason::KilledPerhapsForMemory => {
             "was sent SIGKILL! Perhaps out of memory?".to_string()
         }
         _ => format!("{}.", facts.ending),
     };
-    let boots = if facts.has_been_ready { "" } else { " It had not finished booting." };
+    let role = facts.role;
+    let boots = match role {
+        _ if facts.has_been_ready => "",
+        Role::Worker => " It had not finished booting.",
+        Role::Mold => " It had not loaded the application.",
+    };
+    let served = facts.requests.map_or(String::new(), |requests| format!(" and took {requests} request(s)"));
     let seconds = facts.age / SECOND;
-    format!(
-        "Worker (pid:{pid}) {what} {reason}{boots} It lived for {seconds} s and took {} request(s).",
-        facts.requests
-    )
+    format!("{role:?} (pid:{pid}) {what} {reason}{boots} It lived for {seconds} s{served}.")
 }
 
 /// A request that died with its worker, as one line whatever its octets are.
@@ -155,95 +187,67 @@ pub fn printable(text: &str) -> String {
 
 // ---- what has to be remembered from one death to the next
 
+/// A process of ours that has been reaped.
+pub struct Deceased<'a> {
+    pub role: Role,
+    pub pid: i32,
+    pub born: Nanos,
+    pub ending: Ending,
+    /// It had been told to end.
+    pub told: bool,
+    pub has_been_ready: bool,
+    /// It had been given up by us: whether that was its end, nobody knows.
+    pub given_up: bool,
+    /// Of a worker.
+    pub slot: Option<&'a Slot>,
+}
+
 /// Who was killed by us and why, and how often the kernel has killed.
 pub struct Coroner {
-    oom: Option<OomCount>,
+    oom: Option<OomKills>,
     kills: Vec<(i32, &'static str)>,
 }
 
 impl Coroner {
     pub fn new() -> Coroner {
-        Coroner { oom: OomCount::of_this_cgroup(), kills: Vec::new() }
+        Coroner { oom: OomKills::of_this_cgroup(clock::monotonic()), kills: Vec::new() }
     }
 
     pub fn killed(&mut self, pid: i32, why: &'static str) {
         self.kills.push((pid, why));
     }
 
-    /// Of a worker that has been reaped. `now` is when.
-    pub fn facts(&mut self, child: &Child, ending: Ending, told: bool, now: Nanos) -> Facts<'static> {
-        let killed = self.kills.iter().position(|(pid, _)| *pid == child.pid);
+    /// Readable when there is something to follow.
+    pub fn waits(&self) -> Option<BorrowedFd<'_>> {
+        self.oom.as_ref().and_then(OomKills::waits)
+    }
+
+    pub fn follow(&mut self, now: Nanos) {
+        self.oom.iter_mut().for_each(|oom| oom.follow(now));
+    }
+
+    /// `now` is when it was reaped.
+    pub fn facts(&mut self, dead: &Deceased<'_>, now: Nanos) -> Facts<'static> {
+        let killed = self.kills.iter().position(|(pid, _)| *pid == dead.pid);
         let killed = killed.map(|at| self.kills.swap_remove(at).1);
-        let by_kill = matches!(ending, Ending::Signalled { signal: signal::SIGKILL, .. });
-        let oom_kills = match &mut self.oom {
-            Some(count) if by_kill && killed.is_none() => count.since_last(),
-            _ => None,
+        let by_kill = matches!(dead.ending, Ending::Signalled { signal: signal::SIGKILL, .. });
+        let oom = match &mut self.oom {
+            Some(oom) if by_kill && killed.is_none() => oom.claim(now),
+            _ => Oom::Unknown,
         };
-        let slot = &child.slot;
         Facts {
-            ending,
-            told,
-            has_been_ready: child.has_been_ready(),
-            fault: slot.fault(),
+            role: dead.role,
+            ending: dead.ending,
+            told: dead.told,
+            has_been_ready: dead.has_been_ready,
+            fault: dead.slot.and_then(Slot::fault),
             killed,
-            oom_kills,
-            age: now.saturating_sub(child.born),
-            requests: slot.requests(),
+            given_up: dead.given_up,
+            oom,
+            age: now.saturating_sub(dead.born),
+            requests: dead.slot.map(Slot::requests),
         }
     }
-}
-
-/// The kernel's count of the processes of our cgroup that it has killed for want of memory.
-struct OomCount {
-    path: String,
-    last: u64,
-}
-
-impl OomCount {
-    fn of_this_cgroup() -> Option<OomCount> {
-        let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
-        let path = counters(&groups).into_iter().find(|path| read_count(path).is_some())?;
-        let last = read_count(&path)?;
-        Some(OomCount { path, last })
-    }
-
-    fn since_last(&mut self) -> Option<u64> {
-        let count = read_count(&self.path)?;
-        let before = std::mem::replace(&mut self.last, count);
-        Some(count.saturating_sub(before))
-    }
-}
-
-fn read_count(path: &str) -> Option<u64> {
-    oom_kills(&fs::read_to_string(path).ok()?)
-}
-
-/// `oom_kill` in memory.events (cgroup v2) or memory.oom_control (v1).
-fn oom_kills(text: &str) -> Option<u64> {
-    text.lines().find_map(|line| line.strip_prefix("oom_kill "))?.trim().parse().ok()
-}
-
-/// Where the count may be, by what /proc/self/cgroup says: a container may see its own cgroup as the root of the mount.
-fn counters(groups: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    for line in groups.lines() {
-        let mut parts = line.splitn(3, ':');
-        let (Some(id), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next()) else {
-            continue;
-        };
-        let path = path.trim_end_matches('/');
-        if controllers.split(',').any(|controller| controller == "memory") {
-            let folder = "/sys/fs/cgroup/memory";
-            found.extend([
-                format!("{folder}{path}/memory.oom_control"),
-                format!("{folder}/memory.oom_control"),
-            ]);
-        } else if id == "0" && controllers.is_empty() {
-            let folder = "/sys/fs/cgroup";
-            found.extend([format!("{folder}{path}/memory.events"), format!("{folder}/memory.events")]);
-        }
-    }
-    found
 }
 
 #[cfg(test)]
@@ -251,14 +255,16 @@ mod tests {
     use super::*;
 
     const ALIVE: Facts<'static> = Facts {
+        role: Role::Worker,
         ending: Ending::Exited(0),
         told: false,
         has_been_ready: true,
         fault: None,
         killed: None,
-        oom_kills: None,
+        given_up: false,
+        oom: Oom::Unknown,
         age: 0,
-        requests: 0,
+        requests: Some(0),
     };
 
     fn signalled(signal: i32) -> Facts<'static> {
@@ -274,14 +280,17 @@ mod tests {
         let table = [
             (Facts { told: true, ..ALIVE }, Reason::Left),
             (ALIVE, Reason::Exited),
-            (Facts { ending: exited(7), told: true, ..ALIVE }, Reason::Exited),
+            (Facts { ending: exited(7), told: true, ..ALIVE }, Reason::ExitedOnItsWay),
             (Facts { ending: exited(BOOT_FAILED), ..booting }, Reason::NotLoaded),
             (Facts { ending: exited(APP_NOT_FOUND), ..booting }, Reason::NotFound),
             (Facts { ending: exited(BOOT_FAILED), ..ALIVE }, Reason::Exited),
             (Facts { ending: exited(9), ..booting }, Reason::Exited),
-            (Facts { killed: Some("x"), oom_kills: Some(1), ..kill }, Reason::Killed("x")),
-            (Facts { oom_kills: Some(2), ..kill }, Reason::OutOfMemory(2)),
-            (Facts { oom_kills: Some(0), ..kill }, Reason::KilledFromOutside),
+            (Facts { killed: Some("x"), oom: Oom::Now(1), ..kill }, Reason::Killed("x")),
+            (Facts { oom: Oom::Now(2), ..kill }, Reason::OutOfMemory(2)),
+            (Facts { oom: Oom::Within(2, 9), ..kill }, Reason::PerhapsOutOfMemory(2, 9)),
+            (Facts { oom: Oom::No, ..kill }, Reason::KilledFromOutside),
+            (Facts { oom: Oom::No, given_up: true, ..kill }, Reason::KilledOrGivenUp),
+            (Facts { oom: Oom::Now(1), given_up: true, ..kill }, Reason::OutOfMemory(1)),
             (kill, Reason::KilledPerhapsForMemory),
             (signalled(libc::SIGSEGV), Reason::Crashed),
             (
@@ -311,38 +320,21 @@ mod tests {
         let says = |facts: Facts<'_>| sentence(7, &facts);
         let perhaps = "Worker (pid:7) was sent SIGKILL! Perhaps out of memory?";
         assert!(says(kill).starts_with(perhaps));
-        assert!(says(Facts { oom_kills: Some(1), ..kill }).starts_with(perhaps));
+        assert!(says(Facts { oom: Oom::Now(1), ..kill }).starts_with(perhaps));
+        let shared = says(Facts { oom: Oom::Within(1, 40), ..kill });
         assert!(
-            says(Facts { oom_kills: Some(0), ..kill }).starts_with("Worker (pid:7) was killed by SIGKILL.")
+            shared.starts_with(perhaps)
+                && shared.contains("in the last 40 s (oom_kill), this one or others.")
         );
+        assert!(says(Facts { oom: Oom::No, ..kill }).starts_with("Worker (pid:7) was killed by SIGKILL."));
         let late = Facts { killed: Some("did not finish in time (--graceful-timeout)"), ..kill };
         assert!(!says(late).contains("memory") && says(late).contains("(--graceful-timeout)"));
         assert!(says(Facts { ending: Ending::Exited(7), ..ALIVE })
             .starts_with("Worker (pid:7) exited with code 7."));
-    }
-
-    #[test]
-    fn the_count_is_found_in_either_version_of_cgroups() {
-        assert_eq!(oom_kills("low 0\nhigh 0\nmax 12\noom 3\noom_kill 2\noom_group_kill 0\n"), Some(2));
-        assert_eq!(oom_kills("oom_kill_disable 0\nunder_oom 0\noom_kill 5\n"), Some(5));
-        assert_eq!(oom_kills("oom_kill_disable 0\nunder_oom 0\n"), None);
-        assert_eq!(oom_kills(""), None);
-    }
-
-    #[test]
-    fn the_count_is_where_the_cgroup_is() {
-        let v2 = counters("0::/system.slice/web.service\n");
-        assert_eq!(v2[0], "/sys/fs/cgroup/system.slice/web.service/memory.events");
-        assert_eq!(counters("0::/\n"), ["/sys/fs/cgroup/memory.events"; 2]);
-        let hybrid = counters("9:name=systemd:/\n4:cpu,memory:/docker/abc\n0::/\n");
-        assert_eq!(
-            hybrid[..2],
-            [
-                "/sys/fs/cgroup/memory/docker/abc/memory.oom_control",
-                "/sys/fs/cgroup/memory/memory.oom_control"
-            ]
-        );
-        assert!(counters("").is_empty() && counters("nonsense\n").is_empty());
+        let mold =
+            Facts { role: Role::Mold, requests: None, has_been_ready: false, ..signalled(libc::SIGSEGV) };
+        assert!(says(mold).starts_with("Mold (pid:7) was killed by SIGSEGV. It crashed in C code"));
+        assert!(says(mold).ends_with("It had not loaded the application. It lived for 0 s."));
     }
 
     #[test]

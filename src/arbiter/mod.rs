@@ -14,6 +14,7 @@ mod generation;
 mod hooks;
 mod kin;
 mod logs;
+mod oom;
 mod operators;
 mod origin;
 mod raw_env;
@@ -29,6 +30,7 @@ use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use log::Level;
 use pyo3::prelude::*;
 
 pub use self::start::run;
@@ -37,7 +39,7 @@ use self::asker::Askers;
 use self::children::{Child, Children, Life, Stage, BACKSTOP};
 use self::code::Code;
 use self::control::Control;
-use self::death::Coroner;
+use self::death::{Coroner, Deceased, Role};
 use self::generation::Generation;
 use self::logs::Metrics;
 use self::origin::Origin;
@@ -51,7 +53,7 @@ use crate::handoff::Mailbox;
 use crate::hooks::Server;
 use crate::identity::Identity;
 use crate::launch::Launch;
-use crate::mold::MoldSeed;
+use crate::mold::{Mold, MoldSeed};
 use crate::python::{self, Interrupts};
 use crate::scoreboard::{Notice, Phase};
 use crate::sys::clock::{self, Nanos, Vigil, SECOND};
@@ -83,6 +85,8 @@ pub struct Arbiter {
     waker: Arc<Waker>,
     /// There is more to do at once. Not said by the waker, which workers have too and could have filled.
     hurry: bool,
+    /// When it was looked last whether there is something to do.
+    looked: Nanos,
     /// Where workers of all generations leave connections for one another.
     mailbox: Arc<Mailbox>,
     notice: Arc<Notice>,
@@ -138,6 +142,8 @@ impl Arbiter {
             self.obey(py, signal)?;
         }
         let now = clock::monotonic();
+        self.looked = now;
+        self.coroner.follow(now);
         self.reap(py, now)?;
         for pid in self.children.observe(now) {
             log::info!("Worker ready (pid: {pid})");
@@ -239,20 +245,7 @@ impl Arbiter {
     }
 
     fn worker_died(&mut self, py: Python<'_>, child: &Child, ending: Ending, now: Nanos) -> Flow {
-        self.control.count_ended(child);
-        let pid = child.pid;
-        let told = matches!(child.stage, Stage::Killed | Stage::Draining { .. })
-            || child.slot.phase() == Phase::Draining;
-        let facts = self.coroner.facts(child, ending, told, now);
-        let line = death::sentence(pid, &facts);
-        match ending {
-            Ending::Exited(0) if told => log::debug!("{line}"),
-            _ if told => log::info!("{line}"),
-            _ => log::error!("{line}"),
-        }
-        for request in child.slot.in_flight() {
-            log::error!("{}", death::victim(&request, now));
-        }
+        let told = self.bury(child, ending, now);
         let is_new = self.reload.as_ref().is_some_and(|next| next.generation.number == child.generation);
         if (is_new || !child.has_been_ready()) && !told {
             self.boot_failed(py, child.generation, ending)?;
@@ -261,12 +254,63 @@ impl Arbiter {
         ControlFlow::Continue(())
     }
 
+    /// Says why a worker died and what it was running; returns whether it had been told to go.
+    fn bury(&mut self, child: &Child, ending: Ending, now: Nanos) -> bool {
+        self.control.count_ended(child);
+        let Child { pid, born, slot, .. } = child;
+        let told = matches!(child.stage, Stage::Killed | Stage::Draining { .. })
+            || slot.phase() == Phase::Draining
+            || slot.leaves();
+        let facts = self.coroner.facts(
+            &Deceased {
+                role: Role::Worker,
+                pid: *pid,
+                born: *born,
+                ending,
+                told,
+                has_been_ready: child.has_been_ready(),
+                given_up: false,
+                slot: Some(slot),
+            },
+            now,
+        );
+        let undone = slot.in_flight();
+        let level = match told && ending == Ending::Exited(0) {
+            true if undone.is_empty() => Level::Debug,
+            true => Level::Info,
+            false => Level::Error,
+        };
+        log::log!(level, "{}", death::sentence(*pid, &facts));
+        for request in undone {
+            log::log!(level, "{}", death::victim(&request, now));
+        }
+        told
+    }
+
+    fn bury_mold(&mut self, mold: &Mold, given_up: bool, ending: Ending, now: Nanos) {
+        let facts = self.coroner.facts(
+            &Deceased {
+                role: Role::Mold,
+                pid: mold.pid,
+                born: mold.born,
+                ending,
+                told: false,
+                has_been_ready: mold.was_ready(),
+                given_up,
+                slot: None,
+            },
+            now,
+        );
+        log::error!("{}", death::sentence(mold.pid, &facts));
+    }
+
     fn other_died(&mut self, py: Python<'_>, pid: i32, ending: Ending, now: Nanos) -> Flow {
         let is_mold = |generation: &Generation| generation.mold.as_ref().is_some_and(|mold| mold.pid == pid);
         if is_mold(&self.current) {
-            log::error!("Mold (pid:{pid}) {ending}.");
             if let Some(mut mold) = self.current.mold.take() {
+                let given_up = mold.is_given_up();
                 mold.listen();
+                self.bury_mold(&mold, given_up, ending, now);
                 let was_ready = mold.was_ready();
                 let stable = was_ready && children::is_old(mold.born, now);
                 self.children.backoff.died(Life::of(stable, was_ready), now);
@@ -274,8 +318,13 @@ impl Arbiter {
                     return self.boot_failed(py, self.current.number, ending);
                 }
             }
-        } else if let Some(next) = self.reload.as_ref().filter(|reload| is_mold(&reload.generation)) {
+        } else if let Some(next) = self.reload.as_mut().filter(|reload| is_mold(&reload.generation)) {
             let why = format!("its mold {}", next.generation.why(ending));
+            if let Some(mut mold) = next.generation.mold.take() {
+                let given_up = mold.is_given_up();
+                mold.listen();
+                self.bury_mold(&mold, given_up, ending, now);
+            }
             self.abandon_reload(py, &why);
         } else if self.is_successor(pid) {
             if self.successor_died(py, pid, ending) {
@@ -370,8 +419,8 @@ impl Arbiter {
         let hurry = std::mem::take(&mut self.hurry).then_some(0);
         let now = clock::monotonic();
         let mut until = self.children.next_deadline(self.timeout(), self.graceful_timeout(), now);
-        if self.lacks_processes() && self.children.backoff.until() > now {
-            until = Some(until.unwrap_or(Nanos::MAX).min(self.children.backoff.until()));
+        if let Some(over) = self.children.backoff.ends_after(self.looked).filter(|_| self.lacks_processes()) {
+            until = Some(until.unwrap_or(Nanos::MAX).min(over));
         }
         if let Some(held) = self.vigil.held(now) {
             until = until.map(|until| until.max(held));
@@ -396,6 +445,7 @@ impl Arbiter {
         let heard = self.askers.as_ref().filter(|_| self.relieved.is_none());
         fds.extend(heard.into_iter().flat_map(Askers::waits));
         fds.extend(self.code_fds());
+        fds.extend(self.coroner.waits());
         let waits = fds.into_iter().map(|fd| (fd, Interest::Read)).chain(self.control.waits());
         let waits: Vec<_> = waits.collect();
         let patience = hurry.or(until.map(|until| until.saturating_sub(now)));

@@ -215,6 +215,7 @@ impl Arbiter {
             interrupts,
             waker,
             hurry: false,
+            looked: 0,
             mailbox,
             notice,
             lifeline: Arc::new(lifeline),

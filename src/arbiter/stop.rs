@@ -80,8 +80,9 @@ impl Arbiter {
             // Read before the dead are: a SIGCHLD that is taken out of the pipe has its child reaped in this turn.
             let hurried = self.is_hurried();
             while let Some((pid, ending)) = process::reap() {
-                if let Some(child) = self.children.remove(pid, clock::monotonic()) {
-                    log::debug!("Worker (pid:{}) {ending}.", child.pid);
+                let now = clock::monotonic();
+                if let Some(child) = self.children.remove(pid, now) {
+                    self.bury(&child, ending, now);
                     self.tell_of_end(py, &child);
                 } else if self.is_successor(pid) {
                     self.successor_died(py, pid, ending);

@@ -1,5 +1,6 @@
 //! Owns: inotify(7): folders whose changes the kernel tells of, and which file systems it cannot tell of.
-//! Rule: folders are watched, not files: a file that is replaced by renaming another one is a new file.
+//! Rule: folders are watched, not files: a file that is replaced by renaming another one is a new file. But for the kernel's
+//! own files, which nobody replaces.
 //! Never: knows which names matter.
 
 use std::collections::HashSet;
@@ -44,6 +45,21 @@ impl Inotify {
             | AddWatchFlags::IN_MOVE_SELF
             | AddWatchFlags::IN_ONLYDIR;
         Ok(self.0.add_watch(folder, mask)?)
+    }
+
+    /// Only that its contents change; for a file that the kernel writes.
+    pub fn watch_file(&self, file: &Path) -> io::Result<()> {
+        self.0.add_watch(file, AddWatchFlags::IN_MODIFY)?;
+        Ok(())
+    }
+
+    /// Whether anything has been told, which is forgotten.
+    pub fn stirs(&self) -> bool {
+        let mut stirs = false;
+        while self.0.read_events().is_ok() {
+            stirs = true;
+        }
+        stirs
     }
 
     /// All that has been told, without waiting, and each thing once.

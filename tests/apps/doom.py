@@ -10,6 +10,7 @@ import platform
 import signal
 import sys
 import tempfile
+import threading
 import time
 
 MACHINE_CODE = {
@@ -70,6 +71,27 @@ def fork_and_return():
     return "child" if not os.fork() else "parent"
 
 
+def fork_in_c():
+    return "parent" if ctypes.CDLL(None).fork() else "child"
+
+
+def crash_elsewhere(way=segv):
+    """In a thread of the application's own, beside the request's."""
+    thread = threading.Thread(target=way)
+    thread.start()
+    thread.join()
+
+
+def crash_helper():
+    """In a thread of the server's own, which runs no Python."""
+    for task in os.listdir("/proc/self/task"):
+        with open("/proc/self/task/%s/comm" % task) as f:
+            if f.read() == "helper\n":
+                ctypes.CDLL(None).tgkill(os.getpid(), int(task), signal.SIGSEGV)
+    while True:
+        time.sleep(1)
+
+
 def fatal_error():
     ctypes.pythonapi.Py_FatalError.argtypes = [ctypes.c_char_p]
     ctypes.pythonapi.Py_FatalError(b"a check has failed")
@@ -82,7 +104,7 @@ def alarm():
 
 
 WAYS = {
-    "nothing": lambda: None,
+    "nothing": lambda: None, "raise-error": lambda: 1 / 0,
     "fatal": fatal_error, "c-exit": lambda: ctypes.CDLL(None).exit(9),
     "alarm": alarm,
     "cpu": lambda: os.kill(os.getpid(), signal.SIGXCPU),
@@ -91,8 +113,19 @@ WAYS = {
     "raise": lambda: signal.raise_signal(signal.SIGSEGV),
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "_exit": lambda: os._exit(7), "_exit0": lambda: os._exit(0), "exit": lambda: sys.exit(7),
-    "fork-and-crash": fork_and_crash, "fork-and-return": fork_and_return,
+    "elsewhere": crash_elsewhere, "helper": crash_helper, "overflow-elsewhere": lambda: crash_elsewhere(overflow),
+    "fork-and-crash": fork_and_crash, "fork-and-return": fork_and_return, "fork-in-c": fork_in_c,
 }
+
+
+def shout():
+    """To standard error, until it takes no more."""
+    os.set_blocking(2, False)
+    try:
+        while os.write(2, b"x" * 1024):
+            pass
+    except BlockingIOError:
+        os.set_blocking(2, True)
 
 
 def say(name, text):
@@ -121,12 +154,17 @@ def application(environ, start_response):
     enter(name)
     text = name
     first, _, rest = path.partition("/")
+    if first in LATE:
+        return LATE[first](environ, WAYS[rest], name, start_response)
     if first == "stream":
         return stream(rest, name, start_response)
     if first == "stream-fork":
         return stream_from_both(start_response)
     if first == "wait":
         wait_for_go(name)
+        path = rest
+    if first == "shout":
+        shout()
         path = rest
     if first == "read":
         text = str(len(environ["wsgi.input"].read(1)))
@@ -135,6 +173,52 @@ def application(environ, start_response):
         text = WAYS[path]() or text
     start_response("200 OK", [("Content-Type", "text/plain"), ("X-Pid", str(os.getpid()))])
     return [text.encode()]
+
+
+# The application crashes after `start_response`, which sends nothing yet.
+
+def named(name, *fields):
+    return [("Content-Type", "text/plain"), ("Content-Length", str(len(name))), *fields]
+
+
+def started(environ, way, name, start_response):
+    start_response("200 OK", named(name))
+    way()
+
+
+def generated(environ, way, name, start_response):
+    start_response("200 OK", named(name))
+    way()
+    yield name.encode()
+
+
+class ClosedBadly(list):
+    def close(self):
+        self.way()
+
+
+def closed(environ, way, name, start_response):
+    """The response has left."""
+    start_response("200 OK", named(name))
+    body = ClosedBadly([name.encode()])
+    body.way = way
+    return body
+
+
+def written(environ, way, name, start_response):
+    start_response("200 OK", named(name + "more"))(name.encode())
+    way()
+
+
+def sent_by_the_kernel(environ, way, name, start_response):
+    """The application has returned, and the response goes on."""
+    file = tempfile.TemporaryFile()
+    file.truncate(1 << 28)
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(1 << 28))])
+    return environ["wsgi.file_wrapper"](file)
+
+
+LATE = {"started": started, "generated": generated, "closed": closed, "written": written, "sent": sent_by_the_kernel}
 
 
 def stream_from_both(start_response):
