@@ -34,7 +34,8 @@ Usage: rgunicorn reload [--wait [--timeout SECONDS]] PIDFILE
 
 Exit codes: 0 the new workers serve (without --wait: the server was told); 1 the reload
 failed, the old workers serve on, and the reason is on standard error; 2 the command line;
-3 no running server, or it cannot be asked; 4 it has not ended in time.
+3 no running server, it cannot be asked, or it has ended; 4 the reload has not ended in time;
+130 interrupted, the reload goes on.
 ";
 
 /// `args` excludes the program's name. An error is printed as `rgunicorn: {error}`.

@@ -497,6 +497,16 @@ def test_chdir(server, tmp_path):
     assert os.path.samefile(asked(running)["cwd"], str(tmp_path / "elsewhere"))
 
 
+def test_relative_folders(server, tmp_path):
+    """`chdir` is seen from where the server was started, `pythonpath` from `chdir`, whatever the application does to its folder."""
+    (tmp_path / "elsewhere" / "library").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "mirror.py").write_text("import os\nos.chdir('/')\nimport library_of_ours\n" + harness.textwrap.dedent(MIRROR))
+    (tmp_path / "elsewhere" / "library" / "library_of_ours.py").write_text("")
+    running = server("mirror:app", "--chdir", "elsewhere", "--pythonpath", "library", cwd=str(tmp_path), env={"PWD": str(tmp_path)})
+    path = asked(running)["path"]
+    assert str(tmp_path / "elsewhere") in path and str(tmp_path / "elsewhere" / "library") in path
+
+
 def test_chdir_to_nowhere():
     done = run("--chdir", "/no/such/directory", HELLO)
     assert done.returncode in (1, 2)

@@ -142,11 +142,12 @@ impl Children {
         self.list.iter().any(|child| child.slot.index() == index)
     }
 
-    /// Takes a dead worker out of the table and notes how it bears on the next fork.
-    pub fn remove(&mut self, pid: i32, now: Nanos) -> Option<Child> {
+    /// Takes a dead worker out of the table and notes how it bears on the next fork of that generation, which is not to
+    /// suffer from what another one does.
+    pub fn remove(&mut self, pid: i32, generation: u64, now: Nanos) -> Option<Child> {
         let at = self.list.iter().position(|child| child.pid == pid)?;
         let child = self.list.remove(at);
-        if child.is_active() {
+        if child.is_active() && child.generation == generation {
             self.backoff.died(child.life(now), now);
         }
         Some(child)
@@ -396,12 +397,12 @@ mod tests {
         let mut children = table(&[Stage::Booting; 12]);
         let mut pauses = Vec::new();
         for pid in 100..109 {
-            children.remove(pid, SECOND);
+            children.remove(pid, 1, SECOND);
             pauses.push(children.backoff.pause(SECOND));
         }
         assert_eq!(pauses[..8], PAUSES);
         assert_eq!(pauses[8], PAUSES[7]);
-        children.remove(109, STABLE_AGE);
+        children.remove(109, 1, STABLE_AGE);
         assert_eq!(children.backoff.pause(STABLE_AGE), 0);
     }
 
@@ -409,7 +410,7 @@ mod tests {
     fn crashes_of_workers_that_served_cost_a_second_at_the_most() {
         let mut children = table(&[Stage::Ready; 12]);
         for pid in 100..110 {
-            children.remove(pid, SECOND);
+            children.remove(pid, 1, SECOND);
         }
         assert_eq!(children.backoff.pause(SECOND), CRASH_PAUSE);
     }
@@ -418,10 +419,19 @@ mod tests {
     fn a_worker_that_was_told_to_go_does_not_count_as_a_failure() {
         let mut children = table(&[Stage::Draining { since: 0 }, Stage::Killed]);
         for pid in [100, 101, 100] {
-            children.remove(pid, SECOND);
+            children.remove(pid, 1, SECOND);
         }
         assert_eq!(children.backoff.pause(SECOND), 0);
         assert!(children.is_empty());
+    }
+
+    #[test]
+    fn a_release_that_does_not_boot_makes_those_that_serve_wait_for_nothing() {
+        let mut children = table(&[Stage::Booting; 12]);
+        for pid in 100..112 {
+            assert_eq!(children.remove(pid, 2, SECOND).map(|child| child.generation), Some(1));
+        }
+        assert_eq!(children.backoff.pause(SECOND), 0);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use serde_json::{json, Map, Value as Json};
 
 use super::children::{Child, Stage};
 use super::operators::{Asked, Operators};
+use super::setup::folder;
 use super::stop::Manner;
 use super::{Arbiter, Flow};
 use crate::config::{Config, Value};
@@ -100,9 +101,7 @@ impl Arbiter {
     fn control_path(&self) -> Option<PathBuf> {
         let config = &self.current.config;
         let path = config.control_socket.as_ref()?;
-        let folder =
-            config.chdir.as_ref().map_or(self.start_folder.clone(), |dir| self.start_folder.join(dir));
-        Some(folder.join(path))
+        Some(folder(config, &self.start_folder).join(path))
     }
 
     /// Hears operators and does what they want.
@@ -170,7 +169,7 @@ impl Arbiter {
         if wanted > most {
             return Err(format!("{most} workers are the most that this server was started for"));
         }
-        self.scale(py, wanted);
+        self.resize(py, wanted);
         Ok(json!({ "added": count, "previous": before, "total": wanted }))
     }
 
@@ -178,7 +177,7 @@ impl Arbiter {
         let before = self.wanted;
         // None are left after WINCH, and then none are to come back by this.
         let wanted = before.saturating_sub(count).max(before.min(1));
-        self.scale(py, wanted);
+        self.resize(py, wanted);
         Ok(json!({ "removed": before - wanted, "previous": before, "total": wanted }))
     }
 

@@ -183,8 +183,8 @@ impl Arbiter {
             }
             signal::SIGHUP => self.start_reload(py),
             signal::SIGUSR1 => self.reopen_logs(py),
-            signal::SIGTTIN => self.scale(py, self.wanted + 1),
-            signal::SIGTTOU => self.scale(py, self.wanted.saturating_sub(1).max(1)),
+            signal::SIGTTIN => self.resize(py, self.wanted + 1),
+            signal::SIGTTOU => self.resize(py, self.wanted.saturating_sub(1).max(1)),
             // A terminal that is resized sends it too.
             signal::SIGWINCH if self.daemonized || self.beside.is_new_and_ready() => self.end_workers(py),
             signal::SIGUSR2 => self.start_upgrade(py),
@@ -236,7 +236,7 @@ impl Arbiter {
             self.children.set_stopped(pid, Some(now).filter(|_| stopped));
         }
         while let Some((pid, ending)) = process::reap() {
-            match self.children.remove(pid, now) {
+            match self.children.remove(pid, self.current.number, now) {
                 Some(child) => self.worker_died(py, &child, ending, now)?,
                 None => self.other_died(py, pid, ending, now)?,
             }

@@ -27,6 +27,8 @@ const RELIEF: Nanos = SECOND;
 
 pub struct Reload {
     pub generation: Generation,
+    /// How many workers it is to have.
+    wanted: usize,
     /// When it has failed if the workers are not ready.
     until: Nanos,
     /// When they have proved themselves, once all are ready.
@@ -39,11 +41,12 @@ impl Reload {
             0 => Nanos::MAX,
             nanos => Nanos::try_from(nanos).unwrap_or(Nanos::MAX),
         };
-        Reload { generation, until: now.saturating_add(limit), proved: None }
+        let wanted = generation.config.workers;
+        Reload { generation, wanted, until: now.saturating_add(limit), proved: None }
     }
 
     pub fn wanted(&self) -> usize {
-        self.generation.config.workers
+        self.wanted
     }
 
     /// When it may be over.
@@ -112,8 +115,7 @@ impl Arbiter {
     /// Puts folder and log back to what the serving configuration says.
     fn restore_process(&self, py: Python<'_>) {
         let config = &self.current.config;
-        let folder = config.chdir.as_ref().unwrap_or(&self.start_folder);
-        if let Err(e) = setup::enter(py, folder) {
+        if let Err(e) = setup::enter(py, &setup::folder(config, &self.start_folder)) {
             log::error!("{e}");
         }
         self.restore_logs(py);
@@ -140,15 +142,12 @@ impl Arbiter {
     }
 
     fn complete_reload(&mut self, py: Python<'_>) {
-        if let Some(Reload { generation, .. }) = self.reload.take() {
-            log::info!(
-                "Reload complete: {} new worker(s) ready, the old ones drain",
-                generation.config.workers
-            );
+        if let Some(Reload { generation, wanted, .. }) = self.reload.take() {
+            log::info!("Reload complete: {wanted} new worker(s) ready, the old ones drain");
             self.notice.set_proving(0);
             let before = std::mem::replace(&mut self.current, generation);
             self.unlink(&before, &self.current.listeners);
-            self.wanted = self.current.config.workers;
+            self.wanted = wanted;
             self.mark_outdated();
             self.show_name(py);
             self.control.count_reload();
@@ -164,6 +163,17 @@ impl Arbiter {
         log::error!("Reload failed, the old workers serve on: {why}");
         self.bring_back(py);
         self.reload_ended(Err(why.to_string()));
+    }
+
+    /// More workers or fewer are wanted, of a reload under way too.
+    pub(super) fn resize(&mut self, py: Python<'_>, wanted: usize) {
+        let before = self.wanted;
+        self.scale(py, wanted);
+        if let Some(reload) = &mut self.reload {
+            let most = reload.generation.board.slots() / 2;
+            let resized = (reload.wanted + self.wanted).saturating_sub(before);
+            reload.wanted = resized.clamp(1, most);
+        }
     }
 
     /// WINCH: no worker is to be left, not of a reload under way either.

@@ -2,7 +2,7 @@
 //! Rule: the same at the start and at every reload.
 //! Never: keeps anything; what is read is a `Setup`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pyo3::prelude::*;
@@ -30,7 +30,7 @@ pub(super) fn read_config(
     py: Python<'_>,
     launch: &Launch,
     reading: Reading,
-    start_folder: &PathBuf,
+    start_folder: &Path,
 ) -> Result<Setup, Error> {
     take_config(py, launch, reading, start_folder).map_err(|error| blame::locate(py, start_folder, error))
 }
@@ -39,16 +39,17 @@ fn take_config(
     py: Python<'_>,
     launch: &Launch,
     reading: Reading,
-    start_folder: &PathBuf,
+    start_folder: &Path,
 ) -> Result<Setup, Error> {
     enter(py, start_folder)?;
     let (loaded, given) = load_config(py, launch, reading)?;
     let mut config = loaded.config;
-    if let Some(folder) = &config.chdir {
-        enter(py, folder)?;
-    }
+    let here = folder(&config, start_folder);
+    enter(py, &here)?;
     for folder in &config.pythonpath {
-        python::add_path(py, folder).map_err(|e| Error::Other(format!("{folder}: {e} (--pythonpath)")))?;
+        let full = here.join(folder);
+        python::add_path(py, &full.display().to_string())
+            .map_err(|e| Error::Other(format!("{folder}: {e} (--pythonpath)")))?;
     }
     crate::log::belong_to(Identity::wanted(&config)?);
     init_log(&config)?;
@@ -103,7 +104,12 @@ pub(super) fn hand_over_logs(config: &Config, identity: Option<&Identity>) {
     }
 }
 
-pub(super) fn enter(py: Python<'_>, folder: &PathBuf) -> Result<(), Error> {
+/// Where the server is at home: by the name that the operator has given it, so that a link is read anew at a reload.
+pub(super) fn folder(config: &Config, start_folder: &Path) -> PathBuf {
+    config.chdir.as_ref().map_or(start_folder.to_path_buf(), |folder| start_folder.join(folder))
+}
+
+pub(super) fn enter(py: Python<'_>, folder: &Path) -> Result<(), Error> {
     let shown = folder.display().to_string();
     std::env::set_current_dir(folder)
         .map_err(|e| Error::system(&format!("folder {shown}"), &e, "--chdir"))?;

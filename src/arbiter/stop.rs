@@ -45,6 +45,8 @@ impl Arbiter {
 
     fn end(&mut self, py: Python<'_>, manner: Manner, deadline: Nanos) {
         let told = if manner == Manner::Graceful { signal::SIGTERM } else { signal::SIGQUIT };
+        // A reload that is complete has been one, whatever comes now.
+        self.answer_askers(Nanos::MAX);
         self.tell_of_leaving();
         self.control.close();
         self.dismiss_molds();
@@ -81,7 +83,7 @@ impl Arbiter {
             let hurried = self.is_hurried();
             while let Some((pid, ending)) = process::reap() {
                 let now = clock::monotonic();
-                if let Some(child) = self.children.remove(pid, now) {
+                if let Some(child) = self.children.remove(pid, self.current.number, now) {
                     self.bury(&child, ending, now);
                     self.tell_of_end(py, &child);
                 } else if self.is_successor(pid) {
