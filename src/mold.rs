@@ -230,7 +230,7 @@ fn prepare_for_crash(py: Python<'_>) -> PyResult<()> {
     crash::install()?;
     crash::install_abort()?;
     python::dump_stacks_on(py, signal::stack_dump())?;
-    crash::guard_thread()?;
+    python::guard_stack();
     Ok(())
 }
 

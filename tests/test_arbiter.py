@@ -357,6 +357,22 @@ def test_stop_while_an_import_swallows_it(server, number):
     assert not running.processes()
 
 
+@pytest.mark.parametrize("raises", ["raise LookupError('late')", "raise LookupError('late') from error"])
+def test_stop_while_an_import_makes_another_exception_of_it(server, raises):
+    """As Python does itself within a class (`__set_name__`, before 3.12). It is no failure of the application's."""
+    running = server("""
+        import time
+        try:
+            open("importing", "w").close()
+            time.sleep(600)
+        except BaseException as error:
+            %s
+    """ % raises)
+    wait_until(lambda: running.exists("importing"))
+    assert running.stop(SIGTERM, timeout=20) == 0
+    assert "LookupError" not in running.log()
+
+
 @pytest.mark.parametrize("number", [SIGTERM, SIGINT, SIGQUIT])
 def test_stop_while_a_request_swallows_it(server, number):
     """A request that will not end does not keep the server beyond the graceful timeout."""

@@ -136,6 +136,25 @@ pub fn is_stop(py: Python<'_>, e: &PyErr) -> bool {
     e.is_instance_of::<Interrupted>(py) && code().is_ok_and(|code| code == 0)
 }
 
+/// Whether an exception is a worker's being told to stop, or was raised while that was handled: imports turn one exception
+/// into another, and so does Python (`__set_name__` before 3.12).
+pub fn comes_of_stop(py: Python<'_>, e: &PyErr) -> bool {
+    let mut next = Some(e.clone_ref(py));
+    for _ in 0..MOST_CAUSES {
+        let Some(e) = next.take() else { break };
+        if is_stop(py, &e) {
+            return true;
+        }
+        let context = e.value(py).getattr(intern!(py, "__context__"));
+        let context = context.ok().filter(|context| !context.is_none()).map(PyErr::from_value);
+        next = e.cause(py).or(context);
+    }
+    false
+}
+
+/// A chain may be a ring.
+const MOST_CAUSES: usize = 32;
+
 /// Whether an exception is the one by which a signal ends a request.
 pub fn is_interrupt(py: Python<'_>, e: &PyErr) -> bool {
     e.is_instance_of::<Interrupted>(py)

@@ -54,7 +54,7 @@ fn warm(py: Python<'_>, heritage: &Heritage, app: &Bound<'_, PyAny>) -> Result<(
 /// As the application for a worker that goes on, unless it is told to stop.
 fn explain(py: Python<'_>, e: LoadError) -> Result<Bound<'_, PyAny>, Failure> {
     let text = match &e {
-        LoadError::Raised(stop) if python::is_stop(py, stop) => return Err(load_failed(py, e)),
+        LoadError::Raised(stop) if python::comes_of_stop(py, stop) => return Err(load_failed(py, e)),
         LoadError::Raised(raised) => python::traceback(py, raised),
         LoadError::NotFound(sentence) | LoadError::NoModule(sentence) => sentence.clone(),
     };

@@ -159,7 +159,7 @@ fn prepare(
 
 /// The exit code for what kept the worker from serving; a signal to stop is no failure.
 fn boot_failed(py: Python<'_>, e: &PyErr) -> i32 {
-    if python::is_stop(py, e) {
+    if python::comes_of_stop(py, e) {
         return 0;
     }
     logger::exception(py, "Exception in worker process", e);
