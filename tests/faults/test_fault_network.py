@@ -128,7 +128,7 @@ def test_row_19_the_requests_of_clients_that_have_gone_are_not_run(server):
     assert not [name for name, _ in ledger(running) if name.startswith("vanished")]
 
 
-@pytest.mark.parametrize("stage", ["head", "body", "response", "idle"])
+@pytest.mark.parametrize("stage", ["head", "body", "request", "response", "idle"])
 @pytest.mark.parametrize("manner", ["reset", "half_close", "close"])
 def test_row_20_the_client_ends_at_each_stage(server, stage, manner):
     """A half-closed client still gets its answer; whoever has gone harms nobody."""
@@ -140,6 +140,8 @@ def test_row_20_the_client_ends_at_each_stage(server, stage, manner):
                 connection.send(HEAD[:-5])
             elif stage == "body":
                 connection.send(wire.request_bytes("POST", "/?never", body=b"body")[:-2])
+            elif stage == "request":
+                connection.send_request("GET", "/?at-once")
             elif stage == "response":
                 connection.send_request("GET", "/wait?held")
                 worker_of(running, "held")
@@ -147,7 +149,7 @@ def test_row_20_the_client_ends_at_each_stage(server, stage, manner):
                 assert connection.exchange("GET", "/?idle").status == 200
             getattr(connection, manner)()
             running.touch("go")
-            if manner == "half_close" and stage == "response":
+            if manner == "half_close" and stage in ("request", "response"):
                 assert connection.read_response().status == 200
             if manner == "half_close":
                 connection.expect_closed()
