@@ -63,6 +63,9 @@ def test_row_12_an_application_that_does_not_load_at_the_start(tmp_path, broken,
     done = harness.run("app:app", "-b", "127.0.0.1:0", "-w", "2", *preload, cwd=str(tmp_path))
     assert done.returncode == 3
     assert "Worker failed to boot" in done.stderr
+    # What has raised says what it was.
+    assert ("No module named 'nowhere_to_be_found'" in done.stderr) == ("nowhere" in broken)
+    assert ("SyntaxError: " in done.stderr) == broken.startswith("def")
     # No storm of processes that are bound to fail: six, and who was on the way by then.
     assert len(re.findall(r"Booting worker with pid|Mold .* (?:exited|was killed)", done.stderr)) <= 8
 

@@ -141,7 +141,8 @@ def test_row_20_the_client_ends_at_each_stage(server, stage, manner):
             elif stage == "body":
                 connection.send(wire.request_bytes("POST", "/?never", body=b"body")[:-2])
             elif stage == "request":
-                connection.send_request("GET", "/?at-once")
+                # It leaves with the end that is sent next.
+                connection.sock.sendall(wire.request_bytes("GET", "/?at-once"), socket.MSG_MORE)
             elif stage == "response":
                 connection.send_request("GET", "/wait?held")
                 worker_of(running, "held")
