@@ -6,7 +6,7 @@ import pytest
 
 import wire
 from crowd import Crowd, begin, pid_of, wait_ready
-from harness import Threads, alive, wait_until
+from harness import Threads, alive, read_text, thread_switches, wait_until
 
 APP = "apps.tail"
 KEEP = ("--keep-alive", "60")
@@ -193,3 +193,44 @@ def test_keep_alive_ends_also_at_a_stuck_worker(server):
             connection.expect_eof()
         running.touch("go")
         assert victim.read_response().text == "slow"
+
+
+@pytest.mark.parametrize("at_rest", ["before", "after"])
+def test_keep_alive_ends_though_the_helper_has_seen_nothing(server, at_rest):
+    """The thread that looks after connections while a request runs sleeps when there is none, and what wakes it may be gone by
+    the time that it looks: here always, as it runs only when nobody else wants to.
+    """
+    running = server(APP, "--keep-alive", "2")
+    [pid] = wait_ready(running, 1)
+    helper = keep_down(pid)
+    with running.connect() as connection, running.connect() as victim:
+        if at_rest == "before":
+            wait_asleep(pid, helper)
+        assert connection.exchange("GET", "/?idle").text == "idle"
+        if at_rest == "after":
+            wait_asleep(pid, helper)
+        begin(running, victim, "/wait", "slow")
+        connection.expect_eof()
+        running.touch("go")
+        assert victim.read_response().text == "slow"
+
+
+def keep_down(pid):
+    """All threads of a worker on one processor, of which the helper gets what the others leave."""
+    threads = [int(thread) for thread in os.listdir("/proc/%d/task" % pid)]
+    [helper] = [thread for thread in threads if read_text("/proc/%d/task/%d/comm" % (pid, thread)) == "helper\n"]
+    processor = min(os.sched_getaffinity(pid))
+    for thread in threads:
+        os.sched_setaffinity(thread, [processor])
+    os.sched_setscheduler(helper, os.SCHED_IDLE, os.sched_param(0))
+    return helper
+
+
+def wait_asleep(pid, helper):
+    """It has stopped looking every millisecond."""
+    seen = []
+
+    def sleeps():
+        seen.append(thread_switches(pid)[pid, str(helper)])
+        return len(seen) > 3 and len(set(seen[-3:])) == 1
+    wait_until(sleeps)

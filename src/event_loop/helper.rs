@@ -2,7 +2,7 @@
 //! themselves: that a call takes long, or too long.
 //! Rule: it never takes the interpreter, and costs a fast request nothing: it looks at words that are written anyway, once
 //! a millisecond while the worker is active. While the worker is idle it sleeps on the poller, which wakes it with the
-//! first thing that happens.
+//! first thing that happens; unless the leader has taken it before the helper could see it. So deadlines wake it too.
 //! Never: calls the application.
 //!
 //! ```text
@@ -27,6 +27,8 @@ use crate::sys::process;
 
 /// How often the words are looked at. A call that is seen in the same turn twice has lasted one to two of these.
 const TICK: Nanos = SECOND / 1000;
+/// How long after a connection's deadline the helper wakes, so that a leader that waits has seen to it.
+const LENIENCE: Nanos = 16 * TICK;
 /// Ticks without a request after which the helper sleeps.
 const QUIET: u32 = 1;
 /// Ticks that a turn of many short calls may last before another worker takes some of them.
@@ -96,13 +98,32 @@ impl EventLoop {
         self.leave_stuck();
     }
 
-    /// Until something becomes ready, for whomever.
+    /// Until something becomes ready, for whomever, or a connection's deadline has passed and nobody has seen to it.
     fn sleep(&self, watch: &mut Watch, patience: Nanos) -> Mode {
-        if !self.nap(patience) {
+        let patience = self.fall_asleep(patience);
+        let is_ready = self.nap(patience);
+        let is_late = self.wake_up();
+        if !is_ready && !is_late {
             return Mode::Asleep;
         }
         watch.ticks = 0;
         Mode::Ticking
+    }
+
+    /// How long to sleep for: until after the first deadline. One that comes before it wakes the helper.
+    fn fall_asleep(&self, patience: Nanos) -> Nanos {
+        let now = clock::monotonic();
+        let mut table = lock(&self.table);
+        let next = table.timers.next().unwrap_or(Nanos::MAX);
+        table.sleeps_until = next.min(now.saturating_add(patience));
+        next.saturating_add(LENIENCE).saturating_sub(now).min(patience)
+    }
+
+    /// Whether a deadline has passed to which nobody has seen.
+    fn wake_up(&self) -> bool {
+        let mut table = lock(&self.table);
+        table.sleeps_until = 0;
+        table.timers.next().is_some_and(|next| next.saturating_add(LENIENCE) <= clock::monotonic())
     }
 
     /// Sleeps until something becomes ready; false when there is only a deadline to be looked at.

@@ -190,6 +190,7 @@ impl EventLoop {
             pause: None,
             drain_until: None,
             waits_until: Nanos::MAX,
+            sleeps_until: 0,
         };
         let lead = Lead {
             events: Events::default(),

@@ -34,6 +34,8 @@ pub(super) struct Table {
     pub(super) drain_until: Option<Nanos>,
     /// Until when the leader waits.
     pub(super) waits_until: Nanos,
+    /// Until when the helper sleeps, should nothing become ready; 0 while it is awake.
+    pub(super) sleeps_until: Nanos,
 }
 
 pub(super) struct Entry {
@@ -230,6 +232,10 @@ impl EventLoop {
         entry.conn = Some(conn);
         table.timers.set(token, deadline, &mut entry.queued);
         table.sweep();
+        if deadline < table.sleeps_until {
+            table.sleeps_until = deadline;
+            self.nudge.wake();
+        }
         if deadline < table.waits_until {
             table.waits_until = deadline;
             if self.plan.threads > 1 {
