@@ -28,7 +28,7 @@ LOCKED := $(if $(filter true,$(CI)),--locked)
 CARGO := CARGO_TARGET_DIR=target/$(VERSION) PYO3_PYTHON=$(INTERPRETER) cargo
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test check fmt clippy dependencies cargo-test embed pytest smoke smoke-embed wheel docs unsafe packages audit memcheck leaks bench fuzz system clean
+.PHONY: help demo test check fmt clippy dependencies cargo-test embed pytest smoke smoke-embed wheel docs unsafe packages audit memcheck asan leaks bench fuzz system clean
 
 help:
 	@echo 'make demo    serve the example Django project on 127.0.0.1:8000, behind Nginx on 127.0.0.1:8080 where it is installed'
@@ -39,7 +39,7 @@ help:
 	@echo 'make unsafe  write docs/unsafe.md, the list of unsafe code'
 	@echo 'make packages  choose the newest Python packages to build and test with, and write down their checksums; needs the network'
 	@echo 'make audit   look for known vulnerabilities of the crates; needs the network and cargo-deny or cargo-audit'
-	@echo 'make memcheck  test with the debug allocator of CPython, and under valgrind'
+	@echo 'make memcheck  test everything with AddressSanitizer, and with the debug allocator of CPython; a little under valgrind'
 	@echo 'make leaks   a million requests of all kinds, then look for what is left of them'
 	@echo 'make bench   compare with other servers; see benches/README.md'
 	@echo 'make fuzz    look for octets that break the rules of HTTP, FUZZ_SECONDS=60 for each of the targets in fuzz/'
@@ -144,7 +144,8 @@ target/test-wheels/%/.built: $(SOURCES) .venvs/%/.packages $(TEST_VENV)/.package
 	.venvs/$*/bin/python $(PIP_INSTALL) --require-hashes -r $<
 	@touch $@
 
-.PRECIOUS: target/wheels/.% .venvs/%/.wheel .venvs/%/.packages target/test-wheels/%/.built
+.PRECIOUS: target/wheels/.% .venvs/%/.wheel .venvs/%/.packages target/test-wheels/%/.built \
+    .venvs/asan-%/.packages target/test-wheels/asan-%/.built
 
 # --- memory and supply ---------------------------------------------------------------------------------------------------
 
@@ -165,12 +166,31 @@ audit:
 	elif command -v cargo-audit >/dev/null; then cargo audit; \
 	else echo 'make: cargo install --locked cargo-deny first' >&2; exit 1; fi
 
-# Bounds and use after free of Python objects by CPython's debug allocator, then every access by valgrind. Files that the tests'
-# applications leave open are not what is looked for.
-MEMCHECK = test_wsgi test_environ test_streaming test_threads test_http test_mold test_leaks
-memcheck: $(TEST_VENV)/.wheel
-	RGUNICORN_ENV='PYTHONMALLOC=debug PYTHONDEVMODE=1 PYTHONWARNINGS=ignore::ResourceWarning' $(TEST_VENV)/bin/python -m pytest $(PYTEST_ARGS) $(MEMCHECK:%=tests/%.py)
+# Not ours: files that the tests' applications leave open, and what other packages use that is going away.
+WARNINGS := ignore::ResourceWarning,ignore:'cgi' is deprecated:DeprecationWarning,ignore:ssl.OP_NO_:DeprecationWarning
+
+# All tests with AddressSanitizer, then with CPython's debug allocator alone, then every access of a few requests by valgrind.
+memcheck: asan $(TEST_VENV)/.wheel
+	RGUNICORN_ENV="PYTHONMALLOC=debug PYTHONDEVMODE=1 \"PYTHONWARNINGS=$(WARNINGS)\"" $(TEST_VENV)/bin/python -m pytest $(PYTEST_ARGS)
 	RGUNICORN_VALGRIND=1 $(TEST_VENV)/bin/python -m pytest -n 2 tests/test_valgrind.py
+
+asan: .venvs/asan-$(VERSION)/.wheel
+	PYTHONWARNINGS="$(WARNINGS)" .ci/asan .venvs/asan-$(VERSION) $(PYTEST_ARGS)
+
+# RUSTC_BOOTSTRAP lets the stable compiler take the flag, which with --target is not for what runs while it compiles.
+target/test-wheels/asan-%/.built: $(SOURCES) .venvs/asan-%/.packages $(TEST_VENV)/.packages
+	rm -rf target/test-wheels/asan-$*
+	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address $(TEST_VENV)/bin/maturin $(subst wheel-,wheel-asan-,$(MATURIN_BUILD)) \
+	    --target "$$(rustc -vV | sed -n 's/^host: //p')" --profile dev --strip false --out target/test-wheels/asan-$* \
+	    --interpreter .venvs/asan-$*/bin/python
+	@touch $@
+
+# The debug build of CPython, where there is one, has assertions about references and objects.
+.venvs/asan-%/.packages: .ci/packages/test.txt
+	@.ci/system memcheck $(PYTHON)
+	[ -x .venvs/asan-$*/bin/python ] || "$$(command -v python$*-dbg || .ci/pythons | sed -n 's/^$* //p')" -m venv .venvs/asan-$*
+	.venvs/asan-$*/bin/python $(PIP_INSTALL) --require-hashes -r $<
+	@touch $@
 
 leaks: $(TEST_VENV)/.wheel
 	RGUNICORN_BIG=1 $(TEST_VENV)/bin/python -m pytest -s tests/test_leaks.py

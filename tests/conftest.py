@@ -1,5 +1,7 @@
 """Fixtures: a factory of servers, per test and per module, whose teardown checks what each server left behind."""
+import glob
 import importlib.util
+import os
 
 import pytest
 
@@ -7,6 +9,9 @@ import pytest
 pytest.register_assert_rewrite("crowd", "faulty", "groups", "ledger")
 
 import harness  # noqa: E402
+
+# Where AddressSanitizer reports on what is started here, by `make asan`; each of the runners side by side has files of its own.
+REPORTS = harness.SANITIZED and os.path.join(os.environ["RGUNICORN_REPORTS"], os.environ.get("PYTEST_XDIST_WORKER", "server"))
 
 
 def pytest_addoption(parser):
@@ -16,6 +21,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    if REPORTS:
+        os.environ["ASAN_OPTIONS"] += ":log_path=" + REPORTS
     config.addinivalue_line("markers", "timeout(seconds): the bound of one test, kept by pytest-timeout where installed")
 
 
@@ -67,6 +74,18 @@ def module_server(tmp_path_factory):
     servers = Servers(lambda: tmp_path_factory.mktemp("server"))
     yield servers
     servers.finish()
+
+
+@pytest.fixture(autouse=True)
+def _no_report():
+    """Whatever became of the process since, as another worker takes the place of one that ended so."""
+    before = reports()
+    yield
+    assert {path: text for path, text in reports().items() if path not in before} == {}
+
+
+def reports():
+    return {path: harness.read_text(path)[:8000] for path in glob.glob(REPORTS + ".*")} if REPORTS else {}
 
 
 @pytest.fixture(autouse=True)

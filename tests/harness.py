@@ -30,6 +30,10 @@ SERVER_VARIABLES = (
 )
 LOG_LINE = re.compile(r"^\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [+-]\d{4}\] \[(\d+)\] \[([A-Z]+)\] (.*)$", re.M)
 LISTENING = re.compile(r"Listening at: (.+?) \((\d+)\)\s*$", re.M)
+# What is said by checks of memory that fail: AddressSanitizer, CPython's debug allocator, its assertions. No test expects it.
+BROKEN = re.compile(r"AddressSanitizer|Debug memory block at|\bAssertion [\"`]|Fatal Python error: \w+: ")
+# Whether `make asan` runs the tests.
+SANITIZED = "RGUNICORN_REPORTS" in os.environ
 TROUBLE = re.compile(r"\[ERROR\]|\[CRITICAL\]|panicked|Iterator garbage collected|ResourceWarning|DeprecationWarning")
 
 
@@ -122,6 +126,7 @@ def run(*arguments, **settings):
             for pid in session(process.pid):
                 os.kill(pid, SIGKILL)
             process.wait()
+        assert not BROKEN.search(contents(err)), contents(err)
         return Done(process.returncode, contents(out), contents(err))
 
 
@@ -139,9 +144,14 @@ def clean_environment(extra=None):
     path = [TESTS] + [p for p in environment.get("PYTHONPATH", "").split(os.pathsep) if p]
     environment["PYTHONPATH"] = os.pathsep.join(path)
     # What `make memcheck` wants of the interpreter.
-    environment.update(pair.split("=", 1) for pair in os.environ.get("RGUNICORN_ENV", "").split())
+    environment.update(pair.split("=", 1) for pair in shlex.split(os.environ.get("RGUNICORN_ENV", "")))
     environment.update(extra or {})
     return environment
+
+
+def preload(library):
+    """The value of LD_PRELOAD that has this library behind what is there, as the sanitizer's has to be the first."""
+    return ":".join(filter(None, [os.environ.get("LD_PRELOAD"), library]))
 
 
 # --- /proc ---
@@ -185,6 +195,11 @@ def status_field(pid, field):
     """A number from /proc/PID/status, for example VmHWM in kB."""
     with open("/proc/%d/status" % pid) as f:
         return int(re.search(r"^%s:\s*(\d+)" % field, f.read(), re.M).group(1))
+
+
+def memory_of(pid, field="VmRSS"):
+    """Resident memory in kB. None under AddressSanitizer, which keeps what was freed: no bound would say anything."""
+    return 0 if SANITIZED else status_field(pid, field)
 
 
 def thread_switches(pid):
@@ -413,8 +428,8 @@ class Server:
 
     def trouble(self):
         """Lines of the log that nobody announced."""
-        return [line for line in self.log().splitlines()
-                if TROUBLE.search(line) and not any(re.search(p, line) for p in self.allowed)]
+        return [line for line in self.log().splitlines() if BROKEN.search(line)
+                or TROUBLE.search(line) and not any(re.search(p, line) for p in self.allowed)]
 
     def finish(self):
         """Teardown: it stops when told, leaves no process, and complained about nothing unexpected."""

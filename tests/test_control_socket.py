@@ -309,13 +309,13 @@ def test_a_client_that_reads_nothing_is_asked_nothing_and_delays_nobody(controll
         with pytest.raises(BlockingIOError):
             while True:
                 sent += slow.send(frame({"command": "show config"}) * 50)
-        rss = harness.status_field(running.pid, "VmRSS")
+        rss = harness.memory_of(running.pid)
         running.expect_errors(r"Worker \(pid:%d\)" % first)
         os.kill(first, signal.SIGKILL)
         wait_until(lambda: first not in [worker["pid"] for worker in workers(running)])
         wait_ready(running, 2)
         assert running.get("/").status == 200
-        assert harness.status_field(running.pid, "VmRSS") - rss < 4096
+        assert harness.memory_of(running.pid) - rss < 4096
         # It sleeps in spite of them.
         ticks = harness.cpu_ticks(running.pid)
         ask(running, "help")

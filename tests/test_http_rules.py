@@ -8,7 +8,7 @@ import threading
 import pytest
 
 import wire
-from harness import ROOT, read_text, status_field, wait_until
+from harness import ROOT, memory_of, read_text, wait_until
 
 ROW = re.compile(r"^\| (\d+)\.(\d+) \| ([^|]+) \| ([^|]*) \| `([^`|]+)` \| ([^|]+) \|$", re.M)
 
@@ -83,7 +83,7 @@ def descriptors():
 
 
 def memory(running):
-    return sum(status_field(pid, "VmRSS") for pid in running.workers())
+    return sum(memory_of(pid) for pid in running.workers())
 
 
 SLOW = [b"", b"G", b"GET / HTTP/1.1\r\nHost: test\r\nX: ", b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 100\r\n\r\nx",

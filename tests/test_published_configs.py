@@ -201,7 +201,8 @@ def activated(server, folder, arguments, address, activator, env):
         program = shutil.which(activator)
         if not program:
             pytest.skip("systemd-socket-activate is not installed")
-        prefix = [program, "-l", address, "-E", "PYTHONPATH", "-E", "RGUNICORN_TEST", "-E", "NOTIFY_SOCKET"]
+        passed = ["PYTHONPATH", "RGUNICORN_TEST", "NOTIFY_SOCKET", "LD_PRELOAD", "ASAN_OPTIONS", "PYTHONMALLOC"]
+        prefix = [program, "-l", address] + [word for name in passed for word in ("-E", name)]
         running = start(server, folder, arguments, prefix=prefix, env=env, wait=False)
         # It starts the server when somebody connects.
         wait_until(lambda: os.path.exists(address))

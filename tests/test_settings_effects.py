@@ -285,7 +285,7 @@ def test_sendfile(server, tmp_path, options, env, config, used):
     directory = tmp_path / "site"
     directory.mkdir()
     (directory / "data").write_bytes(b"x" * 300000)
-    running = server(FILE, *options, env=dict(env, LD_PRELOAD=library), config=config, directory=directory)
+    running = server(FILE, *options, env=dict(env, LD_PRELOAD=harness.preload(library)), config=config, directory=directory)
     assert len(running.get("/").body) == 300000
     assert running.exists("sendfile-was-called") is used
 

@@ -3,7 +3,7 @@ import json
 import signal
 
 import wire
-from harness import run, status_field
+from harness import memory_of, run
 
 
 def test_version():
@@ -98,9 +98,9 @@ def test_names_that_clients_invent_leave_nothing(server):
                 fields = [("X-%d-%d-%s" % (n, m, "n" * 4000), "v") for m in range(10)]
                 assert connection.exchange("GET", "/", fields).status == 200
     crowd(0, 50)
-    before = status_field(worker, "VmRSS")
+    before = memory_of(worker)
     crowd(50, 200)
-    grown = status_field(worker, "VmRSS") - before
+    grown = memory_of(worker) - before
     assert grown < 2048, "%d kB more after names of 8000 kB" % grown
 
 

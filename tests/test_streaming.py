@@ -73,11 +73,11 @@ class Memory:
 
     def __init__(self, running):
         self.pid = worker_of(running)
-        self.before = harness.status_field(self.pid, "VmRSS")
+        self.before = harness.memory_of(self.pid)
 
     def check(self, running):
         assert worker_of(running) == self.pid
-        growth = harness.status_field(self.pid, "VmHWM") - self.before
+        growth = harness.memory_of(self.pid, "VmHWM") - self.before
         assert growth < GROWTH, "%d kB" % growth
 
 

@@ -176,13 +176,13 @@ def test_a_hello_without_end_is_refused_and_one_that_is_not_ended_costs_little(s
         assert connection.expect_closed() == b""
     connections = [running.connect() for _ in range(100)]
     try:
-        before = harness.status_field(worker, "VmRSS")
+        before = harness.memory_of(worker)
         for connection in connections:
             connection.send(records(b"\x01\x00\xff\xf0" + b"x" * 60000))
         # Who comes last is served last.
         with Secure(running, client_context(authority)) as connection:
             assert connection.exchange().status == 200
-        grown = harness.status_field(worker, "VmRSS") - before
+        grown = harness.memory_of(worker) - before
         assert grown < 100 * 160, "%d kB for 100 handshakes" % grown
     finally:
         for connection in connections:

@@ -78,7 +78,7 @@ def test_nothing_is_lost_and_nothing_grows(server, options):
     operator = Operator(running)
     with Clients(running, CLIENTS, SEED, slow=SLOW) as clients:
         clients.wait_answers(min(REQUESTS // 10, 20000))
-        at_first = descriptors(running.pid), harness.status_field(running.pid, "VmRSS")
+        at_first = descriptors(running.pid), harness.memory_of(running.pid)
         goal = clients.answers() + REQUESTS
         while clients.answers() < goal and not any(client.faults for client in clients.all):
             operator.act()
@@ -87,7 +87,7 @@ def test_nothing_is_lost_and_nothing_grows(server, options):
     told = compare(running, clients, operator.killed)
     running.signal(SIGHUP)
     wait_ready(running, int(options[1]))
-    in_the_end = descriptors(running.pid), harness.status_field(running.pid, "VmRSS")
+    in_the_end = descriptors(running.pid), harness.memory_of(running.pid)
     lost = len(told) - Counter(told.values())[ANSWERED]
     print("%d requests, %s, %d not answered (%d left by the client), descriptors and kB of the arbiter %s to %s" % (
         len(told), dict(operator.done), lost, Counter(told.values())["left by the client"], at_first, in_the_end))
