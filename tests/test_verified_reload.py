@@ -398,6 +398,22 @@ def test_failed_reloads_do_not_hold_up_what_serves(released):
     one.check_capacity = lambda: None
 
 
+def test_workers_that_reach_max_requests_while_they_prove_themselves(server):
+    """They serve still, and have proved more than the others."""
+    running = server(source("one"), "--pid", "pid", "-w", "2", "--max-requests", "3", "--keep-alive", "60")
+    running.wait_log("Worker ready", count=2)
+    clients = [Load(running) for _ in range(3)]
+    for client in clients:
+        client.start()
+    write(running, {"app.py": source("two")})
+    done = harness.run("reload", "--wait", "--timeout", "20", running.path("pid"))
+    for client in clients:
+        client.over = True
+        client.join(30)
+    assert done.returncode == 0, (done.stderr, running.log())
+    assert running.get().text == "two" and [client.failure for client in clients] == [None] * 3
+
+
 # --- what comes while a reload is under way ---
 
 class UnderWay:

@@ -180,6 +180,11 @@ impl Children {
         self.of(generation).filter(|child| child.stage == Stage::Ready).count()
     }
 
+    /// How many of a generation serve. One that has reached `max_requests` does, until it is replaced.
+    pub fn serving(&self, generation: u64) -> usize {
+        self.of(generation).filter(|child| matches!(child.stage, Stage::Ready | Stage::Retiring)).count()
+    }
+
     /// How many of a generation serve and will not be told to go before others are there: connections can be left to them.
     pub fn staying(&self, generation: u64, wanted: usize) -> usize {
         self.ready(generation).min(wanted)
@@ -377,6 +382,12 @@ mod tests {
         assert_eq!(children.halted(T, 5 * SECOND + T + BACKSTOP), [101]);
         children.set_stopped(101, None);
         assert!(children.halted(T, 90 * SECOND).is_empty());
+    }
+
+    #[test]
+    fn who_has_reached_max_requests_serves_until_it_is_told_to_go() {
+        let children = table(&[Stage::Ready, Stage::Retiring, Stage::Draining { since: 0 }, Stage::Booting]);
+        assert_eq!((children.ready(1), children.serving(1), children.serving(2)), (1, 2, 0));
     }
 
     #[test]

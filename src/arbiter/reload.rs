@@ -126,7 +126,7 @@ impl Arbiter {
         let Some(reload) = &mut self.reload else {
             return;
         };
-        let (ready, wanted) = (self.children.ready(reload.generation.number), reload.wanted());
+        let (ready, wanted) = (self.children.serving(reload.generation.number), reload.wanted());
         let probation = if self.code.is_reloading() { 0 } else { PROBATION };
         reload.proved = (ready >= wanted).then(|| reload.proved.unwrap_or(now + probation));
         match reload.proved {
@@ -195,7 +195,7 @@ impl Arbiter {
 
     /// Tells everybody who waits for it, with the reason where it has failed.
     fn reload_ended(&mut self, result: Result<(), String>) {
-        let ready = self.children.ready(self.current.number);
+        let ready = self.children.serving(self.current.number);
         let how = match &result {
             Ok(()) => "Reload complete",
             Err(_) => "Reload failed, the old workers serve on",
@@ -218,7 +218,7 @@ impl Arbiter {
             return;
         }
         self.relieved = None;
-        let (ready, wanted) = (self.children.ready(number), self.wanted);
+        let (ready, wanted) = (self.children.serving(number), self.wanted);
         if let Some(askers) = &mut self.askers {
             askers.answer(asker::DONE, &format!("Reload complete: {ready} of {wanted} worker(s) ready"));
         }
