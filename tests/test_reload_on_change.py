@@ -2,7 +2,7 @@
 import os
 import re
 import shutil
-from signal import SIGHUP
+from signal import SIGHUP, SIGTERM
 
 import pytest
 
@@ -177,6 +177,20 @@ def test_a_server_that_starts_with_broken_code_waits(start, fault, preload):
     serves(running, "fixed")
 
 
+def test_a_stop_is_no_failure_of_the_hook_of_a_worker_that_shows_broken_code(server):
+    running = server("import no_such_module\n", "--reload", wait=False, config="""
+import time
+
+def post_worker_init(worker):
+    open("inside", "w").close()
+    time.sleep(600)
+""")
+    running.expect_errors(BROKEN)
+    wait_until(lambda: running.exists("inside"), 20, running.log)
+    assert running.stop(SIGTERM) == 0
+    assert "post_worker_init hook" not in running.log()
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_broken_code_is_shown_until_it_is_fixed(start, fault, engine):
@@ -185,6 +199,8 @@ def test_broken_code_is_shown_until_it_is_fixed(start, fault, engine):
     serves(running, "one")
     running.expect_errors(BROKEN, "Failed to find")
     save(running, "site_.py", text)
+    # Until then it may still be asked.
+    running.wait_log(r"Worker exiting")
     shown(running, name)
     save(running, "site_.py", source("two"))
     serves(running, "two")

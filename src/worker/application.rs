@@ -72,7 +72,7 @@ pub(super) fn initialised<'py>(
 ) -> Result<Bound<'py, PyAny>, i32> {
     match hooks.post_worker_init(py, &app) {
         Ok(()) => Ok(app),
-        Err(e) if development::is_failure(&app) => {
+        Err(e) if development::is_failure(&app) && !python::is_stop(py, &e) => {
             report(py, Hook::PostWorkerInit, Err(e));
             Ok(app)
         }
