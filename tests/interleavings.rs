@@ -223,6 +223,40 @@ fn a_crash_answers_only_where_nobody_else_has() {
 }
 
 #[test]
+fn a_crash_leaves_a_whole_response_whole() {
+    loom::model(|| {
+        let claim = Arc::new(Claim::default());
+        claim.open(7);
+        assert!(claim.begin_reply());
+        let crashing = claim.clone();
+        let crash = thread::spawn(move || (crashing.crash(), crashing.crash()));
+        claim.end_reply();
+        let ended = claim.look().stage();
+        match crash.join().unwrap() {
+            (Overrun::Replied(7), Overrun::Replied(7)) => {
+                assert!(matches!(ended, Stage::Replied | Stage::Parted))
+            }
+            (Overrun::TooLate(7), Overrun::TooLate(7)) => assert_eq!(ended, Stage::Late),
+            other => panic!("{other:?}"),
+        }
+    });
+}
+
+#[test]
+fn what_runs_on_after_its_response_can_run_too_long() {
+    loom::model(|| {
+        let claim = Claim::default();
+        claim.open(7);
+        assert!(claim.begin_reply());
+        claim.end_reply();
+        assert!(claim.look().is_running());
+        assert_eq!(claim.overrun(claim.look()), Overrun::TooLate(7));
+        claim.end_reply();
+        assert_eq!(claim.close(), Stage::Late);
+    });
+}
+
+#[test]
 fn the_helper_and_a_crash_do_not_both_answer() {
     loom::model(|| {
         let claim = Arc::new(Claim::default());

@@ -257,7 +257,7 @@ impl Scene for EventLoop {
         for key in self.roll.keys() {
             let Some(place) = self.settled(key, &mut waits) else { continue };
             match place.standing() {
-                Standing::Held => self.end_held(place, &mut toll),
+                Standing::Held => self.end_held(place, &mut waits, &mut toll),
                 Standing::Idle => self.end_idle(place, &mut waits, &mut toll),
                 Standing::Begun => self.turn_away(place, &mut toll),
                 Standing::Replying => reset(place, &mut toll),
@@ -288,7 +288,7 @@ impl EventLoop {
     }
 
     /// Whose claim is open for a connection has the application's word for it.
-    fn end_held(&self, place: Place, toll: &mut Toll) {
+    fn end_held(&self, place: Place, waits: &mut u32, toll: &mut Toll) {
         let (thread, outcome) = match self.claim(place) {
             Some((thread, claim)) => (Some(thread), claim.crash()),
             // Between two steps of ours: nobody can say whether it has been run.
@@ -302,6 +302,7 @@ impl EventLoop {
                 toll.failed += u64::from(crash::say(fd, page));
             }
             Overrun::TooLate(_) => reset(place, toll),
+            Overrun::Replied(_) => self.end_idle(place, waits, toll),
             Overrun::Gone => {}
         }
     }

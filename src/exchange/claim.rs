@@ -4,9 +4,10 @@
 //! Never: sends anything itself.
 //!
 //! ```text
-//!   Idle ─open─▶ Open ─begin_reply─▶ Sent ─overrun─▶ Late
+//!   Idle ─open─▶ Open ─begin_reply─▶ Sent ─end_reply─▶ Replied ─crash─▶ Parted
+//!                  │                   └────overrun──────┴────▶ Late
 //!                  └────overrun────▶ Answering ─answered─▶ Expired      every state ─close─▶ Idle, but for
-//!                  └────crash──────▶ Doomed                              Answering and Doomed
+//!                  └────crash──────▶ Doomed                              Answering, Doomed and Parted
 //! ```
 
 use crate::sys::atomics::{
@@ -23,6 +24,8 @@ pub enum Stage {
     Open,
     /// The thread has begun the response.
     Sent,
+    /// All of the response has left and nothing of a next request is here; the application may still run.
+    Replied,
     /// It ran too long, and the helper is answering in its place.
     Answering,
     /// It ran too long and was answered.
@@ -31,11 +34,23 @@ pub enum Stage {
     Late,
     /// The process crashes under it, and answers in the handler.
     Doomed,
+    /// The process crashes after its response, and the handler has the connection.
+    Parted,
 }
 
-const STAGES: [Stage; 7] =
-    [Stage::Idle, Stage::Open, Stage::Sent, Stage::Answering, Stage::Expired, Stage::Late, Stage::Doomed];
-const BITS: u32 = 3;
+/// In the order of their numbers.
+const STAGES: [Stage; 9] = [
+    Stage::Idle,
+    Stage::Open,
+    Stage::Sent,
+    Stage::Replied,
+    Stage::Answering,
+    Stage::Expired,
+    Stage::Late,
+    Stage::Doomed,
+    Stage::Parted,
+];
+const BITS: u32 = 4;
 
 /// One thread's word: a serial number of the call, and its stage.
 #[repr(align(64))]
@@ -55,7 +70,7 @@ impl Ticket {
 
     /// The application has it, and its time has not been noticed to be over.
     pub fn is_running(self) -> bool {
-        matches!(self.stage(), Stage::Open | Stage::Sent)
+        matches!(self.stage(), Stage::Open | Stage::Sent | Stage::Replied)
     }
 
     /// Its time is over, and it still runs.
@@ -75,6 +90,8 @@ pub enum Overrun {
     Answer(i32),
     /// The response on this descriptor has begun; nothing can be said to the client.
     TooLate(i32),
+    /// All of the response on this descriptor has left. Of a crash only.
+    Replied(i32),
     /// The call is over.
     Gone,
 }
@@ -103,11 +120,20 @@ impl Claim {
         seen.stage() == Stage::Open && self.swap(seen, Stage::Sent)
     }
 
+    /// By the thread, when all of a response has left that its connection outlives.
+    pub fn end_reply(&self) {
+        let seen = self.look();
+        if seen.stage() == Stage::Sent {
+            // Else it has run too long, or the process crashes: whoever said so has seen a response that had begun.
+            self.swap(seen, Stage::Replied);
+        }
+    }
+
     /// By the thread: the call is over. Returns the stage in which it ended, which is not `Answering`.
     pub fn close(&self) -> Stage {
         loop {
             let seen = self.look();
-            if matches!(seen.stage(), Stage::Answering | Stage::Doomed) {
+            if matches!(seen.stage(), Stage::Answering | Stage::Doomed | Stage::Parted) {
                 // One send and one shutdown away, neither of which blocks; or the end of the process is.
                 yield_now();
             } else if self.swap(seen, Stage::Idle) {
@@ -120,7 +146,9 @@ impl Claim {
     pub fn overrun(&self, seen: Ticket) -> Overrun {
         match seen.stage() {
             Stage::Open if self.swap(seen, Stage::Answering) => Overrun::Answer(self.fd.load(Relaxed)),
-            Stage::Sent if self.swap(seen, Stage::Late) => Overrun::TooLate(self.fd.load(Relaxed)),
+            Stage::Sent | Stage::Replied if self.swap(seen, Stage::Late) => {
+                Overrun::TooLate(self.fd.load(Relaxed))
+            }
             _ => Overrun::Gone,
         }
     }
@@ -139,6 +167,7 @@ impl Claim {
             let (to, outcome) = match seen.stage() {
                 Stage::Open | Stage::Doomed => (Stage::Doomed, Overrun::Answer(self.fd())),
                 Stage::Sent | Stage::Late => (Stage::Late, Overrun::TooLate(self.fd())),
+                Stage::Replied | Stage::Parted => (Stage::Parted, Overrun::Replied(self.fd())),
                 Stage::Idle | Stage::Answering | Stage::Expired => return Overrun::Gone,
             };
             if self.swap(seen, to) {

@@ -224,11 +224,22 @@ impl Exchange<'_> {
         }
         let mut at = 0;
         if self.conn.out.is_empty() && self.send(rest, tail, &mut at)? {
+            if last {
+                self.has_left();
+            }
             return Ok(());
         }
         let cut = rest.len() < whole;
         self.queue(rest, tail, at, if cut { None } else { Some(own) });
         Ok(())
+    }
+
+    /// All of the response has: unless something of a next request is here already, the connection is an idle one.
+    fn has_left(&self) {
+        let is_idle = self.reply.persistent && self.reply.owed == 0 && self.body.raw == self.desk.scratch.end;
+        if is_idle {
+            self.site.claim.end_reply();
+        }
     }
 
     /// The end of a body whose blocks went through `write`.
