@@ -231,6 +231,20 @@ def test_what_the_application_wants_of_the_collector_stands(server, wish, enable
     assert running.get("/").text == repr((enabled, threshold or gc.get_threshold()[0]))
 
 
+def test_a_worker_imports_nothing_that_its_mold_has_not(server):
+    """Each worker would have it for itself, and be ready later."""
+    running = preloaded(server, """
+        import logging.handlers
+        import sys
+        LOADED = set(sys.modules)
+
+        def app(environ, start_response):
+            start_response("200 OK", [])
+            return [repr(sorted(set(sys.modules) - LOADED)).encode()]
+    """, "--access-logfile", "access.log")
+    assert running.get("/").text == "[]"
+
+
 # --- the fork doctor ---
 
 def warnings(running):

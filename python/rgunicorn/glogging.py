@@ -21,6 +21,8 @@ import time
 import traceback
 from typing import Any, Dict, Iterable, Iterator, List, Optional, TextIO, Tuple, Type, Union
 
+from rgunicorn._files import reopen
+
 SYSLOG_FACILITIES: Dict[str, int] = dict(logging.handlers.SysLogHandler.facility_names)
 
 # What a configuration is laid over, key by key of the top level: one that has `handlers` has all the handlers it needs.
@@ -272,7 +274,7 @@ class Logger:
 
     def reopen_files(self) -> None:
         """Goes on in the files that now have the names, for every logger there is."""
-        reopen_handlers()
+        reopen()
 
     def close_on_exec(self) -> None:
         for logger in loggers():
@@ -318,37 +320,6 @@ class Logger:
         handler.setFormatter(logging.Formatter("%s: %s" % (prefix, fmt)))
         handler._gunicorn_syslog = True  # type: ignore[attr-defined]
         log.addHandler(handler)
-
-
-def reopen_handlers() -> None:
-    """Goes on in the files that now have the names of what any logger writes to.
-
-    Raises OSError when one could not be opened, once all others have been.
-    """
-    done = set()
-    failure: Optional[OSError] = None
-    for logger in loggers():
-        for handler in logger.handlers:
-            if isinstance(handler, logging.FileHandler) and id(handler) not in done:
-                done.add(id(handler))
-                try:
-                    _reopen(handler)
-                except OSError as error:
-                    failure = error
-    if failure is not None:
-        raise failure
-
-
-def _reopen(handler: logging.FileHandler) -> None:
-    handler.acquire()
-    try:
-        before = handler.stream
-        # Without its old file only once it has a new one.
-        if before is not None:
-            handler.stream = handler._open()
-            before.close()
-    finally:
-        handler.release()
 
 
 class ErrorStream:

@@ -35,11 +35,17 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// The classes; the stand-alone binary carries them itself.
 fn module(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
     python::module(py, "rgunicorn.hooks", include_str!("../../python/rgunicorn/hooks.py"))?;
+    files(py)?;
     let module =
         python::module(py, "rgunicorn.glogging", include_str!("../../python/rgunicorn/glogging.py"))?;
     let statsd = include_str!("../../python/rgunicorn/instrument/statsd.py");
     python::module(py, "rgunicorn.instrument.statsd", statsd)?;
     Ok(module)
+}
+
+/// The files of Python's logging.
+fn files(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
+    python::module(py, "rgunicorn._files", include_str!("../../python/rgunicorn/_files.py"))
 }
 
 /// gunicorn's loggers while Rust writes the logs.
@@ -225,7 +231,8 @@ pub fn bridge(py: Python<'_>, config: &Config) {
         log::of_application(severity(level), &text);
         Ok(())
     });
-    let led = write.and_then(|write| watch(py)?.call_method1("bridge", (write, level)));
+    // The files are a matter of every worker's: with them loaded here, it need not read the module.
+    let led = files(py).and(write).and_then(|write| watch(py)?.call_method1("bridge", (write, level)));
     if let Err(e) = led {
         ::log::warn!("The logger gunicorn.error leads nowhere\n{}", traceback(py, &e));
     }
@@ -272,16 +279,13 @@ pub fn wind_down(py: Python<'_>) {
     }
 }
 
-/// Goes on in the files that now have the names of those that Python's logging writes to, the application's too. Where
-/// nothing has imported it there are none. `level` says how much a failure matters.
+/// Goes on in the files that now have the names of those that Python's logging writes to, the application's too.
+/// `level` says how much a failure matters.
 pub fn reopen_files(py: Python<'_>, logger: Option<&Logger>, level: ::log::Level) {
     let reopened = || -> PyResult<()> {
         match logger {
             Some(logger) => logger.object.bind(py).call_method0("reopen_files")?,
-            None if py.import("sys")?.getattr("modules")?.contains("logging")? => {
-                module(py)?.call_method0("reopen_handlers")?
-            }
-            None => return Ok(()),
+            None => files(py)?.call_method0("reopen")?,
         };
         Ok(())
     };
