@@ -445,11 +445,12 @@ def test_hup_serves_the_new_release(server):
 
 def test_hup_reads_the_configuration_again(server):
     running = server(APP, config="workers = 1\ntimeout = 30\n")
-    loaded_workers(running, 1)
+    [first] = loaded_workers(running, 1)
     running.write("gunicorn.conf.py", "workers = 3\naccesslog = 'access.log'\nloglevel = 'debug'\n")
     running.signal(SIGHUP)
-    loaded_workers(running, 3)
-    old = set(running.workers())
+    # It has no access log.
+    wait_until(lambda: first not in running.workers())
+    old = set(loaded_workers(running, 3))
     running.get("/after-hup")
     wait_until(lambda: "/after-hup" in running.read("access.log"))
     running.write("gunicorn.conf.py", "workers = 1\n")

@@ -305,7 +305,7 @@ def test_with_tls_everybody_is_closed(server, tmp_path):
         f.write((tmp_path / "crt").read_text())
     running = start(server, "--threads", "2", "--certfile", certificate)
     [old] = wait_ready(running, 1)
-    context = ssl.create_default_context()
+    context = wire.strict(ssl.create_default_context())
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
 
     def connect():
@@ -499,7 +499,9 @@ def test_a_reader_of_the_log_that_has_stopped_keeps_nobody_alive(server, tmp_pat
                        "ours.close()\n"
                        "os.dup2(theirs.fileno(), 2)\n"
                        "os.execvp(sys.argv[1], sys.argv[1:])\n")
-    running = server(APP, *OPTIONS, prefix=[sys.executable, str(wrapper)], wait=False)
+    # The environment's faulthandler would wait for the reader, behind our answers.
+    running = server(APP, *OPTIONS, prefix=[sys.executable, str(wrapper)], wait=False,
+                     env={"PYTHONDEVMODE": "", "PYTHONFAULTHANDLER": ""})
     heard = lambda pattern: wait_until(lambda: re.search(pattern, running.read("heard"), re.M), 20)
     address = heard(r"Listening at: http://127\.0\.0\.1:(\d+)").group(1)
     heard(r"Worker ready")

@@ -11,7 +11,7 @@ import pytest
 
 import wire
 from crowd import Crowd, begin, pid_of, wait_inside, wait_ready
-from harness import alive, compile_library, wait_until
+from harness import alive, compile_library, preload, wait_until
 
 APP = "apps.tail"
 OPTIONS = ("--keep-alive", "60", "--access-logfile", "access.log")
@@ -248,7 +248,7 @@ ssize_t write(int fd, const void *text, size_t count) {
 @THREADS
 def test_a_worker_does_not_end_before_the_log_knows_of_its_last_request(server, tmp_path, threads):
     library = compile_library(tmp_path / "slow.so", SLOW_LOG)
-    running = server(APP, *OPTIONS, "--timeout", "1", "--threads", threads, env={"LD_PRELOAD": library})
+    running = server(APP, *OPTIONS, "--timeout", "1", "--threads", threads, env={"LD_PRELOAD": preload(library)})
     running.expect_errors(*TROUBLE)
     [old] = wait_ready(running, 1)
     with running.connect() as victim:

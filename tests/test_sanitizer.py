@@ -76,3 +76,28 @@ def test_the_module_is_instrumented():
     from rgunicorn import _core
     with open(_core.__file__, "rb") as module:
         assert b"__asan_report_load8" in module.read()
+
+
+SLOT = """Fatal Python error: _Py_CheckSlotResult: Slot * of type int succeeded with an exception set
+Python runtime state: initialized
+%s
+
+Current thread 0x00007fda3e734780 (most recent call first):
+  File "<frozen importlib._bootstrap_external>", line 147 in %s
+  File "/tests/apps/doom.py", line 6 in <module>
+[2026-01-02 03:04:05 +0000] [1] [ERROR] Worker (pid:7) was killed by SIGABRT. It was aborted. It had not finished booting. It lived.
+"""
+
+
+@pytest.mark.parametrize("error, function, forgiven", [
+    ("rgunicorn.Interrupted: 0", "_path_stat", True),
+    ("rgunicorn.Interrupted: 0", "run", False),
+    ("ValueError: 0", "_path_stat", False),
+])
+def test_of_assertions_only_that_of_a_stat_that_is_interrupted_is_forgiven(error, function, forgiven):
+    text = SLOT % (error, function)
+    left = harness.without_interrupted_stat(text)
+    assert (harness.BROKEN.search(left) is None) == ("ERROR" not in left) == forgiven
+    # What else ends beside it is not.
+    assert harness.BROKEN.search(harness.without_interrupted_stat(text + SLOT % ("", "run")))
+    assert "(pid:8)" in harness.without_interrupted_stat(text + text.splitlines()[-1].replace("pid:7", "pid:8"))

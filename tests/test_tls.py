@@ -70,7 +70,7 @@ def https(site, *more):
 
 
 def client_context(authority, version=None, identity=None):
-    context = ssl.create_default_context(cafile=authority.certificate)
+    context = wire.strict(ssl.create_default_context(cafile=authority.certificate))
     if version:
         context.minimum_version = context.maximum_version = version
     if identity:

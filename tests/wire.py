@@ -6,12 +6,19 @@ what a proxy may understand differently.
 import re
 import select
 import socket
+import ssl
 import struct
 
 TIMEOUT = 20
 STATUS_LINE = re.compile(rb"HTTP/1\.[01] [1-9][0-9][0-9] [\t -~\x80-\xff]*\Z")
 FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\t -~\x80-\xff]*?)[ \t]*\Z")
 ONCE = (b"content-length", b"transfer-encoding", b"date", b"server", b"connection")
+
+
+def strict(context):
+    """A context of TLS for which an end without TLS's own word for it (close_notify) is an error; some Pythons take either."""
+    context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
+    return context
 
 
 class ProtocolError(AssertionError):

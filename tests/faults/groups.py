@@ -35,6 +35,8 @@ class Group:
         return next((int(number) for key, number in lines if key == field), 0)
 
     def limit_memory(self, octets):
+        """Of the server; AddressSanitizer wants its own on top."""
+        octets += (1 << 30) * harness.SANITIZED
         self.set("memory.limit_in_bytes" if self.version == 1 else "memory.max", octets)
         if self.version == 2:
             self.set("memory.swap.max", 0)

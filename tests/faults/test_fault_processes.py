@@ -232,7 +232,7 @@ def test_row_6_a_server_that_was_frozen_whole_kills_nobody(server):
 @pytest.fixture
 def small_memory():
     with control_group("memory") as group:
-        group.limit_memory((1536 if harness.SANITIZED else 192) << 20)
+        group.limit_memory(192 << 20)
         yield group
 
 
