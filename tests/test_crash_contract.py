@@ -398,14 +398,25 @@ def test_the_applications_faulthandler_still_speaks(server, way):
     running.wait_log(r"Worker \(pid:%d\) was killed by %s" % (old, CRASHES[way]))
 
 
-@pytest.mark.parametrize("way", [way for way in CRASHES if way != "abort"])
+@pytest.mark.parametrize("way", [way for way in CRASHES if way != "abort"] + ["fatal"])
 @pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["plain", "preload"])
 def test_the_environments_faulthandler_still_speaks(server, way, preload):
+    """Python's own fatal errors take its handlers away first."""
     running = start(server, *preload, env={"PYTHONFAULTHANDLER": "1"})
     [old] = wait_ready(running, 1)
-    assert running.get("/%s?victim" % way).status == 500
+    check_page(running.get("/%s?victim" % way), 500)
+    running.wait_log(r"^Fatal error: SIG\w+ in worker \(pid:%d\)" % old)
     running.wait_log(r"^Fatal Python error: \w+")
-    running.wait_log(r"Worker \(pid:%d\) was killed by %s" % (old, CRASHES[way]))
+    running.wait_log(r"Worker \(pid:%d\) was killed by %s" % (old, CRASHES.get(way, "SIGABRT")))
+
+
+def test_with_the_environments_faulthandler_an_arbiter_can_be_aborted(server):
+    running = start(server, env={"PYTHONFAULTHANDLER": "1"})
+    wait_ready(running, 1)
+    running.signal(SIGABRT)
+    assert running.wait_exit() == -SIGABRT
+    wait_until(lambda: not running.processes(), 20, running.log)
+    assert "Fatal error" not in running.log()
 
 
 OWN = """

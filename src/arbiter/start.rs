@@ -58,6 +58,10 @@ const HEARD: [i32; 10] = [
 /// Errors: anything that keeps it from starting; nothing is left behind.
 pub fn run(py: Python<'_>, launch: Launch) -> Result<Outcome, Error> {
     check_passed()?;
+    // A program may have enabled it with a file of its own.
+    if launch.program().is_none() {
+        python::get_behind_faulthandler(py).map_err(|e| Error::Other(format!("faulthandler: {e}")))?;
+    }
     let origin = Origin::of_this_process(py);
     let start_folder = daemon::start_folder().map_err(|e| Error::system("current folder", &e, "--chdir"))?;
     let setup = read_config(py, &launch, Reading::First, &start_folder)?;

@@ -9,7 +9,9 @@ mod threads;
 
 pub use config_file::{config_reader, paste, raw, run_config, values};
 pub use interrupts::{comes_of_stop, is_interrupt, is_stop, reset_signals, Interrupts, Mode};
-pub use threads::{dump_stacks_on, guard_stack, spawn_thread, stacks_within, threads};
+pub use threads::{
+    dump_stacks_on, get_behind_faulthandler, guard_stack, spawn_thread, stacks_within, threads,
+};
 
 use std::ffi::CString;
 use std::path::PathBuf;

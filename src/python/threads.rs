@@ -41,6 +41,20 @@ pub fn guard_stack() {
     }
 }
 
+/// Ends by abort(3) are ours also where the environment has enabled faulthandler: a fatal error of Python's takes its handlers
+/// away first and puts back what they found, whoever was installed since. Before anybody else enables it, as it is enabled
+/// anew.
+pub fn get_behind_faulthandler(py: Python<'_>) -> PyResult<()> {
+    let faulthandler = py.import(intern!(py, "faulthandler"))?;
+    let speaks = !py.import(intern!(py, "sys"))?.getattr(intern!(py, "stderr"))?.is_none();
+    if speaks && faulthandler.call_method0(intern!(py, "is_enabled"))?.is_truthy()? {
+        faulthandler.call_method0(intern!(py, "disable"))?;
+        crash::install_abort()?;
+        faulthandler.call_method0(intern!(py, "enable"))?;
+    }
+    Ok(())
+}
+
 /// On this signal the stacks of all Python threads go to the error log, from C: for an interpreter that is stuck, as
 /// frames that run on meanwhile could not be read without harm.
 pub fn dump_stacks_on(py: Python<'_>, signal: i32) -> PyResult<()> {
