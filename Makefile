@@ -167,7 +167,7 @@ audit:
 	else echo 'make: cargo install --locked cargo-deny first' >&2; exit 1; fi
 
 # Not ours: files that the tests' applications leave open, and what other packages use that is going away.
-WARNINGS := ignore::ResourceWarning,ignore:'cgi' is deprecated:DeprecationWarning,ignore:ssl.OP_NO_:DeprecationWarning
+WARNINGS := ignore::ResourceWarning,ignore:'cgi' is deprecated:DeprecationWarning,ignore:ssl.OP_NO_:DeprecationWarning,ignore:Deprecated call to:DeprecationWarning
 
 # All tests with AddressSanitizer, then with CPython's debug allocator alone, then every access of a few requests by valgrind.
 memcheck: asan $(TEST_VENV)/.wheel
