@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use crate::sys::memory::Pages;
 use crate::sys::socket;
 use crate::transport::Transport;
 
@@ -16,7 +17,7 @@ const FILE_TURN: usize = 1 << 20;
 
 /// Where input is received and parsed. `start..end` are the octets not consumed yet, of the connection being served.
 pub struct Scratch {
-    bytes: Vec<u8>,
+    bytes: Pages,
     pub start: usize,
     pub end: usize,
 }
@@ -24,7 +25,7 @@ pub struct Scratch {
 impl Scratch {
     /// Room for the longest head and a read behind it.
     pub fn new(longest_head: usize) -> Scratch {
-        Scratch { bytes: vec![0; longest_head + READ_SIZE], start: 0, end: 0 }
+        Scratch { bytes: Pages::new(longest_head + READ_SIZE), start: 0, end: 0 }
     }
 
     pub fn unread(&self) -> &[u8] {

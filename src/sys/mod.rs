@@ -11,6 +11,7 @@ pub mod crash;
 pub mod descriptors;
 pub mod file;
 pub mod inotify;
+pub mod memory;
 pub mod poll;
 pub mod privileges;
 pub mod process;
