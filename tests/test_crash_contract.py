@@ -193,6 +193,99 @@ def test_a_response_that_has_left_is_whole(server):
     running.wait_log(r"Worker \(pid:%d\) was killed by SIGSEGV" % old)
 
 
+# The request of a client that takes its answer slowly, so that the kernel of the server's side still has most of it.
+ENDING = pytest.mark.parametrize("form", ["blocks", "stream", "write", "file"])
+LONG = 8000
+
+
+def slow_connection(running):
+    return wire.Connection(running.address, receive_buffer=4096)
+
+
+def begin_ending(running, connection, name, form, **how):
+    """All of the response has left when this returns, and the application still has the request."""
+    connection.send_request("GET", "/ending/nothing?%s&%s" % (name, form), **how)
+    return wait_inside(running, name + "-ending")
+
+
+@pytest.mark.parametrize("version, fields, outcome", [
+    ("HTTP/1.1", [], "goes on"), ("HTTP/1.1", [("Connection", "close")], "ends"), ("HTTP/1.0", [], "ends"),
+], ids=["kept", "close", "1.0"])
+@ENDING
+def test_all_of_a_response_reaches_who_takes_it_slowly(server, form, version, fields, outcome):
+    """Another thread crashes while the application still closes what it has answered with."""
+    running = start(server, "--threads", "2")
+    [old] = wait_ready(running, 1)
+    with slow_connection(running) as slow, running.connect() as victim:
+        begin_ending(running, slow, "slow", form, version=version, headers=fields)
+        check_page(victim.exchange("GET", "/segv?victim"), 500)
+        passed, closed = (1, 0) if outcome == "goes on" else (0, 1)
+        running.wait_log(r"Connections: 1 answered 500, 0 answered 503, 0 reset, %d left to other workers, %d closed" % (passed, closed))
+        wait_until(lambda: not alive(old), 20, running.log)
+        answer = slow.read_response()
+        assert answer.status == 200 and answer.text == "slow" * LONG
+        if outcome == "goes on":
+            assert States.goes_on(slow) == "goes on"
+        else:
+            slow.expect_eof()
+    check_ledger(running, "slow", "victim")
+
+
+def test_all_of_a_response_reaches_who_has_sent_more_than_is_read(server):
+    """Left unread, it would make the kernel take the answer back."""
+    running = start(server, "--threads", "2")
+    [old] = wait_ready(running, 1)
+    with slow_connection(running) as slow, running.connect() as victim:
+        begin_ending(running, slow, "slow", "blocks", version="HTTP/1.0")
+        slow.send(b"x" * 100000)
+        check_page(victim.exchange("GET", "/segv?victim"), 500)
+        wait_until(lambda: not alive(old), 20, running.log)
+        assert slow.read_response().text == "slow" * LONG
+        slow.expect_eof()
+
+
+def test_all_of_a_response_is_all_where_another_request_was_sent_behind(server):
+    """Some of which the server has read: nobody else can run it."""
+    running = start(server, "--threads", "2")
+    [old] = wait_ready(running, 1)
+    with slow_connection(running) as slow, running.connect() as victim:
+        slow.send(wire.request_bytes("GET", "/ending/nothing?slow&blocks") + wire.request_bytes("GET", "/?behind"))
+        wait_inside(running, "slow-ending")
+        check_page(victim.exchange("GET", "/segv?victim"), 500)
+        wait_until(lambda: not alive(old), 20, running.log)
+        assert slow.read_response().text == "slow" * LONG
+        slow.expect_eof()
+    check_ledger(running, "slow", "victim")
+    assert "behind" not in ran(running)
+
+
+def test_all_of_a_response_has_left_whatever_time_is_over(server):
+    """A request whose application does not come to an end is answered all the same."""
+    running = start(server, "--timeout", "1")
+    running.expect_errors(*TROUBLE, "WORKER TIMEOUT", "has been running", "Stacks of all threads")
+    [old] = wait_ready(running, 1)
+    with slow_connection(running) as slow:
+        begin_ending(running, slow, "slow", "blocks", version="HTTP/1.0")
+        running.wait_log(r"WORKER TIMEOUT \(pid:%d\)" % old)
+        os.kill(old, SIGSEGV)
+        wait_until(lambda: not alive(old), 20, running.log)
+        assert slow.read_response().text == "slow" * LONG
+        slow.expect_eof()
+
+
+@pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/1.0"])
+def test_a_response_of_which_the_rest_waits_has_not_left(server, version):
+    """The application closes its file while the kernel has no room for more of it."""
+    running = start(server, "--threads", "2")
+    wait_ready(running, 1)
+    with slow_connection(running) as slow, running.connect() as victim:
+        begin_ending(running, slow, "slow", "huge", version=version)
+        check_page(victim.exchange("GET", "/segv?victim"), 500)
+        running.wait_log(r"Connections: 1 answered 500, 0 answered 503, 1 reset, 0 left to other workers, 0 closed")
+        with pytest.raises(wire.ProtocolError, match="reset"):
+            slow.read_response()
+
+
 def test_a_response_that_ends_with_its_connection_is_reset(server):
     """An HTTP/1.0 client takes an orderly end for the end of the response."""
     running = start(server)
@@ -312,16 +405,18 @@ def test_with_tls_everybody_is_closed(server, tmp_path):
         connection = running.connect()
         connection.sock = context.wrap_socket(connection.sock, suppress_ragged_eofs=False)
         return connection
-    with connect() as idle, connect() as early, connect() as victim:
+    with connect() as idle, connect() as early, connect() as victim, connect() as answered:
         assert idle.exchange("GET", "/?idle").status == 200
         early.send(b"GET /?partial HT")
         assert idle.exchange("GET", "/?idle-too").status == 200
+        begin_ending(running, answered, "answered", "blocks", headers=[("Connection", "close")])
         begin(running, victim, "/wait/segv", "victim")
-        running.touch("go")
-        for connection in (victim, early, idle):
+        running.touch("go-victim")
+        assert answered.read_response().text == "answered" * LONG
+        for connection in (victim, early, idle, answered):
             with pytest.raises(ssl.SSLError, match="UNEXPECTED_EOF|EOF occurred"):
                 connection.read_some()
-    running.wait_log(r"Connections: 0 answered 500, 0 answered 503, 0 reset, 0 left to other workers, 3 closed")
+    running.wait_log(r"Connections: 0 answered 500, 0 answered 503, 0 reset, 0 left to other workers, 4 closed")
     with connect() as after:
         assert after.exchange("GET", "/?after").text == "after"
     check_ledger(running, "victim", "after")

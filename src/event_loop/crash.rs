@@ -1,7 +1,7 @@
 //! Owns: what the worker's connections are told when the process crashes, and the roll that says how each stands.
 //! Rule: nobody is told twice and nothing is run twice. A request that is with the application gets a 500, one that is not
-//! a 503; a response that has begun is reset; a connection of which nothing has been read goes to another worker. All of it
-//! happens in a signal handler: atomics, and system calls on numbers that were noted before.
+//! a 503; a response that has begun is reset, unless all of it has left; a connection of which nothing has been read goes to
+//! another worker. All of it happens in a signal handler: atomics, and system calls on numbers that were noted before.
 //! Never: allocates, locks, reads a connection from the table.
 //!
 //! The roll costs a request two compare-and-swaps of a word that nobody else uses. `hold` is the first: after it the connection is its
@@ -302,7 +302,9 @@ impl EventLoop {
                 toll.failed += u64::from(crash::say(fd, page));
             }
             Overrun::TooLate(_) => reset(place, toll),
-            Overrun::Replied(_) => self.end_idle(place, waits, toll),
+            Overrun::Replied { persists: true, .. } => self.end_idle(place, waits, toll),
+            // In order, as the client may not have taken all of it yet.
+            Overrun::Replied { persists: false, .. } => close(place, toll),
             Overrun::Gone => {}
         }
     }

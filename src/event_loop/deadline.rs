@@ -72,7 +72,7 @@ impl EventLoop {
         self.plan.overrun.begins(thread);
         let telling = lock(&self.telling);
         let (fd, outcome) = match claim.overrun(seen) {
-            Overrun::Gone | Overrun::Replied(_) => {
+            Overrun::Gone | Overrun::Replied { .. } => {
                 drop(telling);
                 return self.thaw(thread);
             }

@@ -4,11 +4,13 @@
 //! Never: sends anything itself.
 //!
 //! ```text
-//!   Idle ─open─▶ Open ─begin_reply─▶ Sent ─end_reply─▶ Replied ─crash─▶ Parted
-//!                  │                   └────overrun──────┴────▶ Late
+//!   Idle ─open─▶ Open ─begin_reply─▶ Sent ─overrun, crash─▶ Late ─crash, all has left─▶ Parted
+//!                  │                   └───────────crash, all has left────────────────────┘
 //!                  └────overrun────▶ Answering ─answered─▶ Expired      every state ─close─▶ Idle, but for
 //!                  └────crash──────▶ Doomed                              Answering, Doomed and Parted
 //! ```
+//!
+//! That all of the response has left is a mark beside the stage (`end_reply`): it neither ends a call nor its time.
 
 use crate::sys::atomics::{
     yield_now, AtomicI32, AtomicU64,
@@ -24,8 +26,6 @@ pub enum Stage {
     Open,
     /// The thread has begun the response.
     Sent,
-    /// All of the response has left and nothing of a next request is here; the application may still run.
-    Replied,
     /// It ran too long, and the helper is answering in its place.
     Answering,
     /// It ran too long and was answered.
@@ -34,25 +34,29 @@ pub enum Stage {
     Late,
     /// The process crashes under it, and answers in the handler.
     Doomed,
-    /// The process crashes after its response, and the handler has the connection.
+    /// The process crashes after all of its response has left, and the handler has the connection.
     Parted,
 }
 
 /// In the order of their numbers.
-const STAGES: [Stage; 9] = [
+const STAGES: [Stage; 8] = [
     Stage::Idle,
     Stage::Open,
     Stage::Sent,
-    Stage::Replied,
     Stage::Answering,
     Stage::Expired,
     Stage::Late,
     Stage::Doomed,
     Stage::Parted,
 ];
-const BITS: u32 = 4;
+const STAGE: u64 = 0x7;
+/// All of the response has left; the application may still run.
+const LEFT: u64 = 1 << 3;
+/// With it the connection ends: it does not outlive the response, or octets of a next request have been read.
+const LAST: u64 = 1 << 4;
+const SERIAL: u32 = 5;
 
-/// One thread's word: a serial number of the call, and its stage.
+/// One thread's word: a serial number of the call, what has become of its response, and its stage.
 #[repr(align(64))]
 pub struct Claim {
     word: AtomicU64,
@@ -65,12 +69,12 @@ pub struct Ticket(u64);
 
 impl Ticket {
     pub fn stage(self) -> Stage {
-        STAGES[(self.0 & ((1 << BITS) - 1)) as usize]
+        STAGES[(self.0 & STAGE) as usize]
     }
 
     /// The application has it, and its time has not been noticed to be over.
     pub fn is_running(self) -> bool {
-        matches!(self.stage(), Stage::Open | Stage::Sent | Stage::Replied)
+        matches!(self.stage(), Stage::Open | Stage::Sent)
     }
 
     /// Its time is over, and it still runs.
@@ -79,7 +83,7 @@ impl Ticket {
     }
 
     fn at(self, stage: Stage) -> u64 {
-        self.0 >> BITS << BITS | stage as u64
+        self.0 & !STAGE | stage as u64
     }
 }
 
@@ -91,7 +95,7 @@ pub enum Overrun {
     /// The response on this descriptor has begun; nothing can be said to the client.
     TooLate(i32),
     /// All of the response on this descriptor has left. Of a crash only.
-    Replied(i32),
+    Replied { fd: i32, persists: bool },
     /// The call is over.
     Gone,
 }
@@ -110,8 +114,8 @@ impl Claim {
     /// By the thread: the application is called for the connection `fd`.
     pub fn open(&self, fd: i32) {
         self.fd.store(fd, Relaxed);
-        let last = self.word.load(Relaxed) >> BITS;
-        self.word.store((last + 1) << BITS | Stage::Open as u64, Release);
+        let last = self.word.load(Relaxed) >> SERIAL;
+        self.word.store((last + 1) << SERIAL | Stage::Open as u64, Release);
     }
 
     /// By the thread, before the first octet of the response: false when the helper has answered.
@@ -120,13 +124,10 @@ impl Claim {
         seen.stage() == Stage::Open && self.swap(seen, Stage::Sent)
     }
 
-    /// By the thread, when all of a response has left that its connection outlives.
-    pub fn end_reply(&self) {
-        let seen = self.look();
-        if seen.stage() == Stage::Sent {
-            // Else it has run too long, or the process crashes: whoever said so has seen a response that had begun.
-            self.swap(seen, Stage::Replied);
-        }
+    /// By the thread that has begun the response, when all of it has left. Whether the connection outlives it, and nothing
+    /// of a next request has been read.
+    pub fn end_reply(&self, persists: bool) {
+        self.word.fetch_or(if persists { LEFT } else { LEFT | LAST }, AcqRel);
     }
 
     /// By the thread: the call is over. Returns the stage in which it ended, which is not `Answering`.
@@ -146,9 +147,7 @@ impl Claim {
     pub fn overrun(&self, seen: Ticket) -> Overrun {
         match seen.stage() {
             Stage::Open if self.swap(seen, Stage::Answering) => Overrun::Answer(self.fd.load(Relaxed)),
-            Stage::Sent | Stage::Replied if self.swap(seen, Stage::Late) => {
-                Overrun::TooLate(self.fd.load(Relaxed))
-            }
+            Stage::Sent if self.swap(seen, Stage::Late) => Overrun::TooLate(self.fd.load(Relaxed)),
             _ => Overrun::Gone,
         }
     }
@@ -159,15 +158,18 @@ impl Claim {
         self.word.store(seen.at(Stage::Expired), Release);
     }
 
-    /// By a process that crashes: from now on the thread says nothing more. What is to be done for the call is the same
-    /// however often it is asked. Async-signal-safe.
+    /// By a process that crashes: from now on the thread says nothing more, but for the rest of a response that has begun.
+    /// What is to be done for the call is the same however often it is asked, until that has left. Async-signal-safe.
     pub fn crash(&self) -> Overrun {
         loop {
             let seen = self.look();
             let (to, outcome) = match seen.stage() {
                 Stage::Open | Stage::Doomed => (Stage::Doomed, Overrun::Answer(self.fd())),
-                Stage::Sent | Stage::Late => (Stage::Late, Overrun::TooLate(self.fd())),
-                Stage::Replied | Stage::Parted => (Stage::Parted, Overrun::Replied(self.fd())),
+                Stage::Sent | Stage::Late | Stage::Parted if seen.0 & LEFT != 0 => {
+                    let persists = seen.0 & LAST == 0;
+                    (Stage::Parted, Overrun::Replied { fd: self.fd(), persists })
+                }
+                Stage::Sent | Stage::Late | Stage::Parted => (Stage::Late, Overrun::TooLate(self.fd())),
                 Stage::Idle | Stage::Answering | Stage::Expired => return Overrun::Gone,
             };
             if self.swap(seen, to) {

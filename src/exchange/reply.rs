@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::{Exchange, Release};
-use crate::buffer::{OutQueue, Parcel, Segment, Shared};
+use crate::buffer::{Flushed, OutQueue, Parcel, Segment, Shared};
 use crate::conn::is_transient;
 use crate::http::reject::without_body;
 use crate::http::response::{self, Delivery};
@@ -187,6 +187,9 @@ impl Exchange<'_> {
         while !self.send(data, tail, &mut at)? {
             self.wait_to_write(&mut pace, at, release)?;
         }
+        if self.is_satisfied() {
+            self.has_left();
+        }
         Ok(())
     }
 
@@ -234,11 +237,11 @@ impl Exchange<'_> {
         Ok(())
     }
 
-    /// All of the response has: unless something of a next request is here already, the connection is an idle one.
+    /// All of what there is of the response has; one that is shorter than its head promised is cut all the same.
     fn has_left(&self) {
-        let is_idle = self.reply.persistent && self.reply.owed == 0 && self.body.raw == self.desk.scratch.end;
-        if is_idle {
-            self.site.claim.end_reply();
+        if self.reply.owed == 0 {
+            let alone = self.body.raw == self.desk.scratch.end;
+            self.site.claim.end_reply(self.reply.persistent && alone);
         }
     }
 
@@ -286,9 +289,11 @@ impl Exchange<'_> {
             self.conn.out.push(Segment::File { file, at: offset, left: length });
         }
         match self.conn.out.flush(&self.conn.transport) {
-            Ok(_) => Ok(()),
-            Err(_) => self.lost(),
+            Ok(Flushed::All) => self.has_left(),
+            Ok(Flushed::Some(_)) => {}
+            Err(_) => return self.lost(),
         }
+        Ok(())
     }
 
     /// Answers with an error page, if nothing was answered yet; otherwise the response is broken off.

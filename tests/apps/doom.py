@@ -218,7 +218,61 @@ def sent_by_the_kernel(environ, way, name, start_response):
     return environ["wsgi.file_wrapper"](file)
 
 
-LATE = {"started": started, "generated": generated, "closed": closed, "written": written, "sent": sent_by_the_kernel}
+# All of the response has left as far as the server is concerned, and the application goes on: `inside-NAME-ending`.
+
+LONG = 8000
+
+
+class EndsSlowly:
+    def close(self):
+        say("inside-%s-ending" % self.name, str(os.getpid()))
+        wait_for_go(self.name + "-ending")
+
+
+class Blocks(EndsSlowly, list):
+    pass
+
+
+class Stream(EndsSlowly):
+    """Nobody knows that a block is the last."""
+
+    def __init__(self, text):
+        self.text = text
+
+    def __iter__(self):
+        yield self.text[:1]
+        yield self.text[1:]
+
+
+class File(EndsSlowly):
+    def __init__(self, size, text=b""):
+        self.file = tempfile.TemporaryFile()
+        self.file.write(text)
+        self.file.truncate(size)
+        self.file.seek(0)
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+
+def ending(environ, way, name, start_response):
+    form = environ["QUERY_STRING"].partition("&")[2]
+    text = name.encode() * LONG
+    size = 1 << 28 if form == "huge" else len(text)
+    fields = [] if form == "stream" else [("Content-Length", str(size))]
+    write = start_response("200 OK", [("Content-Type", "text/plain"), *fields])
+    body = {"write": Blocks, "blocks": lambda: Blocks([text[:1], text[1:]]), "stream": lambda: Stream(text),
+            "file": lambda: File(size, text), "huge": lambda: File(size)}[form]()
+    body.name = name
+    if form == "write":
+        write(text)
+        body.close()
+        return []
+    return environ["wsgi.file_wrapper"](body) if isinstance(body, File) else body
+
+
+LATE = {"started": started, "generated": generated, "closed": closed, "written": written, "sent": sent_by_the_kernel,
+        "ending": ending}
 
 
 def stream_from_both(start_response):
