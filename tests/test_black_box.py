@@ -93,14 +93,15 @@ def test_a_signal_brings_a_worker_to_its_end(server, name):
 @pytest.mark.parametrize("code, source, says", [
     (3, "raise ValueError('broken')", r"exited with code 3\. It could not boot, for the reason above\. It had not finished booting\."),
     (3, "import sys; sys.exit(5)", r"exited with code 3\. It could not boot"),
-    (4, "other = 1", r"exited with code 4\. The application was not found"),
+    (4, "other = 1", r"exited with code 4\. The application was not found or cannot be called, for the reason above"),
+    (4, "app = 1", r"exited with code 4\. The application was not found or cannot be called, for the reason above"),
     (0, "import os; os._exit(0)", BY_CODE % 0 + r" It had not finished booting"),
     (0, "import os; os._exit(6)", BY_CODE % 6 + r" It had not finished booting"),
     (0, "import ctypes; ctypes.string_at(0)", CRASHED % "SIGSEGV" + r".* It had not finished booting"),
     (0, "import os; os.abort()", BY_REQUEST["abort"] + r".* It had not finished booting"),
     (0, "from apps.doom import overflow; overflow()", BY_REQUEST["overflow"] + r".* It had not finished booting"),
     (0, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)", BY_REQUEST["kill"]),
-], ids=["raises", "sys.exit", "no app", "_exit 0", "_exit 6", "segv", "abort", "overflow", "kill"])
+], ids=["raises", "sys.exit", "no app", "no callable", "_exit 0", "_exit 6", "segv", "abort", "overflow", "kill"])
 def test_a_worker_that_does_not_boot(server, tmp_path, code, source, says):
     """`code` is the server's, when a worker that cannot boot ends it."""
     (tmp_path / "broken.py").write_text(source + "\n")

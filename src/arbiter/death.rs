@@ -112,7 +112,7 @@ impl fmt::Display for Reason<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Reason::Left => "It was told to.",
-            Reason::NotFound => "The application was not found.",
+            Reason::NotFound => "The application was not found or cannot be called, for the reason above.",
             Reason::NotLoaded => "It could not boot, for the reason above.",
             Reason::Exited => "Nobody had told it to: something in the application called os._exit or exit.",
             Reason::ExitedOnItsWay => {
