@@ -38,7 +38,7 @@ INTERRUPTED_STAT = re.compile(
     r"^Fatal Python error: _Py_CheckSlotResult: Slot \S of type int succeeded with an exception set\n"
     r"(?:(?!Fatal |Current thread ).*\n){0,60}?rgunicorn\.Interrupted: 0\n(?:(?!Fatal |Current thread ).*\n){0,10}?"
     r"Current thread .*\n  File .* in _path_stat$", re.M)
-DEATH_IN_STAT = re.compile(r"^.*\[ERROR\] Worker \(pid:\d+\) was killed by SIGABRT\. .* It had not finished booting\..*$", re.M)
+DEATH_IN_STAT = re.compile(r"^.*\[ERROR\] Worker \(pid:\d+\) was killed by SIGABRT\. It was aborted: by Python's own checks.*$", re.M)
 # Whether `make asan` runs the tests.
 SANITIZED = "RGUNICORN_REPORTS" in os.environ
 TROUBLE = re.compile(r"\[ERROR\]|\[CRITICAL\]|panicked|Iterator garbage collected|ResourceWarning|DeprecationWarning")

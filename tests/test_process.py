@@ -238,8 +238,7 @@ def test_a_reload_takes_a_new_name_over(server, tmp_path):
     running = titled(server, tmp_path, config="proc_name = 'one'\n")
     running.write("gunicorn.conf.py", "proc_name = 'two'\n")
     running.signal(SIGHUP)
-    running.wait_log("Reload complete")
-    assert titles(running)[str(running.pid)] == "rgunicorn: master [two]"
+    wait_until(lambda: titles(running)[str(running.pid)] == "rgunicorn: master [two]", 20, running.log)
 
 
 def test_titles_of_the_real_package(server):

@@ -85,7 +85,7 @@ Python runtime state: initialized
 Current thread 0x00007fda3e734780 (most recent call first):
   File "<frozen importlib._bootstrap_external>", line 147 in %s
   File "/tests/apps/doom.py", line 6 in <module>
-[2026-01-02 03:04:05 +0000] [1] [ERROR] Worker (pid:7) was killed by SIGABRT. It was aborted. It had not finished booting. It lived.
+[2026-01-02 03:04:05 +0000] [1] [ERROR] Worker (pid:7) was killed by SIGABRT. It was aborted: by Python's own checks. It lived.
 """
 
 
