@@ -95,8 +95,24 @@ def test_row_18_what_is_refused_is_told_so_whatever_else_was_sent(server, octets
     compare_all(running, clients)
 
 
+def sockets(running):
+    """How many each of the workers has open."""
+    def count(pid):
+        folder = "/proc/%d/fd" % pid
+        links = []
+        for number in os.listdir(folder):
+            try:
+                links.append(os.readlink(os.path.join(folder, number)))
+            except FileNotFoundError:
+                # Closed meanwhile.
+                pass
+        return sum(link.startswith("socket:") for link in links)
+    return {pid: count(pid) for pid in running.workers()}
+
+
 def test_row_19_clients_that_connect_and_vanish(server):
     running = start(server, "-w", "2")
+    before = sockets(running)
     with traffic(running) as clients:
         for number in range(300):
             connection = wire.Connection(running.address)
@@ -107,12 +123,14 @@ def test_row_19_clients_that_connect_and_vanish(server):
             connection.reset()
         clients.wait_answers(40)
     compare_all(running, clients)
-    assert len(running.workers()) == 2
+    # Nothing is left of them.
+    wait_until(lambda: sockets(running) == before, 20, lambda: (before, sockets(running)))
 
 
 def test_row_19_the_requests_of_clients_that_have_gone_are_not_run(server):
     """The one worker comes to them when nobody waits for the answer any more."""
     running = start(server, "-w", "1")
+    before = sockets(running)
     with running.connect() as busy:
         busy.send_request("GET", "/wait?held")
         worker_of(running, "held")
@@ -126,6 +144,7 @@ def test_row_19_the_requests_of_clients_that_have_gone_are_not_run(server):
         clients.wait_answers(40)
     compare_all(running, clients)
     assert not [name for name, _ in ledger(running) if name.startswith("vanished")]
+    wait_until(lambda: sockets(running) == before, 20, lambda: (before, sockets(running)))
 
 
 @pytest.mark.parametrize("stage", ["head", "body", "request", "response", "idle"])
