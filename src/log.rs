@@ -362,8 +362,9 @@ pub fn to_file(severity: Severity, text: &str) {
 }
 
 /// Octets as they are, for `wsgi.errors`.
-pub fn raw(bytes: &[u8]) -> io::Result<()> {
-    ErrorLog.write(bytes).map(|_| ())
+pub fn raw(bytes: &[u8]) {
+    // Nobody is left to be told that the error log cannot be written.
+    let _ = ErrorLog.write(bytes);
 }
 
 /// The descriptor of the error log, for what writes to it below this program (faulthandler).

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from signal import SIGUSR1
 
 import pytest
@@ -48,6 +48,13 @@ def lost_lines(running):
     return sum(map(int, re.findall(LOST % ".*", running.log())))
 
 
+CHATTY = """
+    def app(environ, start_response):
+        environ["wsgi.errors"].write("x" * 2000 + "\\n")
+        environ["wsgi.errors"].flush()
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"hello"]
+"""
 QUIET = "def when_ready(server):\n    open('ready', 'w').close()\n"
 
 
@@ -60,11 +67,22 @@ def start_unheard(server, app, *options, **settings):
     return running
 
 
-def test_row_10_a_full_disk_costs_error_lines_and_no_request(server):
+def test_row_10_a_full_disk_costs_error_lines_and_no_request(server, tmp_path):
+    """What the application writes to `wsgi.errors` too. They are counted, and with room again that is said."""
+    path = str(tmp_path / "errors")
+    os.symlink("/dev/full", path)
     # In the file, as the harness would read what the flag names.
-    running = start_unheard(server, "apps.tail", config=QUIET + "errorlog = '/dev/full'\n")
+    running = start_unheard(server, CHATTY, config=QUIET + "errorlog = %r\n" % path)
     for _ in range(50):
-        assert running.get("/?q").status == 200
+        assert running.get("/").text == "hello"
+    os.remove(path)
+    running.signal(SIGUSR1)
+
+    def told():
+        assert running.get("/").text == "hello"
+        counts = re.findall(r"(\d+) line\(s\) of this log were lost, as it could not be written", harness.read_text(path))
+        return sum(map(int, counts)) >= 50
+    wait_until(told)
     assert running.stop() == 0
 
 
@@ -87,57 +105,80 @@ def test_row_10_a_reader_of_the_log_that_stops_reading_stops_nobody(server, tmp_
     else:
         running = start(server, "-w", "2", "--access-logfile", "-", "--access-logformat", format,
                         prefix=["sh", "-c", "exec \"$@\" >%s" % fifo, "sh"])
-    with traffic(running) as clients:
-        clients.wait_answers(1000)
-        # Both workers have more than the pipe and their queues hold. With a reader again they say what is missing.
-        os.set_blocking(reader, True)
-        with pipe_drain(reader):
+    with ExitStack() as later:
+        with traffic(running) as clients:
+            clients.wait_answers(1000)
+            # Both workers have more than the pipe and their queues hold. With a reader again they say what is missing.
+            read = later.enter_context(pipe_drain(reader))
             running.wait_log(LOST % "nobody read it", count=2)
             clients.wait_answers(40)
-    compare_all(running, clients)
-    os.close(reader)
+        compare_all(running, clients)
+        assert running.stop() == 0
+    # Each is whole, and each that is not there has been counted.
+    told = clients.told()
+    lines = b"".join(read).decode().splitlines()
+    torn = [line for line in lines if not re.match(r"(GET|POST) /\?[\d&.-]+ (HTTP/1\.1|-) x{1000}$", line)]
+    assert not torn
+    answered = sum(what == ANSWERED for what in told.values())
+    assert answered <= len(lines) + lost_lines(running) <= len(told)
 
 
 @contextmanager
 def pipe_drain(reader):
-    """Reads it meanwhile."""
-    over = threading.Event()
+    """Reads it meanwhile, up to its end if that comes; what was read, in pieces."""
+    over, read = threading.Event(), []
 
     def drain():
         while not over.is_set():
             if select.select([reader], [], [], 0.05)[0]:
-                os.read(reader, 65536)
+                read.append(os.read(reader, 65536))
+                if not read[-1]:
+                    break
     thread = threading.Thread(target=drain, daemon=True)
     thread.start()
     try:
-        yield
+        yield read
     finally:
         over.set()
         thread.join(20)
+        # What came before the end of whoever writes.
+        while select.select([reader], [], [], 0)[0] and (read[-1] if read else True):
+            read.append(os.read(reader, 65536))
+        os.close(reader)
 
 
 def test_row_10_a_reader_of_the_error_log_that_stops_reading_stops_nobody(server, tmp_path):
     fifo = str(tmp_path / "fifo")
     os.mkfifo(fifo)
     reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
-    running = start_unheard(server, """
-        def app(environ, start_response):
-            environ["wsgi.errors"].write("x" * 2000 + "\\n")
-            environ["wsgi.errors"].flush()
-            start_response("200 OK", [("Content-Type", "text/plain")])
-            return [b"hello"]
-    """, config=QUIET, prefix=["sh", "-c", "exec \"$@\" 2>%s" % fifo, "sh"])
+    running = start_unheard(server, CHATTY, config=QUIET, prefix=["sh", "-c", "exec \"$@\" 2>%s" % fifo, "sh"])
     for _ in range(400):
         assert running.get("/").status == 200
-    # With a reader again, the log goes on, and says what is missing.
-    text = b""
-    os.set_blocking(reader, True)
-    while b"lost, as nobody read it" not in text:
-        text += os.read(reader, 65536)
+    # With a reader again, the log goes on, and says how much is missing.
+    with pipe_drain(reader) as read:
+        def whole():
+            lines = b"".join(read).decode().split("\n")[:-1]
+            lost = [int(count) for line in lines for count in re.findall(r"(\d+) line\(s\) of this log were lost, as nobody read it", line)]
+            assert all(len(line) == 2000 for line in lines if line.startswith("x"))
+            return lost and sum(lost) + sum(line.startswith("x") for line in lines) == 400
+        wait_until(whole, 20, lambda: b"".join(read)[-3000:])
         assert running.get("/").status == 200
-    assert all(len(line) == 2000 for line in text.split(b"\n")[:-1] if line.startswith(b"x"))
-    assert running.stop() == 0
+        assert running.stop() == 0
+
+
+@pytest.mark.parametrize("number", ["1", "2"], ids=["access log", "error log"])
+def test_row_10_a_reader_of_the_log_that_goes_away_stops_nobody(server, tmp_path, number):
+    fifo = str(tmp_path / "fifo")
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    running = start_unheard(server, CHATTY, "--access-logfile", "-", config=QUIET,
+                            prefix=["sh", "-c", "exec \"$@\" %s>%s" % (number, fifo), "sh"])
+    running.expect_errors(r"lost")
+    assert running.get("/").text == "hello"
     os.close(reader)
+    for _ in range(50):
+        assert running.get("/").text == "hello"
+    assert running.stop() == 0
 
 
 @pytest.fixture
