@@ -127,15 +127,19 @@ def test_row_19_clients_that_connect_and_vanish(server):
     wait_until(lambda: sockets(running) == before, 20, lambda: (before, sockets(running)))
 
 
-def test_row_19_the_requests_of_clients_that_have_gone_are_not_run(server):
+@pytest.mark.parametrize("known", [False, True], ids=["new", "known"])
+def test_row_19_the_requests_of_clients_that_have_gone_are_not_run(server, known):
     """The one worker comes to them when nobody waits for the answer any more."""
     running = start(server, "-w", "1")
     before = sockets(running)
+    connections = [wire.Connection(running.address) for _ in range(20)] if known else []
+    for number, connection in enumerate(connections):
+        assert connection.exchange("GET", "/?known-%d" % number).status == 200
     with running.connect() as busy:
         busy.send_request("GET", "/wait?held")
         worker_of(running, "held")
         for number in range(20):
-            connection = wire.Connection(running.address)
+            connection = connections[number] if known else wire.Connection(running.address)
             connection.send_request("GET", "/?vanished-%d" % number)
             connection.reset()
         running.touch("go")
