@@ -6,6 +6,7 @@ import glob
 import itertools
 import re
 import socket
+import textwrap
 from signal import SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR2
 
 import pytest
@@ -75,14 +76,40 @@ def test_row_12_an_application_that_does_not_load_at_the_start(tmp_path, broken,
 def test_row_13_an_application_that_does_not_load_at_a_reload(server, broken, preload):
     running = start(server, "-w", "2", *preload)
     running.expect_errors(*DEATH, r"Reload failed", r"Exception in worker", r"[Mm]old", r"[Ww]orker", r"No module|ModuleNotFound|nowhere")
-    workers = running.workers()
+    before = set(running.processes())
     with traffic(running) as clients:
         clients.wait_answers(40)
         running.write("app.py", broken + "\n")
         running.signal(SIGHUP)
-        running.wait_log(r"Reload failed, the old workers serve on")
+        running.wait_log(r"Reload failed, the old workers serve on: (a new worker|its mold) (exited with code \d|was killed by SIGSEGV)")
         clients.wait_answers(40)
-        wait_until(lambda: running.workers() == workers, 20, running.log)
+        # All of them, and nothing is left of the new ones.
+        wait_until(lambda: set(running.processes()) == before, 20, running.log)
+    compare_all(running, clients)
+
+
+# Long after the first one, if that were enough, would have taken over.
+SECOND_FAILS = """
+try:
+    os.mkdir("first")
+except FileExistsError:
+    time.sleep(2)
+    raise
+"""
+
+
+def test_row_13_an_application_that_not_every_worker_can_load(server):
+    """The first new worker is ready, and it is not enough."""
+    running = start(server, "-w", "2")
+    running.expect_errors(*DEATH, r"Reload failed", r"Exception in worker", r"[Ww]orker", r"FileExistsError")
+    before = set(running.processes())
+    with traffic(running) as clients:
+        clients.wait_answers(40)
+        running.write("app.py", textwrap.dedent(FAULTY) + SECOND_FAILS)
+        running.signal(SIGHUP)
+        running.wait_log(r"Reload failed, the old workers serve on: a new worker exited with code 3")
+        clients.wait_answers(40)
+        wait_until(lambda: set(running.processes()) == before, 20, running.log)
     compare_all(running, clients)
 
 
@@ -90,14 +117,14 @@ def test_row_13_an_application_that_does_not_load_at_a_reload(server, broken, pr
 def test_row_13_an_application_that_hangs_at_a_reload(server, preload):
     running = start(server, "-w", "2", "--boot-timeout", "1", *preload)
     running.expect_errors(*DEATH, r"Reload failed", r"[Mm]old", r"[Ww]orker")
-    workers = running.workers()
+    before = set(running.processes())
     with traffic(running) as clients:
         clients.wait_answers(40)
         running.write("app.py", "import time\ntime.sleep(600)\n")
         running.signal(SIGHUP)
         running.wait_log(r"Reload failed, the old workers serve on.*boot-timeout")
         clients.wait_answers(40)
-        wait_until(lambda: running.workers() == workers, 20, running.log)
+        wait_until(lambda: set(running.processes()) == before, 20, running.log)
     compare_all(running, clients)
 
 
@@ -129,6 +156,7 @@ def test_row_24_reloads_that_overtake_one_another(server, options):
         # The last one wins, and nothing is left of the others.
         wait_until(lambda: set(served_by_release(running)) == {"6"}, 30, running.log)
         workers = wait_ready(running, 2)
+        wait_until(lambda: len(running.processes()) == (4 if "--preload" in options else 3), 20, running.log)
         clients.wait_answers(40)
     compare_all(running, clients)
     assert set(served_by_release(running)) == {"6"} and running.workers() == workers
