@@ -167,9 +167,10 @@ def served_by_release(running):
     return [running.get("/release?%d" % next(SERIALS)).text for _ in range(12)]
 
 
+@pytest.mark.parametrize("preload", [[], ["--preload"]], ids=["workers", "preload"])
 @pytest.mark.parametrize("stop", [SIGTERM, SIGINT, SIGQUIT])
-def test_row_24_a_stop_wins_over_a_reload_that_hangs(server, stop):
-    running = start(server, "-w", "2")
+def test_row_24_a_stop_wins_over_a_reload_that_hangs(server, stop, preload):
+    running = start(server, "-w", "2", *preload)
     workers = running.workers()
     running.write("app.py", "import os, time\nos.mkdir('importing-%d' % os.getpid())\ntime.sleep(600)\n")
     running.signal(SIGHUP)
