@@ -4,9 +4,9 @@ from collections import Counter
 
 from crowd import wait_ready
 from harness import alive, children, wait_until
-from ledger import ANSWERED, APP, CLOSED, SEED, Clients, compare, compare_all, ledger
+from ledger import ANSWERED, APP, CLOSED, REFUSED, SEED, Clients, compare, compare_all, ledger
 
-__all__ = ["ANSWERED", "CLOSED", "Clients", "DEATH", "FAULTY", "SEED", "compare", "compare_all", "ledger", "lost_in", "mold_of",
+__all__ = ["ANSWERED", "CLOSED", "Clients", "DEATH", "FAULTY", "REFUSED", "SEED", "compare", "compare_all", "ledger", "lost_in", "mold_of",
            "served_on_another", "start", "traffic", "wait_ready", "wait_replaced", "worker_of", "wait_until", "alive"]
 
 # How the log may tell of a process that a test has ended.
