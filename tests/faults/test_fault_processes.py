@@ -14,7 +14,7 @@ import pytest
 
 import harness
 import wire
-from faulty import (DEATH, FAULTY, alive, compare, compare_all, lost_in, mold_of, served_on_another, start, traffic,
+from faulty import (CLOSED, DEATH, FAULTY, alive, compare, compare_all, lost_in, mold_of, served_on_another, start, traffic,
                     wait_ready, wait_replaced, wait_until, worker_of)
 from groups import control_group
 
@@ -85,6 +85,8 @@ def test_row_2_a_crash_in_a_request_is_answered(server):
             killed.add(victim)
             wait_ready(running, 2)
     compare(running, clients, killed)
+    # Others are told to come again, or go on.
+    assert CLOSED not in clients.told().values()
 
 
 def test_row_2_a_crash_in_a_response_is_no_end_of_it(server):
@@ -101,6 +103,7 @@ def test_row_2_a_crash_in_a_response_is_no_end_of_it(server):
         check_crash_log(running, victim, "/segv-late?late")
         wait_ready(running, 2)
     compare(running, clients, {victim})
+    assert CLOSED not in clients.told().values()
 
 
 def check_crash_log(running, pid, target):
@@ -131,6 +134,11 @@ def test_row_3_workers_outlive_the_arbiter_by_what_they_have_begun(server, kind)
             assert connection.read_response().status == 200
             wait_until(lambda: not any(map(alive, workers)), 20, running.log)
     compare(running, clients, set())
+    bind(port)
+
+
+def bind(port):
+    """As another server would."""
     with socket.socket() as free:
         free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         free.bind(("127.0.0.1", port))
@@ -151,6 +159,29 @@ def test_row_3_workers_whose_interpreter_is_stuck_end_too(server, threads):
         wait_until(lambda: not any(map(alive, workers)), 20, running.log)
         assert connection.read_response().status == 504
     compare(running, clients, {stuck})
+
+
+HOOK = """
+    import os, subprocess
+    def when_ready(server):
+        program = subprocess.Popen(["sleep", "600"], close_fds=False)
+        with open("program.new", "w") as f:
+            f.write(str(program.pid))
+        os.rename("program.new", "program")
+"""
+
+
+def test_row_3_a_program_that_a_hook_has_started_is_not_the_arbiter(server):
+    """It outlives the arbiter, and has nothing by which workers could take it for that, nor the port."""
+    running = start(server, "-w", "2", config=HOOK)
+    wait_until(lambda: running.exists("program"))
+    program, workers = int(running.read("program")), running.workers()
+    os.kill(running.pid, SIGKILL)
+    running.wait_exit()
+    wait_until(lambda: not any(map(alive, workers)), 20, running.log)
+    assert alive(program)
+    bind(running.port)
+    os.kill(program, SIGKILL)
 
 
 def test_row_4_nobody_notices_a_dead_mold(server):

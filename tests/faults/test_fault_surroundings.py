@@ -18,7 +18,7 @@ import pytest
 
 import harness
 from crowd import Crowd, pid_of
-from faulty import (ANSWERED, DEATH, FAULTY, REFUSED, compare_all, lost_in, start, traffic, wait_replaced, wait_until,
+from faulty import (ANSWERED, FAULTY, REFUSED, compare_all, lost_in, start, traffic, wait_replaced, wait_until,
                     worker_of)
 
 
