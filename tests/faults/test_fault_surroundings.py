@@ -9,6 +9,7 @@ import re
 import select
 import socket
 import subprocess
+import sys
 import threading
 import time
 from contextlib import ExitStack, contextmanager
@@ -148,11 +149,16 @@ def pipe_drain(reader):
         os.close(reader)
 
 
-def test_row_10_a_reader_of_the_error_log_that_stops_reading_stops_nobody(server, tmp_path):
-    fifo = str(tmp_path / "fifo")
-    os.mkfifo(fifo)
-    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
-    running = start_unheard(server, CHATTY, config=QUIET, prefix=["sh", "-c", "exec \"$@\" 2>%s" % fifo, "sh"])
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+def test_row_10_a_reader_of_the_error_log_that_stops_reading_stops_nobody(server, kind):
+    """A socket is what systemd gives."""
+    if kind == "pipe":
+        reader, writer = os.pipe()
+    else:
+        reader, writer = (end.detach() for end in socket.socketpair())
+    redirect = "import os, sys; os.dup2(%d, 2); os.execvp(sys.argv[1], sys.argv[1:])" % writer
+    running = start_unheard(server, CHATTY, config=QUIET, prefix=[sys.executable, "-c", redirect], pass_fds=[writer])
+    os.close(writer)
     for _ in range(400):
         assert running.get("/").status == 200
     # With a reader again, the log goes on, and says how much is missing.
