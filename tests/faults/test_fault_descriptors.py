@@ -79,9 +79,11 @@ class Starved:
         tell(self.connections[0], "/hoard?full")
         self.full = worker_of(running, "full")
         owners = [(connection, asked(connection)) for connection in self.connections]
-        self.held, *self.others = [connection for connection, pid in owners if pid != self.full]
+        elsewhere = [connection for connection, pid in owners if pid != self.full]
         running.touch("now")
         wait_until(lambda: running.exists("hoarded"))
+        # From now on it can take none; some may have come to it until then.
+        self.held, *self.others = [connection for connection in elsewhere if asked(connection) != self.full]
         self.held.send_request("GET", path + "?held")
         self.busy = worker_of(running, "held")
         assert self.busy != self.full
