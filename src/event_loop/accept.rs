@@ -74,17 +74,29 @@ impl EventLoop {
         if wanted == table.listening {
             return;
         }
-        if wanted {
-            if let Err(e) = self.listen(table) {
-                log::error!("Cannot watch the listeners: {e}");
-            }
-            return;
+        if !wanted {
+            return self.stop_listening(table);
         }
+        if let Err(e) = self.listen(table) {
+            self.put_off_listening(table, &e);
+        }
+    }
+
+    fn stop_listening(&self, table: &mut Table) {
         table.listening = false;
         for source in self.sources() {
-            // It was added by `listen`; an error could only mean that it is out already.
+            // An error could only mean that it is out already.
             let _ = self.poller.remove(self.source_fd(source));
         }
+    }
+
+    /// The kernel has no room for watching all of them (epoll_ctl(2), ENOMEM, ENOSPC): none is, and it is tried again.
+    fn put_off_listening(&self, table: &mut Table, e: &io::Error) {
+        log::error!("Cannot watch the listeners: {e}");
+        self.stop_listening(table);
+        table.pause = Some(self.next_look_for_room());
+        // Whoever leads may wait for something later.
+        self.waker.wake();
     }
 
     /// By a thread that has got the lead. It is free: what the helper has stopped for want of such a thread goes on.
@@ -175,12 +187,17 @@ impl EventLoop {
 
     /// The kernel wakes the worker that was first to wait; whoever has taken something goes to the end of that queue.
     fn requeue(&self, source: Source) {
-        if self.plan.workers == 1 || !lock(&self.table).listening {
+        if self.plan.workers == 1 {
+            return;
+        }
+        // Locked, as the helper may stop listening meanwhile.
+        let mut table = lock(&self.table);
+        if !table.listening {
             return;
         }
         let requeued = self.poller.remove(self.source_fd(source)).and_then(|()| self.watch_source(source));
         if let Err(e) = requeued {
-            log::error!("Cannot watch {}: {e}", self.source_name(source));
+            self.put_off_listening(&mut table, &e);
         }
     }
 

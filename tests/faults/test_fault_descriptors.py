@@ -4,8 +4,11 @@ The number is the row of docs/faults.md.
 """
 import glob
 import itertools
+import os
 import time
 from collections import Counter
+
+import pytest
 
 import harness
 import wire
@@ -201,3 +204,63 @@ def test_row_9_no_processor_is_burnt_for_want_of_descriptors(server):
     assert harness.cpu_ticks(starved.full) - before <= 10
     starved.let_go()
     starved.close()
+
+
+# The kernel has no room for watching one more of such.
+REFUSED = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+static int is(int fd, int option, int value) {
+    int found = -1;
+    socklen_t length = sizeof found;
+    return !getsockopt(fd, SOL_SOCKET, option, &found, &length) && found == value;
+}
+
+int epoll_ctl(int epoll, int operation, int fd, struct epoll_event *event) {
+    const char *told = is(fd, SO_ACCEPTCONN, 1) ? "no-listener" : is(fd, SO_TYPE, SOCK_SEQPACKET) ? "no-mailbox" : "nothing";
+    if (operation == EPOLL_CTL_ADD && !access(told, F_OK)) {
+        errno = ENOMEM;
+        return -1;
+    }
+    return ((int (*)(int, int, int, struct epoll_event *))dlsym(RTLD_NEXT, "epoll_ctl"))(epoll, operation, fd, event);
+}
+"""
+
+
+def watched(pid):
+    """How much it has in its pollers."""
+    return sum(harness.read_text(path).count("tfd:") for path in glob.glob("/proc/%d/fdinfo/*" % pid))
+
+
+@pytest.mark.parametrize("refused", ["no-listener", "no-mailbox"])
+def test_row_9_what_cannot_be_watched_now_is_watched_later(server, tmp_path, refused):
+    """When the worker has taken a connection, and when it is back from a long request: meanwhile others take them."""
+    library = harness.compile_library(tmp_path / "refused.so", REFUSED)
+    running = start(server, "-w", "2", env={"LD_PRELOAD": harness.preload(library)})
+    running.expect_errors(r"Cannot watch the listeners: Cannot allocate memory")
+    before = {pid: watched(pid) for pid in running.workers()}
+    with running.connect() as first:
+        first.send_request("GET", "/wait?first")
+        worker = worker_of(running, "first")
+        # It stops listening with the next one that comes, which it cannot serve.
+        wait_until(lambda: running.get("/?next").status == 200 and watched(worker) < before[worker])
+        running.touch(refused)
+        running.touch("go")
+        assert first.read_response().status == 200
+        if refused == "no-listener":
+            assert running.get("/?again").status == 200
+    running.wait_log(r"Cannot watch the listeners")
+    os.remove(running.path("go"))
+    os.remove(running.path(refused))
+    # Each of the two is there for one.
+    with running.connect() as one, running.connect() as other:
+        for connection, name in ((one, "one"), (other, "other")):
+            connection.send_request("GET", "/wait?" + name)
+        assert {worker_of(running, name) for name in ("one", "other")} == set(running.workers())
+        running.touch("go")
+        assert one.read_response().status == other.read_response().status == 200
