@@ -49,40 +49,48 @@ impl Arbiter {
         self.answer_askers(Nanos::MAX);
         self.tell_of_leaving();
         self.control.close();
-        self.dismiss_molds();
+        let mut molds = self.dismiss_molds();
         self.signal_all(told);
         // Workers take what waits there; who comes later is refused at once.
         self.current.listeners.iter().for_each(|listener| listener.close());
-        self.await_children(py, manner, deadline);
+        self.await_children(py, &mut molds, manner, deadline);
         let left: Vec<i32> = self.children.iter().map(|child| child.pid).collect();
         for pid in left {
             self.kill(pid, "did not stop in time (--graceful-timeout)");
         }
         // SIGKILL needs no consent: they are reaped as soon as the kernel is done with them.
-        self.await_children(py, Manner::Quick, Nanos::MAX);
+        self.await_children(py, &mut molds, Manner::Quick, Nanos::MAX);
         self.unlink(&self.current, &[]);
         self.askers.iter().for_each(Askers::remove);
         self.pidfile.iter().for_each(PidFile::remove);
     }
 
-    fn dismiss_molds(&mut self) {
+    /// Returns those that are still to be reaped.
+    fn dismiss_molds(&mut self) -> Vec<i32> {
         let reload = self.reload.take();
         if let Some(reload) = &reload {
             self.unlink(&reload.generation, &self.current.listeners);
         }
         let molds = [self.current.mold.take(), reload.and_then(|reload| reload.generation.mold)];
-        for mold in molds.into_iter().flatten() {
-            process::send_signal(mold.pid, signal::SIGKILL);
-        }
+        let molds: Vec<i32> = molds.into_iter().flatten().map(|mold| mold.pid).collect();
+        molds.iter().for_each(|pid| _ = process::send_signal(*pid, signal::SIGKILL));
+        molds
     }
 
     /// Until there are none or the time is over. INT or QUIT while requests are being finished breaks them off.
-    fn await_children(&mut self, py: Python<'_>, mut manner: Manner, mut deadline: Nanos) {
+    fn await_children(
+        &mut self,
+        py: Python<'_>,
+        molds: &mut Vec<i32>,
+        mut manner: Manner,
+        mut deadline: Nanos,
+    ) {
         loop {
             // Read before the dead are: a SIGCHLD that is taken out of the pipe has its child reaped in this turn.
             let hurried = self.is_hurried();
             while let Some((pid, ending)) = process::reap() {
                 let now = clock::monotonic();
+                molds.retain(|mold| *mold != pid);
                 if let Some(child) = self.children.remove(pid, self.current.number, now) {
                     self.bury(&child, ending, now);
                     self.tell_of_end(py, &child);
@@ -94,7 +102,7 @@ impl Arbiter {
                 }
             }
             let now = clock::monotonic();
-            if self.children.is_empty() || now >= deadline {
+            if self.children.is_empty() && molds.is_empty() || now >= deadline {
                 return;
             }
             if hurried && manner == Manner::Graceful {
