@@ -392,8 +392,8 @@ def test_failed_reloads_do_not_hold_up_what_serves(released):
         assert one.reload().returncode == 1
     write(one.running, {"app.py": source("one")})
     [pid] = one.running.workers()[:1]
-    os.kill(pid, SIGTERM)
     since = len(one.running.log())
+    os.kill(pid, SIGTERM)
     wait_until(lambda: re.search(r"Worker ready", one.running.log()[since:]), 8, one.running.log)
     one.check_capacity = lambda: None
 
