@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 import time
 from signal import (SIGCHLD, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGTERM, SIGTTIN, SIGTTOU, SIGUSR1, SIGWINCH)
 
@@ -371,6 +372,31 @@ def test_stop_while_an_import_makes_another_exception_of_it(server, raises):
     wait_until(lambda: running.exists("importing"))
     assert running.stop(SIGTERM, timeout=20) == 0
     assert "LookupError" not in running.log()
+
+
+def test_two_signals_at_once_in_a_worker_that_boots(server, tmp_path):
+    """As from a terminal, where the arbiter adds its own: the second one still waits when the first has ended the factory."""
+    (tmp_path / "told.py").write_text(textwrap.dedent("""
+        import os
+        from signal import SIG_BLOCK, SIG_UNBLOCK, SIGINT, SIGQUIT, pthread_sigmask
+
+        def app(environ, start_response):
+            start_response("200 OK", [])
+            return [b"served"]
+
+        def factory():
+            if not os.path.exists("told"):
+                open("told", "w").close()
+                pthread_sigmask(SIG_BLOCK, {SIGINT, SIGQUIT})
+                os.kill(os.getpid(), SIGINT)
+                os.kill(os.getpid(), SIGQUIT)
+                pthread_sigmask(SIG_UNBLOCK, {SIGINT, SIGQUIT})
+            return app
+    """))
+    running = server("told:factory()", env={"PYTHONPATH": str(tmp_path)})
+    assert running.get("/").text == "served"
+    assert len(re.findall("Booting worker", running.log())) == 2
+    assert "Traceback" not in running.log() and "ignored" not in running.log()
 
 
 @pytest.mark.parametrize("number", [SIGTERM, SIGINT, SIGQUIT])

@@ -115,6 +115,10 @@ fn load_failed(py: Python<'_>, e: LoadError) -> Failure {
             log::error!("{sentence}");
             Failure { code: BOOT_FAILED, sentence }
         }
-        LoadError::Raised(e) => Failure { code: boot_failed(py, &e), sentence: e.to_string() },
+        LoadError::Raised(e) => match boot_failed(py, &e) {
+            // Another signal may wait, and Python would raise it in whatever describes the exception of this one.
+            0 => Failure { code: 0, sentence: String::new() },
+            code => Failure { code, sentence: e.to_string() },
+        },
     }
 }

@@ -50,6 +50,7 @@ pub struct Heritage {
 /// Why the application could not be loaded; it has been logged.
 pub struct Failure {
     pub code: i32,
+    /// Empty where the process was told to stop.
     pub sentence: String,
 }
 
@@ -63,8 +64,10 @@ impl Heritage {
     pub fn failed(&self, failure: &Failure) -> i32 {
         use nix::sys::socket::{send, MsgFlags};
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        // The arbiter knows the exit code all the same.
-        let _ = send(self.report.as_raw_fd(), failure.sentence.as_bytes(), flags);
+        if !failure.sentence.is_empty() {
+            // The arbiter knows the exit code all the same.
+            let _ = send(self.report.as_raw_fd(), failure.sentence.as_bytes(), flags);
+        }
         failure.code
     }
 
