@@ -378,7 +378,9 @@ impl Arbiter {
     }
 
     fn kill_stuck(&mut self, now: Nanos) {
-        self.vigil.wake(now, MERCY);
+        if self.vigil.wake(now) > 0 {
+            self.vigil.hold(now, MERCY);
+        }
         if self.vigil.held(now).is_some() {
             return;
         }

@@ -35,7 +35,7 @@ const QUIET: u32 = 1;
 const LONG_TURN: u32 = 4;
 /// How long the process may take to end beside a thread that is stuck.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// What a request is given to finish after a time in which this process did not run.
+/// What a request is given at most to finish after a time in which this process did not run.
 const MERCY: Nanos = SECOND;
 /// Ticks between two comparisons with the other workers.
 const COMPARE: u32 = 32;
@@ -82,7 +82,9 @@ impl EventLoop {
         while !self.stopped.load(Relaxed) {
             defect::planted("helper");
             let now = clock::monotonic();
-            watch.vigil.wake(now, MERCY);
+            // In proportion: a busy machine makes it late often, and the patience of the arbiter ends.
+            let overslept = watch.vigil.wake(now);
+            watch.vigil.hold(now, overslept.min(MERCY));
             let due = match watch.vigil.held(now) {
                 Some(until) => until,
                 None => self.enforce_timeout(now, &mut watch.desk).min(self.end_drain(now, &mut watch.desk)),

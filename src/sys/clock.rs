@@ -40,13 +40,18 @@ pub struct Vigil {
 }
 
 impl Vigil {
-    /// Notes that it is awake, and for how long to wait before anything is ended if it has overslept: what was frozen too
-    /// may finish in that time.
-    pub fn wake(&mut self, now: Nanos, mercy: Nanos) {
-        if self.planned > 0 && now > self.planned.saturating_add(LATE) {
-            self.held_until = now.saturating_add(mercy);
+    /// Notes that it is awake. Returns how long it has overslept; 0 is not at all, or too little to speak of.
+    pub fn wake(&mut self, now: Nanos) -> Nanos {
+        let planned = std::mem::take(&mut self.planned);
+        match planned > 0 && now > planned.saturating_add(LATE) {
+            true => now - planned,
+            false => 0,
         }
-        self.planned = 0;
+    }
+
+    /// Nothing is to be ended for so long: what was frozen too may finish in that time.
+    pub fn hold(&mut self, now: Nanos, mercy: Nanos) {
+        self.held_until = self.held_until.max(now.saturating_add(mercy));
     }
 
     pub fn plan(&mut self, until: Nanos) {
@@ -64,17 +69,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_has_overslept_waits_a_moment_and_nobody_else_does() {
+    fn who_has_overslept_knows_how_long() {
         let mut vigil = Vigil::default();
-        vigil.wake(5 * SECOND, SECOND);
+        assert_eq!(vigil.wake(5 * SECOND), 0);
         vigil.plan(6 * SECOND);
-        vigil.wake(6 * SECOND + LATE, SECOND);
-        assert_eq!(vigil.held(6 * SECOND + LATE), None);
+        assert_eq!(vigil.wake(6 * SECOND + LATE), 0);
         vigil.plan(7 * SECOND);
-        vigil.wake(60 * SECOND, SECOND);
-        assert_eq!(vigil.held(60 * SECOND), Some(61 * SECOND));
-        vigil.plan(60 * SECOND);
-        vigil.wake(60 * SECOND + 1, SECOND);
+        assert_eq!(vigil.wake(60 * SECOND), 53 * SECOND);
+        assert_eq!(vigil.wake(90 * SECOND), 0, "without a plan");
+    }
+
+    #[test]
+    fn what_is_held_is_held_until_the_last_word() {
+        let mut vigil = Vigil::default();
+        assert_eq!(vigil.held(0), None);
+        vigil.hold(60 * SECOND, SECOND);
+        vigil.hold(60 * SECOND, 0);
         assert_eq!(vigil.held(60 * SECOND + 1), Some(61 * SECOND));
         assert_eq!(vigil.held(61 * SECOND), None);
     }
