@@ -191,6 +191,8 @@ def test_paste_loads_in_workers_and_again_at_a_reload(server, file):
     path.write_text(FILE.replace("red", "green"))
     running.signal(signal.SIGHUP)
     running.wait_log("Reload complete: 2 new worker")
+    # An old one may answer once more, before it hears that it is to go.
+    running.wait_workers(2)
     assert running.get("/").text == "Hello from %s in green, -" % path.parent
     assert running.pid not in loaded_in(running)
 
