@@ -1,8 +1,10 @@
-//! Owns: memory that a process takes from the kernel as it is touched.
+//! Owns: memory mapped from the kernel, which gives it page by page as it is touched.
 //! Rule: a page that nothing was written to costs nothing, which a zeroed `Vec` cannot promise.
-//! Never: shared with a child; given back before its owner goes.
+//! Never: given back before its owner goes.
 
 use std::alloc::{handle_alloc_error, Layout};
+use std::ffi::c_void;
+use std::io;
 use std::num::NonZeroUsize;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
@@ -10,54 +12,69 @@ use std::slice;
 
 use nix::sys::mman::{mmap_anonymous, munmap, MapFlags, ProtFlags};
 
-/// Zeroed octets in an anonymous MAP_PRIVATE mapping.
-pub struct Pages {
-    start: NonNull<u8>,
-    size: usize,
+/// Zeroed octets, aligned to a page, at an address that stays.
+pub(super) struct Mapping {
+    start: NonNull<c_void>,
+    size: NonZeroUsize,
 }
 
-impl Pages {
-    /// Ends the process where there is no memory, as every allocation does.
-    pub fn new(size: usize) -> Pages {
+impl Mapping {
+    /// `sharing`: MAP_PRIVATE or MAP_SHARED.
+    ///
+    /// Errors: the kernel's; InvalidInput for no octets.
+    pub(super) fn new(size: usize, sharing: MapFlags) -> io::Result<Mapping> {
+        let size = NonZeroUsize::new(size).ok_or(io::ErrorKind::InvalidInput)?;
         let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new anonymous mapping at an address the kernel picks aliases nothing.
-        match unsafe { mmap_anonymous(None, mapped(size), access, MapFlags::MAP_PRIVATE) } {
-            Ok(start) => Pages { start: start.cast(), size },
-            Err(_) => handle_alloc_error(Layout::array::<u8>(size).unwrap_or(Layout::new::<u8>())),
-        }
+        let start = unsafe { mmap_anonymous(None, size, access, sharing)? };
+        Ok(Mapping { start, size })
+    }
+
+    pub(super) fn start<T>(&self) -> NonNull<T> {
+        self.start.cast()
+    }
+
+    pub(super) fn size(&self) -> usize {
+        self.size.get()
     }
 }
 
-/// Of no octets there is no mapping.
-fn mapped(size: usize) -> NonZeroUsize {
-    NonZeroUsize::new(size).unwrap_or(NonZeroUsize::MIN)
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made by `new` with this size and no reference outlives self.
+        let _ = unsafe { munmap(self.start, self.size.get()) };
+    }
+}
+
+// SAFETY: the octets belong to self alone, as those of a Vec; what is done with them is up to the types that have one.
+unsafe impl Send for Mapping {}
+
+/// Octets of one process, which a child would copy.
+pub struct Pages(Mapping);
+
+impl Pages {
+    /// Ends the process where there is no memory, as every allocation does. `size`: at least 1.
+    pub fn new(size: usize) -> Pages {
+        let failed = |_| handle_alloc_error(Layout::array::<u8>(size).unwrap_or(Layout::new::<u8>()));
+        Pages(Mapping::new(size, MapFlags::MAP_PRIVATE).unwrap_or_else(failed))
+    }
 }
 
 impl Deref for Pages {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: the mapping holds `size` octets, zeroed or written, and lives as long as self.
-        unsafe { slice::from_raw_parts(self.start.as_ptr(), self.size) }
+        // SAFETY: the mapping holds so many octets, zeroed or written, and lives as long as self.
+        unsafe { slice::from_raw_parts(self.0.start().as_ptr(), self.0.size()) }
     }
 }
 
 impl DerefMut for Pages {
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `deref`; nothing else knows the mapping, and self is borrowed mutably.
-        unsafe { slice::from_raw_parts_mut(self.start.as_ptr(), self.size) }
+        unsafe { slice::from_raw_parts_mut(self.0.start().as_ptr(), self.0.size()) }
     }
 }
-
-impl Drop for Pages {
-    fn drop(&mut self) {
-        // SAFETY: the mapping was made by `new` with this size and no reference outlives self.
-        let _ = unsafe { munmap(self.start.cast(), mapped(self.size).get()) };
-    }
-}
-
-// SAFETY: the octets belong to self alone, as those of a Vec.
-unsafe impl Send for Pages {}
 
 #[cfg(test)]
 mod tests {
