@@ -19,27 +19,28 @@ def reopen() -> None:
 
     Raises OSError when one could not be opened, once all others have been.
     """
-    module: Any = sys.modules.get("logging")
-    if module is None:
-        return
-    done = set()
     failure: Optional[OSError] = None
-    for handler in _handlers(module):
-        if isinstance(handler, module.FileHandler) and id(handler) not in done:
-            done.add(id(handler))
-            try:
-                _reopen(handler)
-            except OSError as error:
-                failure = error
+    for handler in file_handlers():
+        try:
+            _reopen(handler)
+        except OSError as error:
+            failure = error
     if failure is not None:
         raise failure
 
 
-def _handlers(module: Any) -> Iterator[Any]:
-    """Of the root logger and every other one; a name between two loggers has none."""
-    loggers = [module.root] + list(module.root.manager.loggerDict.values())
-    for logger in loggers:
-        yield from getattr(logger, "handlers", ())
+def file_handlers() -> Iterator[logging.FileHandler]:
+    """Those of the root logger and of every other one that write to files, each once."""
+    module: Any = sys.modules.get("logging")
+    if module is None:
+        return
+    done = set()
+    # A name between two loggers is in there too, and has no handlers.
+    for logger in [module.root] + list(module.root.manager.loggerDict.values()):
+        for handler in getattr(logger, "handlers", ()):
+            if isinstance(handler, module.FileHandler) and id(handler) not in done:
+                done.add(id(handler))
+                yield handler
 
 
 def _reopen(handler: logging.FileHandler) -> None:

@@ -21,7 +21,7 @@ import time
 import traceback
 from typing import Any, Dict, Iterable, Iterator, List, Optional, TextIO, Tuple, Type, Union
 
-from rgunicorn._files import reopen
+from rgunicorn._files import file_handlers, reopen
 
 SYSLOG_FACILITIES: Dict[str, int] = dict(logging.handlers.SysLogHandler.facility_names)
 
@@ -59,7 +59,7 @@ CONFIG_DEFAULTS: Dict[str, Any] = {
 
 
 def loggers() -> List[logging.Logger]:
-    """The root logger and every other one."""
+    """The root logger and every other one: for classes derived from `Logger`."""
     manager = logging.root.manager
     return [logging.root] + [logging.getLogger(name) for name in list(manager.loggerDict)]
 
@@ -277,12 +277,10 @@ class Logger:
         reopen()
 
     def close_on_exec(self) -> None:
-        for logger in loggers():
-            for handler in logger.handlers:
-                stream = getattr(handler, "stream", None)
-                if isinstance(handler, logging.FileHandler) and stream is not None:
-                    flags = fcntl.fcntl(stream.fileno(), fcntl.F_GETFD)
-                    fcntl.fcntl(stream.fileno(), fcntl.F_SETFD, flags | fcntl.FD_CLOEXEC)
+        for handler in file_handlers():
+            if handler.stream is not None:
+                flags = fcntl.fcntl(handler.stream.fileno(), fcntl.F_GETFD)
+                fcntl.fcntl(handler.stream.fileno(), fcntl.F_SETFD, flags | fcntl.FD_CLOEXEC)
 
     def _get_gunicorn_handler(self, log: logging.Logger) -> Optional[logging.Handler]:
         return next((handler for handler in log.handlers if getattr(handler, "_gunicorn", False)), None)
