@@ -210,8 +210,24 @@ def status_field(pid, field):
         return int(re.search(r"^%s:\s*(\d+)" % field, f.read(), re.M).group(1))
 
 
+def descriptors(pid):
+    """What a process has open."""
+    folder, found = "/proc/%d/fd" % pid, []
+    for number in os.listdir(folder):
+        try:
+            found.append(os.readlink(os.path.join(folder, number)))
+        except FileNotFoundError:
+            pass  # Closed just now.
+    return found
+
+
+def sockets(pid):
+    """How many sockets a process has open."""
+    return sum(name.startswith("socket:") for name in descriptors(pid))
+
+
 def memory_of(pid, field="VmRSS"):
-    """Resident memory in kB. None under AddressSanitizer, which keeps what was freed: no bound would say anything."""
+    """Resident memory in kB. 0 under AddressSanitizer, which keeps what was freed: no bound would say anything."""
     return 0 if SANITIZED else status_field(pid, field)
 
 

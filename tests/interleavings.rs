@@ -130,6 +130,14 @@ fn a_thread_that_returns_while_the_helper_gives_back_is_not_forgotten() {
     });
 }
 
+/// The claim of a call whose response has begun.
+fn replying(fd: i32) -> Claim {
+    let claim = Claim::default();
+    claim.open(fd);
+    assert!(claim.begin_reply());
+    claim
+}
+
 #[test]
 fn a_request_is_answered_once() {
     loom::model(|| {
@@ -197,9 +205,7 @@ fn a_call_that_ran_too_long_finds_its_request_answered() {
 #[test]
 fn a_response_that_has_begun_is_not_answered_again() {
     loom::model(|| {
-        let claim = Claim::default();
-        claim.open(7);
-        assert!(claim.begin_reply());
+        let claim = replying(7);
         assert_eq!(claim.overrun(claim.look()), Overrun::TooLate(7));
         assert_eq!(claim.overrun(claim.look()), Overrun::Gone);
         assert_eq!(claim.close(), Stage::Late);
@@ -225,9 +231,7 @@ fn a_crash_answers_only_where_nobody_else_has() {
 #[test]
 fn a_crash_leaves_a_whole_response_whole() {
     loom::model(|| {
-        let claim = Arc::new(Claim::default());
-        claim.open(7);
-        assert!(claim.begin_reply());
+        let claim = Arc::new(replying(7));
         let crashing = claim.clone();
         let crash = thread::spawn(move || (crashing.crash(), crashing.crash()));
         claim.end_reply(false);
@@ -243,9 +247,7 @@ fn a_crash_leaves_a_whole_response_whole() {
 #[test]
 fn what_has_left_is_known_of_this_call_only() {
     loom::model(|| {
-        let claim = Claim::default();
-        claim.open(7);
-        assert!(claim.begin_reply());
+        let claim = replying(7);
         claim.end_reply(false);
         assert_eq!(claim.close(), Stage::Sent);
         claim.open(8);
@@ -259,9 +261,7 @@ fn what_has_left_is_known_of_this_call_only() {
 #[test]
 fn what_runs_on_after_its_response_can_run_too_long() {
     loom::model(|| {
-        let claim = Claim::default();
-        claim.open(7);
-        assert!(claim.begin_reply());
+        let claim = replying(7);
         claim.end_reply(true);
         assert!(claim.look().is_running());
         assert_eq!(claim.overrun(claim.look()), Overrun::TooLate(7));
@@ -273,9 +273,7 @@ fn what_runs_on_after_its_response_can_run_too_long() {
 #[test]
 fn a_crash_leaves_whole_what_has_run_too_long_since() {
     loom::model(|| {
-        let claim = Arc::new(Claim::default());
-        claim.open(7);
-        assert!(claim.begin_reply());
+        let claim = Arc::new(replying(7));
         let helper = {
             let claim = claim.clone();
             thread::spawn(move || claim.overrun(claim.look()))

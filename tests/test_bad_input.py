@@ -8,7 +8,7 @@ import ssl
 import pytest
 
 import wire
-from harness import alive, wait_until
+from harness import alive, sockets, wait_until
 
 APP = """
     import os, signal, sys, threading, time
@@ -307,17 +307,8 @@ def test_clients_that_vanish(steady, stage, how):
         connection.send(STAGES[stage])
         getattr(connection, how)()
     assert steady.get("/hello").status == 200
-
-    def sockets():
-        names = []
-        for name in os.listdir("/proc/%d/fd" % worker):
-            try:
-                names.append(os.readlink("/proc/%d/fd/%s" % (worker, name)))
-            except OSError:
-                pass
-        return sum(name.startswith("socket:") for name in names)
-    steady.resting = getattr(steady, "resting", None) or sockets()
-    wait_until(lambda: sockets() <= steady.resting, 20, lambda: "%d sockets" % sockets())
+    steady.resting = getattr(steady, "resting", None) or sockets(worker)
+    wait_until(lambda: sockets(worker) <= steady.resting, 20, lambda: "%d sockets" % sockets(worker))
     if "body" not in stage and "chunk" not in stage and stage not in ("at Expect", "in the trailers"):
         assert "Traceback" not in steady.log()[lines:]
 

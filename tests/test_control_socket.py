@@ -15,7 +15,7 @@ import pytest
 
 import harness
 from control import connect, frame, read_answer
-from harness import alive, wait_until
+from harness import alive, descriptors, wait_until
 from users import IMPORTS, commons, nobody  # noqa: F401
 
 APP = """
@@ -350,15 +350,10 @@ def test_workers_do_not_have_it(controlled):
         client.sendall(frame({"command": "worker add"}))
         assert read_answer(client)["status"] == "ok"
         pids = [worker["pid"] for worker in wait_ready(running, 3)]
-        theirs = {os.readlink(path) for pid in pids for path in descriptors(pid)}
-        mine = {os.readlink(path) for path in descriptors(running.pid)}
+        theirs = {name for pid in pids for name in descriptors(pid)}
+        mine = set(descriptors(running.pid))
         held = {"socket:[%s]" % inode for inode in socket_inodes("/control")}
         assert held and held & mine and not held & theirs
-
-
-def descriptors(pid):
-    folder = "/proc/%d/fd" % pid
-    return [os.path.join(folder, name) for name in os.listdir(folder) if os.path.lexists(os.path.join(folder, name))]
 
 
 def socket_inodes(suffix):

@@ -10,22 +10,11 @@ import pytest
 
 import wire
 from crowd import Crowd, begin, make_gate, open_gate, pid_of, wait_inside, wait_ready
-from harness import alive, wait_until
+from harness import alive, descriptors, wait_until
 
 APP = "apps.tail"
 KEEP = ("--keep-alive", "60")
 ROUNDS = 5
-
-
-def descriptors(pid):
-    """What a process has open."""
-    found = []
-    for fd in os.listdir("/proc/%d/fd" % pid):
-        try:
-            found.append(os.readlink("/proc/%d/fd/%s" % (pid, fd)))
-        except FileNotFoundError:
-            pass  # Closed just now.
-    return found
 
 
 def end(running, path):

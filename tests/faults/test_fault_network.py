@@ -8,6 +8,7 @@ import socket
 
 import pytest
 
+import harness
 import wire
 from faulty import compare_all, ledger, start, traffic, wait_ready, wait_until, worker_of
 
@@ -95,24 +96,14 @@ def test_row_18_what_is_refused_is_told_so_whatever_else_was_sent(server, octets
     compare_all(running, clients)
 
 
-def sockets(running):
+def sockets_of(running):
     """How many each of the workers has open."""
-    def count(pid):
-        folder = "/proc/%d/fd" % pid
-        links = []
-        for number in os.listdir(folder):
-            try:
-                links.append(os.readlink(os.path.join(folder, number)))
-            except FileNotFoundError:
-                # Closed meanwhile.
-                pass
-        return sum(link.startswith("socket:") for link in links)
-    return {pid: count(pid) for pid in running.workers()}
+    return {pid: harness.sockets(pid) for pid in running.workers()}
 
 
 def test_row_19_clients_that_connect_and_vanish(server):
     running = start(server, "-w", "2")
-    before = sockets(running)
+    before = sockets_of(running)
     with traffic(running) as clients:
         for number in range(300):
             connection = wire.Connection(running.address)
@@ -124,14 +115,14 @@ def test_row_19_clients_that_connect_and_vanish(server):
         clients.wait_answers(40)
     compare_all(running, clients)
     # Nothing is left of them.
-    wait_until(lambda: sockets(running) == before, 20, lambda: (before, sockets(running)))
+    wait_until(lambda: sockets_of(running) == before, 20, lambda: (before, sockets_of(running)))
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["new", "known"])
 def test_row_19_the_requests_of_clients_that_have_gone_are_not_run(server, known):
     """The one worker comes to them when nobody waits for the answer any more."""
     running = start(server, "-w", "1")
-    before = sockets(running)
+    before = sockets_of(running)
     connections = [wire.Connection(running.address) for _ in range(20)] if known else []
     for number, connection in enumerate(connections):
         assert connection.exchange("GET", "/?known-%d" % number).status == 200
@@ -148,7 +139,7 @@ def test_row_19_the_requests_of_clients_that_have_gone_are_not_run(server, known
         clients.wait_answers(40)
     compare_all(running, clients)
     assert not [name for name, _ in ledger(running) if name.startswith("vanished")]
-    wait_until(lambda: sockets(running) == before, 20, lambda: (before, sockets(running)))
+    wait_until(lambda: sockets_of(running) == before, 20, lambda: (before, sockets_of(running)))
 
 
 @pytest.mark.parametrize("stage", ["head", "body", "request", "response", "idle"])
