@@ -28,7 +28,7 @@ LOCKED := $(if $(filter true,$(CI)),--locked)
 CARGO := CARGO_TARGET_DIR=target/$(VERSION) PYO3_PYTHON=$(INTERPRETER) cargo
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test check fmt clippy dependencies cargo-test embed pytest smoke smoke-embed wheel docs unsafe packages audit memcheck asan leaks bench fuzz system clean
+.PHONY: help demo test check fmt clippy dependencies cargo-test embed pytest smoke smoke-embed wheel docs unsafe packages audit memcheck asan leaks bench fuzz site rustdoc system clean
 
 help:
 	@echo 'make demo    serve the example Django project on 127.0.0.1:8000, behind Nginx on 127.0.0.1:8080 where it is installed'
@@ -36,6 +36,7 @@ help:
 	@echo 'make check   rustfmt, clippy and what the crates are only'
 	@echo 'make wheel   build the release wheels into target/wheels, one for every Python found; one more is the shim'
 	@echo 'make docs    write the list of settings in docs/settings.md'
+	@echo 'make site    build the documentation site into target/site; fails for a link that leads nowhere'
 	@echo 'make unsafe  write docs/unsafe.md, the list of unsafe code'
 	@echo 'make packages  choose the newest Python packages to build and test with, and write down their checksums; needs the network'
 	@echo 'make audit   look for known vulnerabilities of the crates; needs the network and cargo-deny or cargo-audit'
@@ -90,7 +91,7 @@ target/wheels/.%: $(SOURCES) .venv/.build
 
 # --- test ---------------------------------------------------------------------------------------------------------------
 
-test: system fmt clippy cargo-test pytest smoke smoke-embed
+test: system fmt clippy cargo-test site rustdoc pytest smoke smoke-embed
 
 system:
 	@.ci/system test $(PYTHON)
@@ -158,6 +159,7 @@ LOCK = target/uv/bin/uv pip compile --quiet --upgrade --universal --python-versi
 packages:
 	[ -x target/uv/bin/uv ] || { $(PYTHON) -m venv target/uv && target/uv/bin/python $(PIP_INSTALL) uv; }
 	$(LOCK) --group build -o .ci/packages/build.txt
+	$(LOCK) --group site -o .ci/packages/site.txt
 	$(LOCK) --group build --group test $(EXAMPLE) -o .ci/packages/test.txt
 
 # The RustSec database is fetched from GitHub.
@@ -196,6 +198,19 @@ leaks: $(TEST_VENV)/.wheel
 	RGUNICORN_BIG=1 $(TEST_VENV)/bin/python -m pytest -s tests/test_leaks.py
 
 # --- the rest -----------------------------------------------------------------------------------------------------------
+
+# Every page and link of the documentation.
+site: .venvs/site/.packages
+	NO_MKDOCS_2_WARNING=1 .venvs/site/bin/mkdocs build --quiet --strict
+
+.venvs/site/.packages: .ci/packages/site.txt
+	[ -x .venvs/site/bin/python ] || $(PYTHON) -m venv .venvs/site
+	.venvs/site/bin/python $(PIP_INSTALL) --require-hashes -r $<
+	@touch $@
+
+# Every link in the comments of the code.
+rustdoc:
+	RUSTDOCFLAGS="-D rustdoc::broken_intra_doc_links" $(CARGO) doc $(LOCKED) --quiet --no-deps --document-private-items
 
 docs: $(TEST_VENV)/.wheel
 	$(TEST_VENV)/bin/python docs/generate.py
