@@ -1,9 +1,9 @@
 //! Owns: what the arbiter and its workers know of each other, in one shared mapping made before the first fork.
-//! Rule: atomics only, one writer a field (named beside it), a cache line or more a worker; readers may see a request
+//! Rule: atomics only, one writer a field (named beside it), cache lines of its own for each worker and thread; readers may see a request
 //! change under them and must treat text as a hint.
 //! Never: locks, pointers, Strings; nobody waits on it (a change that matters is announced by an eventfd).
 //!
-//! A slot is one worker: a header line, then one record for each of its threads. A record carries the request that the
+//! A slot is one worker: a header, and one record for each of its threads. A record carries the request that the
 //! thread is running (since when, method, target): the black box that says what a stuck or dead worker was doing.
 
 use std::io;
@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::Arc;
 
 use crate::sys::clock::Nanos;
-use crate::sys::shm::SharedWords;
+use crate::sys::shm::{shared_struct, Shared, SharedArray, Words};
 
 /// Where a worker is in its life. The worker writes it; the arbiter resets it to `Booting` before the fork.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,39 +37,61 @@ impl Phase {
     }
 }
 
-const LINE: usize = 8;
 /// So many connections more or less are no imbalance.
 const FEW: u64 = 2;
-const RECORD: usize = 4 * LINE;
-const METHOD_WORDS: usize = 2;
-const TARGET_WORDS: usize = RECORD - 2 - METHOD_WORDS;
-
-// Header words. Writer: the worker, but for the reset.
-const PHASE: usize = 0;
-const REQUESTS: usize = 1;
-const CONNECTIONS: usize = 2;
-const IDLE: usize = 3;
-/// Written in the handler of the signal that ends the worker: the signal, and how.
-const FAULT: usize = 4;
 const STACK_OVERFLOW: u64 = 1 << 8;
-/// Set before the abort that follows a panic.
 const PANIC: u64 = 1 << 9;
-/// No descriptor is left for another connection.
-const FULL: usize = 6;
-// Writer: the arbiter.
-const OUTDATED: usize = 5;
-// Writer: the worker.
-const LEAVES: usize = 6;
+const METHOD_WORDS: usize = 2;
+/// With it a record fills four cache lines.
+const TARGET_WORDS: usize = 28;
 
-// Record words. Writer: the thread that owns the record.
-const SINCE: usize = 0;
-const LENGTHS: usize = 1;
-const METHOD: usize = 2;
-const TARGET: usize = METHOD + METHOD_WORDS;
+shared_struct! {
+    /// What there is once for each worker. Writer of a field: the worker, where no other is named; and the arbiter, when
+    /// it resets the slot before the fork.
+    Header {
+        phase: AtomicU64,
+        requests: AtomicU64,
+        connections: AtomicU64,
+        /// It waits for something to do.
+        idle: AtomicU64,
+        /// Written in the handler of the signal that ends the worker: the signal; `STACK_OVERFLOW`; and `PANIC`, which is
+        /// set before the abort that follows a panic.
+        fault: AtomicU64,
+        /// Its code has changed. Writer: the arbiter.
+        outdated: AtomicU64,
+        /// No descriptor is left for another connection.
+        full: AtomicU64,
+        /// It ends as it was told to.
+        leaves: AtomicU64,
+    }
+}
+
+shared_struct! {
+    /// What there is once for each thread of a worker. Writer: the thread that owns the record; the arbiter, as above.
+    Record {
+        /// When the request began that it runs; 0 for none.
+        since: AtomicU64,
+        /// Of the method, and shifted by eight bits of the target.
+        lengths: AtomicU64,
+        method: [AtomicU64; METHOD_WORDS],
+        target: [AtomicU64; TARGET_WORDS],
+    }
+}
+
+shared_struct! {
+    /// Writer: the arbiter, but for `Notice::speak_for_the_arbiter`.
+    Announcement {
+        ready: AtomicU64,
+        stopping: AtomicU64,
+        proving: AtomicU64,
+        beside: AtomicU64,
+    }
+}
 
 pub struct Scoreboard {
-    words: SharedWords,
-    slots: usize,
+    headers: SharedArray<Header>,
+    /// Those of the first slot, then those of the second.
+    records: SharedArray<Record>,
     threads: usize,
 }
 
@@ -92,12 +114,12 @@ pub struct SelfFault {
 
 impl Scoreboard {
     pub fn new(slots: usize, threads: usize) -> io::Result<Arc<Scoreboard>> {
-        let words = SharedWords::new(slots * (LINE + threads * RECORD))?;
-        Ok(Arc::new(Scoreboard { words, slots, threads }))
+        let (headers, records) = (SharedArray::new(slots)?, SharedArray::new(slots * threads)?);
+        Ok(Arc::new(Scoreboard { headers, records, threads }))
     }
 
     pub fn slots(&self) -> usize {
-        self.slots
+        self.headers.len()
     }
 
     pub fn threads(&self) -> usize {
@@ -105,47 +127,36 @@ impl Scoreboard {
     }
 
     pub fn slot(self: &Arc<Self>, index: usize) -> Slot {
-        assert!(index < self.slots, "slot {index} of {}", self.slots);
+        assert!(index < self.slots(), "slot {index} of {}", self.slots());
         Slot { board: self.clone(), index }
-    }
-
-    fn header(&self, index: usize) -> &[AtomicU64] {
-        &self.words[index * (LINE + self.threads * RECORD)..][..LINE]
     }
 }
 
 /// What the arbiter tells every worker of every generation. Its workers write it only to say that the arbiter is gone.
-pub struct Notice {
-    words: SharedWords,
-}
-
-const READY: usize = 0;
-const STOPPING: usize = 1;
-const PROVING: usize = 2;
-const BESIDE: usize = 3;
+pub struct Notice(Shared<Announcement>);
 
 impl Notice {
     pub fn new() -> io::Result<Arc<Notice>> {
-        Ok(Arc::new(Notice { words: SharedWords::new(LINE)? }))
+        Ok(Arc::new(Notice(Shared::new()?)))
     }
 
     /// How many workers serve and have not been told to go.
     pub fn ready(&self) -> u64 {
-        self.words[READY].load(Acquire)
+        self.0.ready.load(Acquire)
     }
 
     pub fn set_ready(&self, workers: usize) {
-        self.words[READY].store(workers as u64, Release);
+        self.0.ready.store(workers as u64, Release);
     }
 
     /// How many of those are another server's, which is to replace this one or to be replaced by it.
     pub fn set_beside(&self, workers: usize) {
-        self.words[BESIDE].store(workers as u64, Release);
+        self.0.beside.store(workers as u64, Release);
     }
 
     /// The arbiter is gone, and all its workers leave. What it would say if it could is the same for each of them.
     pub fn speak_for_the_arbiter(&self) {
-        match self.words[BESIDE].load(Acquire) {
+        match self.0.beside.load(Acquire) {
             0 => self.set_stopping(),
             others => self.set_ready(others as usize),
         }
@@ -153,20 +164,20 @@ impl Notice {
 
     /// The generation that a reload has on trial, 0 for none.
     pub fn proving(&self) -> u64 {
-        self.words[PROVING].load(Acquire)
+        self.0.proving.load(Acquire)
     }
 
     pub fn set_proving(&self, generation: u64) {
-        self.words[PROVING].store(generation, Release);
+        self.0.proving.store(generation, Release);
     }
 
     /// The whole server comes to its end: there is nobody to leave a connection to.
     pub fn is_stopping(&self) -> bool {
-        self.words[STOPPING].load(Acquire) != 0
+        self.0.stopping.load(Acquire) != 0
     }
 
     pub fn set_stopping(&self) {
-        self.words[STOPPING].store(1, Release);
+        self.0.stopping.store(1, Release);
     }
 }
 
@@ -182,44 +193,47 @@ impl Slot {
         self.index
     }
 
-    fn words(&self) -> &[AtomicU64] {
-        let size = LINE + self.board.threads * RECORD;
-        &self.board.words[self.index * size..][..size]
+    fn header(&self) -> &Header {
+        &self.board.headers[self.index]
     }
 
-    fn record(&self, thread: usize) -> &[AtomicU64] {
-        &self.words()[LINE + thread * RECORD..][..RECORD]
+    fn records(&self) -> &[Record] {
+        let threads = self.board.threads;
+        &self.board.records[self.index * threads..][..threads]
+    }
+
+    fn record(&self, thread: usize) -> &Record {
+        &self.records()[thread]
     }
 
     /// By the arbiter, before it forks the worker that will own the slot.
     pub fn reset(&self) {
-        for word in self.words() {
-            word.store(0, Relaxed);
-        }
+        self.header().clear();
+        self.records().iter().for_each(Words::clear);
     }
 
     pub fn phase(&self) -> Phase {
-        Phase::from_word(self.words()[PHASE].load(Acquire))
+        Phase::from_word(self.header().phase.load(Acquire))
     }
 
     pub fn set_phase(&self, phase: Phase) {
-        self.words()[PHASE].store(phase as u64, Release);
+        self.header().phase.store(phase as u64, Release);
     }
 
     /// By the worker as it crashes. Async-signal-safe.
     pub fn set_fault(&self, signal: i32, stack_overflow: bool) {
         let overflow = if stack_overflow { STACK_OVERFLOW } else { 0 };
-        self.words()[FAULT].fetch_or(signal as u64 & 0xff | overflow, Release);
+        self.header().fault.fetch_or(signal as u64 & 0xff | overflow, Release);
     }
 
     /// By the worker, when the abort that follows is a panic of ours.
     pub fn set_panic(&self) {
-        self.words()[FAULT].fetch_or(PANIC, Release);
+        self.header().fault.fetch_or(PANIC, Release);
     }
 
     /// The crash of the worker, if it had time to say so.
     pub fn fault(&self) -> Option<SelfFault> {
-        let word = self.words()[FAULT].load(Acquire);
+        let word = self.header().fault.load(Acquire);
         let signal = (word & 0xff) as i32;
         (word != 0).then_some(SelfFault {
             signal,
@@ -230,76 +244,75 @@ impl Slot {
 
     /// By the worker: it ends as it was told to, by whoever it was.
     pub fn set_leaves(&self) {
-        self.words()[LEAVES].store(1, Release);
+        self.header().leaves.store(1, Release);
     }
 
     pub fn leaves(&self) -> bool {
-        self.words()[LEAVES].load(Acquire) != 0
+        self.header().leaves.load(Acquire) != 0
     }
 
     /// By the arbiter: the worker is about to be told to go because its code has changed.
     pub fn set_outdated(&self) {
-        self.words()[OUTDATED].store(1, Release);
+        self.header().outdated.store(1, Release);
     }
 
     pub fn is_outdated(&self) -> bool {
-        self.words()[OUTDATED].load(Acquire) != 0
+        self.header().outdated.load(Acquire) != 0
     }
 
     /// Counts a request; returns how many there were with it.
     pub fn count_request(&self) -> u64 {
-        self.words()[REQUESTS].fetch_add(1, Relaxed) + 1
+        self.header().requests.fetch_add(1, Relaxed) + 1
     }
 
     pub fn requests(&self) -> u64 {
-        self.words()[REQUESTS].load(Relaxed)
+        self.header().requests.load(Relaxed)
     }
 
     /// How many connections are open.
     pub fn connections(&self) -> u64 {
-        self.words()[CONNECTIONS].load(Relaxed)
+        self.header().connections.load(Relaxed)
     }
 
     pub fn set_connections(&self, count: usize) {
-        self.words()[CONNECTIONS].store(count as u64, Relaxed);
+        self.header().connections.store(count as u64, Relaxed);
     }
 
     /// By the leading thread, around its wait: it would serve a request at once.
     pub fn set_idle(&self, idle: bool) {
-        self.words()[IDLE].store(u64::from(idle), Relaxed);
+        self.header().idle.store(u64::from(idle), Relaxed);
     }
 
-    /// The header lines of the workers on this board that serve.
-    fn serving(&self) -> impl Iterator<Item = (usize, &[AtomicU64])> {
-        let serves = |words: &[AtomicU64]| {
-            matches!(Phase::from_word(words[PHASE].load(Acquire)), Phase::Ready | Phase::Retiring)
+    /// The workers on this board that serve.
+    fn serving(&self) -> impl Iterator<Item = (usize, &Header)> {
+        let serves = |header: &Header| {
+            matches!(Phase::from_word(header.phase.load(Acquire)), Phase::Ready | Phase::Retiring)
         };
-        let lines = (0..self.board.slots).map(|index| (index, self.board.header(index)));
-        lines.filter(move |(_, words)| serves(words))
+        self.board.headers.iter().enumerate().filter(move |(_, header)| serves(header))
     }
 
     /// Whether another worker on this board waits for something to do.
     pub fn has_idle_sibling(&self) -> bool {
-        self.serving().any(|(index, words)| index != self.index && words[IDLE].load(Relaxed) != 0)
+        self.serving().any(|(index, header)| index != self.index && header.idle.load(Relaxed) != 0)
     }
 
     /// By the leading thread: whether connections are for others, as there is no descriptor for another one.
     pub fn set_full(&self, full: bool) {
-        self.words()[FULL].store(u64::from(full), Relaxed);
+        self.header().full.store(u64::from(full), Relaxed);
     }
 
     pub fn is_full(&self) -> bool {
-        self.words()[FULL].load(Relaxed) != 0
+        self.header().full.load(Relaxed) != 0
     }
 
     /// Whether another worker on this board can take a connection, now or when it has time.
     pub fn has_sibling_with_room(&self) -> bool {
-        self.serving().any(|(index, words)| index != self.index && words[FULL].load(Relaxed) == 0)
+        self.serving().any(|(index, header)| index != self.index && header.full.load(Relaxed) == 0)
     }
 
     /// How many connections this worker has above the one with the fewest.
     pub fn lead_in_connections(&self) -> u64 {
-        let counts = self.serving().map(|(_, words)| words[CONNECTIONS].load(Relaxed));
+        let counts = self.serving().map(|(_, header)| header.connections.load(Relaxed));
         self.connections().saturating_sub(counts.min().unwrap_or(u64::MAX))
     }
 
@@ -310,8 +323,8 @@ impl Slot {
         if own <= FEW {
             return 0;
         }
-        let takers = self.serving().filter(|(i, words)| *i == self.index || words[FULL].load(Relaxed) == 0);
-        let counts = takers.map(|(_, words)| words[CONNECTIONS].load(Relaxed));
+        let takers = self.serving().filter(|(i, header)| *i == self.index || header.full.load(Relaxed) == 0);
+        let counts = takers.map(|(_, header)| header.connections.load(Relaxed));
         let (workers, sum, least) = counts.fold((0, 0, own), |(n, sum, least), count| {
             (n + 1, u64::saturating_add(sum, count), least.min(count))
         });
@@ -325,15 +338,15 @@ impl Slot {
     /// By a thread of the worker: it calls the application now.
     pub fn begin(&self, thread: usize, now: Nanos, method: &[u8], target: &[u8]) {
         let record = self.record(thread);
-        let method_length = store_text(&record[METHOD..METHOD + METHOD_WORDS], method);
-        let target_length = store_text(&record[TARGET..TARGET + TARGET_WORDS], target);
-        record[LENGTHS].store((method_length | target_length << 8) as u64, Relaxed);
-        record[SINCE].store(now, Release);
+        let method_length = store_text(&record.method, method);
+        let target_length = store_text(&record.target, target);
+        record.lengths.store((method_length | target_length << 8) as u64, Relaxed);
+        record.since.store(now, Release);
     }
 
     /// By the same thread: the application has returned and the response is made.
     pub fn end(&self, thread: usize) {
-        self.record(thread)[SINCE].store(0, Release);
+        self.record(thread).since.store(0, Release);
     }
 
     /// The request that a thread is running.
@@ -344,13 +357,13 @@ impl Slot {
     /// Whether a thread's request is for the head of a response only. Async-signal-safe.
     pub fn is_head(&self, thread: usize) -> bool {
         let record = self.record(thread);
-        record[LENGTHS].load(Relaxed) & 0xff == 4
-            && record[METHOD].load(Relaxed) == u64::from_le_bytes(*b"HEAD\0\0\0\0")
+        record.lengths.load(Relaxed) & 0xff == 4
+            && record.method[0].load(Relaxed) == u64::from_le_bytes(*b"HEAD\0\0\0\0")
     }
 
     /// Since when a thread runs its request, if it does.
     pub fn since(&self, thread: usize) -> Option<Nanos> {
-        Some(self.record(thread)[SINCE].load(Acquire)).filter(|since| *since != 0)
+        Some(self.record(thread).since.load(Acquire)).filter(|since| *since != 0)
     }
 
     /// Every request that the worker is running, oldest first.
@@ -396,16 +409,16 @@ fn printable(text: &str) -> String {
     })
 }
 
-fn read_record(record: &[AtomicU64]) -> Option<InFlight> {
-    let since = record[SINCE].load(Acquire);
+fn read_record(record: &Record) -> Option<InFlight> {
+    let since = record.since.load(Acquire);
     if since == 0 {
         return None;
     }
-    let lengths = record[LENGTHS].load(Relaxed) as usize;
+    let lengths = record.lengths.load(Relaxed) as usize;
     Some(InFlight {
         since,
-        method: load_text(&record[METHOD..METHOD + METHOD_WORDS], lengths & 0xff),
-        target: load_text(&record[TARGET..TARGET + TARGET_WORDS], lengths >> 8),
+        method: load_text(&record.method, lengths & 0xff),
+        target: load_text(&record.target, lengths >> 8),
     })
 }
 
@@ -476,6 +489,51 @@ mod tests {
         assert!(!own.is_full());
     }
 
+    /// Two of them were once the same word: a worker without descriptors that died counted as told to go.
+    #[test]
+    fn what_is_said_of_a_worker_says_nothing_else() {
+        let slot = Scoreboard::new(2, 1).unwrap().slot(1);
+        type Say = fn(&Slot);
+        let says: [(&str, Say); 9] = [
+            ("phase", |slot| slot.set_phase(Phase::Ready)),
+            ("requests", |slot| _ = slot.count_request()),
+            ("connections", |slot| slot.set_connections(1)),
+            ("idle", |slot| slot.set_idle(true)),
+            ("fault", |slot| slot.set_fault(11, true)),
+            ("outdated", |slot| slot.set_outdated()),
+            ("full", |slot| slot.set_full(true)),
+            ("leaves", |slot| slot.set_leaves()),
+            ("busy", |slot| slot.begin(0, 1, b"GET", b"/")),
+        ];
+        let heard = |slot: &Slot| {
+            let is_idle = slot.header().idle.load(Relaxed) != 0;
+            [
+                ("phase", slot.phase() != Phase::Booting),
+                ("requests", slot.requests() != 0),
+                ("connections", slot.connections() != 0),
+                ("idle", is_idle),
+                ("fault", slot.fault().is_some()),
+                ("outdated", slot.is_outdated()),
+                ("full", slot.is_full()),
+                ("leaves", slot.leaves()),
+                ("busy", slot.busy_since().is_some()),
+            ]
+        };
+        for (said, say) in says {
+            slot.reset();
+            say(&slot);
+            for (what, is_heard) in heard(&slot) {
+                assert_eq!(is_heard, what == said, "{said} said, {what} heard");
+            }
+        }
+    }
+
+    #[test]
+    fn each_worker_and_each_thread_has_cache_lines_of_its_own() {
+        assert_eq!((size_of::<Header>(), align_of::<Header>()), (64, 64));
+        assert_eq!((size_of::<Record>(), align_of::<Record>()), (256, 64));
+    }
+
     #[test]
     fn requests_in_flight_are_named_oldest_first() {
         let board = Scoreboard::new(2, 3).unwrap();
@@ -504,18 +562,22 @@ mod tests {
             u64::from_le_bytes(*b"\n\x1b[2J\r\x00x"),
         ];
         for round in 0..2000u64 {
-            for (at, word) in board.words.iter().enumerate() {
+            let mut at = 0;
+            let mut scribble = |word: &AtomicU64| {
+                at += 1;
                 let pick = (round.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32).wrapping_add(at as u64);
                 let noise = pick.wrapping_mul(0xbf58_476d_1ce4_e5b9);
                 word.store(patterns.get(pick as usize % 8).copied().unwrap_or(noise), Relaxed);
-            }
+            };
+            board.headers.iter().for_each(|header| header.each_word(&mut scribble));
+            board.records.iter().for_each(|record| record.each_word(&mut scribble));
             for slot in (0..3).map(|index| board.slot(index)) {
                 let (_, _, _) = (slot.phase(), slot.requests(), slot.busy_since());
                 let (_, _, _) = (slot.has_idle_sibling(), slot.lead_in_connections(), slot.surplus());
                 for request in slot.in_flight() {
                     let text = request.method + &request.target;
                     assert!(!text.contains(char::is_control), "{text:?}");
-                    assert!(text.len() <= 8 * 10 * RECORD);
+                    assert!(text.len() <= 10 * size_of::<Record>());
                 }
             }
         }
