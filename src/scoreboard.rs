@@ -42,8 +42,10 @@ const FEW: u64 = 2;
 const STACK_OVERFLOW: u64 = 1 << 8;
 const PANIC: u64 = 1 << 9;
 const METHOD_WORDS: usize = 2;
+/// Not a moment that comes.
+const CLIENT: Nanos = Nanos::MAX;
 /// With it a record fills four cache lines.
-const TARGET_WORDS: usize = 28;
+const TARGET_WORDS: usize = 27;
 
 shared_struct! {
     /// What there is once for each worker. Writer of a field: the worker, where no other is named; and the arbiter, when
@@ -71,6 +73,9 @@ shared_struct! {
     Record {
         /// When the request began that it runs; 0 for none.
         since: AtomicU64,
+        /// When the application last gave or took something, in this request or one before; `CLIENT` while it waits for the
+        /// client.
+        silent: AtomicU64,
         /// Of the method, and shifted by eight bits of the target.
         lengths: AtomicU64,
         method: [AtomicU64; METHOD_WORDS],
@@ -178,6 +183,22 @@ impl Notice {
 
     pub fn set_stopping(&self) {
         self.0.stopping.store(1, Release);
+    }
+}
+
+/// The clock by which `timeout` judges one thread's application. Writer: that thread.
+#[derive(Clone, Copy)]
+pub struct Silence<'a>(&'a AtomicU64);
+
+impl Silence<'_> {
+    /// The application has given a block or been given a part of the body, or the wait for the client is over.
+    pub fn restart(self, now: Nanos) {
+        self.0.store(now, Release);
+    }
+
+    /// The thread waits for the client, until `restart`.
+    pub fn suspend(self) {
+        self.0.store(CLIENT, Release);
     }
 }
 
@@ -366,6 +387,19 @@ impl Slot {
         Some(self.record(thread).since.load(Acquire)).filter(|since| *since != 0)
     }
 
+    /// For the request that a thread is about to run.
+    pub fn silence(&self, thread: usize) -> Silence<'_> {
+        Silence(&self.record(thread).silent)
+    }
+
+    /// Since when the application has been silent in the request that a thread runs, if it runs one; a moment that does not
+    /// come while it waits for the client.
+    pub fn silent_since(&self, thread: usize) -> Option<Nanos> {
+        let since = self.since(thread)?;
+        // What a request before has left there is earlier.
+        Some(since.max(self.record(thread).silent.load(Acquire)))
+    }
+
     /// Every request that the worker is running, oldest first.
     pub fn in_flight(&self) -> Vec<InFlight> {
         let mut list: Vec<_> = (0..self.board.threads).filter_map(|thread| self.request(thread)).collect();
@@ -373,9 +407,9 @@ impl Slot {
         list
     }
 
-    /// Since when the oldest request runs, if any does.
-    pub fn busy_since(&self) -> Option<Nanos> {
-        (0..self.board.threads).filter_map(|thread| self.since(thread)).min()
+    /// Since when the application has been silent in the request in which it has been for longest.
+    pub fn longest_silence(&self) -> Option<Nanos> {
+        (0..self.board.threads).filter_map(|thread| self.silent_since(thread)).min()
     }
 }
 
@@ -516,7 +550,7 @@ mod tests {
                 ("outdated", slot.is_outdated()),
                 ("full", slot.is_full()),
                 ("leaves", slot.leaves()),
-                ("busy", slot.busy_since().is_some()),
+                ("busy", slot.longest_silence().is_some()),
             ]
         };
         for (said, say) in says {
@@ -540,13 +574,30 @@ mod tests {
         let slot = board.slot(1);
         slot.begin(2, 50, b"GET", b"/new");
         slot.begin(0, 40, b"POST", b"/old?a=1");
-        assert_eq!(slot.busy_since(), Some(40));
+        assert_eq!(slot.longest_silence(), Some(40));
         let targets: Vec<_> = slot.in_flight().into_iter().map(|r| (r.method, r.target)).collect();
         assert_eq!(targets, [("POST".into(), "/old?a=1".into()), ("GET".into(), "/new".into())]);
-        assert_eq!(board.slot(0).busy_since(), None);
+        assert_eq!(board.slot(0).longest_silence(), None);
         slot.end(0);
         slot.end(2);
         assert!(slot.in_flight().is_empty());
+    }
+
+    #[test]
+    fn an_application_is_silent_from_its_last_block_on_and_not_while_its_client_is() {
+        let slot = Scoreboard::new(1, 2).unwrap().slot(0);
+        slot.begin(0, 50, b"GET", b"/");
+        assert_eq!((slot.silent_since(0), slot.silent_since(1)), (Some(50), None));
+        slot.silence(0).restart(60);
+        assert_eq!((slot.silent_since(0), slot.since(0)), (Some(60), Some(50)));
+        slot.silence(0).suspend();
+        slot.begin(1, 70, b"GET", b"/");
+        assert_eq!(slot.longest_silence(), Some(70));
+        slot.silence(0).restart(65);
+        assert_eq!(slot.longest_silence(), Some(65));
+        slot.end(0);
+        slot.begin(0, 80, b"GET", b"/");
+        assert_eq!(slot.silent_since(0), Some(80));
     }
 
     /// An application can write to all of it: whatever stands there, reading it is harmless.
@@ -572,7 +623,7 @@ mod tests {
             board.headers.iter().for_each(|header| header.each_word(&mut scribble));
             board.records.iter().for_each(|record| record.each_word(&mut scribble));
             for slot in (0..3).map(|index| board.slot(index)) {
-                let (_, _, _) = (slot.phase(), slot.requests(), slot.busy_since());
+                let (_, _, _) = (slot.phase(), slot.requests(), slot.longest_silence());
                 let (_, _, _) = (slot.has_idle_sibling(), slot.lead_in_connections(), slot.surplus());
                 for request in slot.in_flight() {
                     let text = request.method + &request.target;

@@ -1,4 +1,4 @@
-"""A request that runs too long is ended: its client gets 504, the log names it, the worker is replaced, nobody else suffers.
+"""A request in which the application is silent too long is ended: its client gets 504, the log names it, the worker is replaced, nobody else suffers.
 
 `--timeout 1` is the only clock here: what runs too long would run for ever.
 """
@@ -35,7 +35,7 @@ def start(server, *options):
 def check_log(running, pid, path, name, option="--timeout", method="GET", outcome="answered 504"):
     """The worker, the request, its client, its age; the access log, unless there was no answer."""
     running.wait_log(r"\[CRITICAL\] WORKER TIMEOUT \(pid:%d\)$" % pid)
-    running.wait_log(r"\[CRITICAL\] %s %s\?%s from ip=127\.0\.0\.1 has been running for \d+ s in thread \d+; %s \(%s\)$"
+    running.wait_log(r"\[CRITICAL\] %s %s\?%s from ip=127\.0\.0\.1 has been running for \d+ s in thread \d+, silent for \d+ s; %s \(%s\)$"
                      % (method, re.escape(path), name, outcome, option))
     if "504" in outcome:
         line = r'127\.0\.0\.1 .* "%s %s\?%s [^"]*" 504 ' % (method, re.escape(path), name)

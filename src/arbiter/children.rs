@@ -218,11 +218,11 @@ impl Children {
         self.list.iter().filter(serves).map(|child| child.pid).collect()
     }
 
-    /// Workers with a request that runs for longer than `timeout` and that have done nothing about it. One that has asks
+    /// Workers whose application has been silent in a request for longer than `timeout` and that have done nothing about it. One that has asks
     /// for its replacement.
     pub fn overdue(&self, timeout: Nanos, now: Nanos) -> Vec<i32> {
         let serves = |c: &&Child| matches!(c.stage, Stage::Booting | Stage::Ready);
-        let over = |c: &&Child| runs_over(c, timeout + BACKSTOP, now);
+        let over = |c: &&Child| is_silent_for(c, timeout + BACKSTOP, now);
         self.list.iter().filter(serves).filter(over).map(|c| c.pid).collect()
     }
 
@@ -266,20 +266,21 @@ fn observed(stage: Stage, phase: Phase, now: Nanos) -> Stage {
     }
 }
 
-fn runs_over(child: &Child, timeout: Nanos, now: Nanos) -> bool {
-    child.slot.busy_since().is_some_and(|since| since.saturating_add(timeout) <= now)
+fn is_silent_for(child: &Child, timeout: Nanos, now: Nanos) -> bool {
+    child.slot.longest_silence().is_some_and(|since| since.saturating_add(timeout) <= now)
 }
 
 fn halted_until(child: &Child, timeout: Nanos) -> Option<Nanos> {
     child.stopped.map(|since| since.saturating_add(timeout + BACKSTOP))
 }
 
-/// A request that starts after `now` cannot be overdue before `now + timeout`: so often, and no oftener, an idle worker
-/// has to be looked at.
+/// A request that starts after `now`, or whose wait for its client ends after it, cannot be overdue before `now + timeout`:
+/// so often, and no oftener, such a worker has to be looked at.
 fn child_deadline(child: &Child, timeout: Option<Nanos>, graceful: Nanos, now: Nanos) -> Option<Nanos> {
     match child.stage {
         Stage::Booting | Stage::Ready => timeout.map(|timeout| {
-            let busy = child.slot.busy_since().unwrap_or(now).max(1).saturating_add(timeout + BACKSTOP);
+            let silent = child.slot.longest_silence().map_or(now, |since| since.min(now));
+            let busy = silent.max(1).saturating_add(timeout + BACKSTOP);
             halted_until(child, timeout).map_or(busy, |until| busy.min(until))
         }),
         Stage::Draining { since } => Some(since + graceful + BACKSTOP),
@@ -351,12 +352,19 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_overdue_by_its_own_start() {
+    fn a_request_is_overdue_by_the_silence_of_its_application() {
         let mut children = table(&[Stage::Ready, Stage::Ready]);
         children.list[1].slot.begin(0, 10 * SECOND, b"GET", b"/slow");
         assert!(children.overdue(T, 39 * SECOND + BACKSTOP).is_empty());
         assert_eq!(children.next_deadline(Some(T), T, 20 * SECOND), Some(40 * SECOND + BACKSTOP));
         assert_eq!(children.overdue(T, 40 * SECOND + BACKSTOP), [101]);
+        children.list[1].slot.silence(0).suspend();
+        assert!(children.overdue(T, 90 * SECOND).is_empty(), "it waits for its client");
+        let looked_at = children.next_deadline(Some(T), T, 20 * SECOND);
+        assert_eq!(looked_at, Some(50 * SECOND + BACKSTOP), "which may end at once");
+        children.list[1].slot.silence(0).restart(20 * SECOND);
+        assert!(children.overdue(T, 49 * SECOND + BACKSTOP).is_empty());
+        assert_eq!(children.overdue(T, 50 * SECOND + BACKSTOP), [101]);
         children.set_stage(101, Stage::Retiring);
         assert!(children.overdue(T, 90 * SECOND).is_empty(), "it has noticed, and waits for its replacement");
     }

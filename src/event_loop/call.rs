@@ -82,6 +82,7 @@ impl EventLoop {
             access: self.plan.access.as_deref(),
             closing: if conn.is_bound() { &self.draining } else { &self.closing },
             claim,
+            silence: self.plan.slot.silence(thread),
         };
         let mut exchange = Exchange::new(conn, desk, site, started);
         defect::planted("call");

@@ -1,6 +1,6 @@
-//! Owns: the time a request may take: noticing that it is over, from outside the thread that runs it.
-//! Rule: whoever can get an answer gets one: 504 when nothing has been sent. The log names the request, its connection and
-//! its age, and shows what every thread is doing; the worker is replaced, as nobody knows what state it is in.
+//! Owns: the time for which an application may be silent: noticing that it is over, from outside the thread that runs it.
+//! Rule: whoever can get an answer gets one: 504 when nothing has been sent. The log names the request, its connection,
+//! its age and the silence, and shows what every thread is doing; the worker is replaced, as nobody knows what state it is in.
 //! Never: takes the interpreter: a thread that is stuck may have it.
 
 use std::sync::Arc;
@@ -36,16 +36,17 @@ impl Limit {
 }
 
 impl EventLoop {
-    /// Ends the requests that have run longer than they may; returns when the next of them will have.
+    /// Ends the requests in which the application has been silent longer than it may; returns when the next of them will
+    /// have. One whose client is waited for cannot have before it has the time from now on.
     pub(super) fn enforce_timeout(&self, now: Nanos, desk: &mut Desk) -> Nanos {
         let mut next = now.saturating_add(self.plan.timeout);
         for thread in 0..self.calls.len() {
             let seen = self.calls[thread].look();
             // Read after the claim: it is of the call that was seen, or of a later one.
-            let Some(since) = self.plan.slot.since(thread).filter(|_| seen.is_running()) else {
+            let Some(silent) = self.plan.slot.silent_since(thread).filter(|_| seen.is_running()) else {
                 continue;
             };
-            let due = since.saturating_add(self.plan.timeout);
+            let due = silent.saturating_add(self.plan.timeout);
             if due <= now {
                 self.expire(thread, seen, Limit::Timeout, now, desk);
             } else {
@@ -67,6 +68,7 @@ impl EventLoop {
 
     fn expire(&self, thread: usize, seen: Ticket, limit: Limit, now: Nanos, desk: &mut Desk) {
         let request = self.plan.slot.request(thread);
+        let silent = self.plan.slot.silent_since(thread).unwrap_or(now);
         let claim = &self.calls[thread];
         self.freeze(true);
         self.plan.overrun.begins(thread);
@@ -84,7 +86,7 @@ impl EventLoop {
             }
         };
         if let Some(request) = request {
-            self.report(thread, fd, &request, (limit, outcome), now);
+            self.report(thread, fd, (&request, silent), (limit, outcome), now);
         }
         drop(telling);
         let runs = || claim.look().is_overdue();
@@ -129,16 +131,20 @@ impl EventLoop {
         &self,
         thread: usize,
         fd: i32,
-        request: &InFlight,
+        (request, silent): (&InFlight, Nanos),
         (limit, outcome): (Limit, &'static str),
         now: Nanos,
     ) {
         let (peer, _) = self.served(fd);
         let seconds = now.saturating_sub(request.since) / SECOND;
+        let silence = match silent > now {
+            true => "waiting for its client".to_string(),
+            false => format!("silent for {} s", (now - silent) / SECOND),
+        };
         let InFlight { method, target, .. } = request;
         critical(format_args!("WORKER TIMEOUT (pid:{})", process::id()));
         critical(format_args!(
-            "{method} {target} from ip={peer} has been running for {seconds} s in thread {thread}; {outcome} ({})",
+            "{method} {target} from ip={peer} has been running for {seconds} s in thread {thread}, {silence}; {outcome} ({})",
             limit.option()
         ));
         if let Some(access) = self.plan.access.as_deref().filter(|_| outcome == ANSWERED) {

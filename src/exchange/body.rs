@@ -81,6 +81,7 @@ impl Exchange<'_> {
 
     pub fn consume(&mut self, octets: usize) {
         self.body.run.start += octets;
+        self.site.silence.restart(clock::monotonic());
     }
 
     /// Fills `into` straight from the socket where nothing is buffered and the framing is a length; 0 means use `body_run`.
@@ -127,8 +128,10 @@ impl Exchange<'_> {
     }
 
     fn arrived(&mut self, octets: usize) {
+        let now = clock::monotonic();
+        self.site.silence.restart(now);
         if let Some(pace) = &mut self.body.pace {
-            pace.progress(clock::monotonic(), octets);
+            pace.progress(now, octets);
         }
     }
 
@@ -172,10 +175,16 @@ impl Exchange<'_> {
         }
     }
 
+    /// Every wait for the client. It is not the application's silence; that the interpreter is had back may be another
+    /// application's doing, and counts.
     pub(super) fn wait(&self, interest: Interest, left: Nanos, release: Release<'_>) -> io::Result<()> {
-        let fd = self.conn.transport.as_fd();
+        let (fd, silence) = (self.conn.transport.as_fd(), self.site.silence);
         let mut result = Ok(false);
-        release(&mut || result = wait_one(fd, interest, Some(left)))?;
+        silence.suspend();
+        release(&mut || {
+            result = wait_one(fd, interest, Some(left));
+            silence.restart(clock::monotonic());
+        })?;
         result.map(|_| ())
     }
 

@@ -23,6 +23,7 @@ use crate::http::body::Decoder;
 use crate::http::response::Delivery;
 use crate::http::{Framing, Head};
 use crate::proxy_protocol::Origin;
+use crate::scoreboard::Silence;
 use crate::sys::clock::{self, Nanos};
 use crate::tls::Facts;
 use crate::transport::Peer;
@@ -38,6 +39,7 @@ pub struct Site<'a> {
     /// Every connection is to end with its response.
     pub closing: &'a AtomicBool,
     pub claim: &'a Claim,
+    pub silence: Silence<'a>,
 }
 
 pub struct Exchange<'a> {

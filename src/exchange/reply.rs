@@ -184,6 +184,7 @@ impl Exchange<'_> {
         let (data, tail) = self.gather(data, tail);
         let mut at = 0;
         let mut pace = None;
+        self.site.silence.restart(clock::monotonic());
         while !self.send(data, tail, &mut at)? {
             self.wait_to_write(&mut pace, at, release)?;
         }

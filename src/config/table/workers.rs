@@ -76,8 +76,10 @@ pub const ROWS: &[Opt] = &[
         kind: Kind::Seconds,
         default: "30",
         section: TIMEOUTS,
-        help: "How long the application may work on one request. Past it, the client is answered 504, \
-               the request and every thread's stack are logged, and the worker is replaced. 0 = no limit.",
+        help: "How long the application may be silent in one request: until its first block, between two \
+               blocks, or between two reads of the body. Waiting for the client does not count. Past it, the \
+               client is answered 504, the request and every thread's stack are logged, and the worker is \
+               replaced. 0 = no limit.",
         ..ROW
     },
     Opt {
