@@ -163,6 +163,35 @@ fn a_request_is_answered_once() {
     });
 }
 
+/// An interim response leaves the answer open.
+#[test]
+fn nobody_answers_inside_an_interim_response() {
+    loom::model(|| {
+        let claim = Arc::new(Claim::default());
+        let inside = Arc::new(AtomicUsize::new(0));
+        claim.open(7);
+        let helper = {
+            let (claim, inside) = (claim.clone(), inside.clone());
+            thread::spawn(move || match claim.overrun(claim.look()) {
+                Overrun::Answer(_) => {
+                    assert_eq!(inside.load(SeqCst), 0);
+                    claim.answered();
+                    true
+                }
+                _ => false,
+            })
+        };
+        let mut replied = claim.begin_reply();
+        if replied {
+            inside.store(1, SeqCst);
+            inside.store(0, SeqCst);
+            // Otherwise the helper has seen it begin, and has left the answer to this thread.
+            replied = !claim.pause_reply() || claim.begin_reply();
+        }
+        assert_ne!(helper.join().unwrap(), replied);
+    });
+}
+
 #[test]
 fn the_next_call_is_not_answered_for_the_last() {
     loom::model(|| {

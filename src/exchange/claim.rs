@@ -5,6 +5,7 @@
 //!
 //! ```text
 //!   Idle ─open─▶ Open ─begin_reply─▶ Sent ─overrun, crash─▶ Late ─crash, all has left─▶ Parted
+//!                Open ◀─pause_reply─ Sent
 //!                  │                   └───────────crash, all has left────────────────────┘
 //!                  └────overrun────▶ Answering ─answered─▶ Expired      every state ─close─▶ Idle, but for
 //!                  └────crash──────▶ Doomed                              Answering, Doomed and Parted
@@ -122,6 +123,13 @@ impl Claim {
     pub fn begin_reply(&self) -> bool {
         let seen = self.look();
         seen.stage() == Stage::Open && self.swap(seen, Stage::Sent)
+    }
+
+    /// By the thread, after an interim response that has left whole: the final one is still to come. False when its time
+    /// was noticed to be over meanwhile.
+    pub fn pause_reply(&self) -> bool {
+        let seen = self.look();
+        seen.stage() == Stage::Sent && self.swap(seen, Stage::Open)
     }
 
     /// By the thread that has begun the response, when all of it has left. Whether the connection outlives it, and nothing

@@ -5,6 +5,7 @@
 
 mod body;
 pub mod claim;
+mod interim;
 mod reply;
 
 use std::io;

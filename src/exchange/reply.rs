@@ -145,8 +145,8 @@ impl Exchange<'_> {
 
     /// Before the first octet: makes sure that nobody else answers.
     fn claim(&mut self) -> Result<(), Gone> {
-        if process::is_forked() {
-            // The answer is for the process to give that has the connection.
+        if self.reply.gone || process::is_forked() {
+            // What was sent may have broken off anywhere; and of forked processes the one answers that has the connection.
             return self.lost();
         }
         if self.reply.claimed || self.site.claim.begin_reply() {
@@ -190,6 +190,16 @@ impl Exchange<'_> {
         }
         if self.is_satisfied() {
             self.has_left();
+        }
+        Ok(())
+    }
+
+    /// Sends what is in `out`, all of it before it returns.
+    pub(super) fn send_out(&mut self, release: Release<'_>) -> Result<(), Gone> {
+        let mut at = 0;
+        let mut pace = None;
+        while !self.send(b"", b"", &mut at)? {
+            self.wait_to_write(&mut pace, at, release)?;
         }
         Ok(())
     }

@@ -8,6 +8,8 @@ use super::{octets, Version};
 
 /// RFC 9110 §15.2.1, sent when the application first reads the body.
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+/// RFC 8297 §2: the status line of a 103.
+pub const EARLY_HINTS: &[u8] = b"HTTP/1.1 103 Early Hints\r\n";
 /// RFC 9112 §7.1: `last-chunk`, and an empty trailer section.
 pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 

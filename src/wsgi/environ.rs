@@ -10,6 +10,7 @@ use pyo3::types::{PyDict, PyString};
 
 use super::ffi::latin1;
 use super::names::{Key, Names};
+use super::Objects;
 use crate::config::WarmUp;
 use crate::exchange::Exchange;
 use crate::http::{rules, Reject, StartLine};
@@ -44,6 +45,7 @@ struct Keys {
     remote_addr: Py<PyString>,
     remote_port: Py<PyString>,
     input: Py<PyString>,
+    early_hints: Py<PyString>,
     host: Py<PyString>,
     server_name: Py<PyString>,
     server_port: Py<PyString>,
@@ -132,6 +134,7 @@ impl Environ {
             remote_addr: text("REMOTE_ADDR"),
             remote_port: text("REMOTE_PORT"),
             input: text("wsgi.input"),
+            early_hints: text("wsgi.early_hints"),
             host: text("HTTP_HOST"),
             server_name: text("SERVER_NAME"),
             server_port: text("SERVER_PORT"),
@@ -186,16 +189,17 @@ impl Environ {
         Ok(template.unbind())
     }
 
-    /// The environ of the exchange's request, with `input` as its `wsgi.input`.
+    /// The environ of the exchange's request.
     pub fn build<'py>(
         &mut self,
         py: Python<'py>,
         exchange: &mut Exchange<'_>,
-        input: &Bound<'py, PyAny>,
+        objects: &Objects,
     ) -> Result<Bound<'py, PyDict>, Refusal> {
         let environ =
             if exchange.is_repeated() { self.repeated(py, exchange)? } else { self.fresh(py, exchange)? };
-        environ.set_item(&self.keys.input, input)?;
+        environ.set_item(&self.keys.input, &objects.input)?;
+        environ.set_item(&self.keys.early_hints, &objects.early_hints)?;
         Ok(environ)
     }
 

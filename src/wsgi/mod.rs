@@ -3,6 +3,7 @@
 //! cut where the client can see it) and its traceback logged once; nothing an application does ends the worker.
 //! Never: sockets, epoll, framing.
 
+pub mod early_hints;
 pub mod environ;
 pub mod errors;
 pub mod ffi;
@@ -23,6 +24,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
 
+use self::early_hints::EarlyHints;
 use self::environ::{Environ, Refusal};
 use self::errors::ErrorStream;
 use self::ffi::Lease;
@@ -66,6 +68,8 @@ impl Surroundings {
         base.set_item(intern!(py, "wsgi.run_once"), false)?;
         base.set_item(intern!(py, "wsgi.file_wrapper"), py.get_type::<FileWrapper>())?;
         base.set_item(intern!(py, "wsgi.input_terminated"), true)?;
+        // Of a request that has no client; the others have their own.
+        base.set_item(intern!(py, "wsgi.early_hints"), Py::new(py, EarlyHints::new(Arc::default()))?)?;
         let software = own_name(py, intern!(py, "SERVER_SOFTWARE"))?;
         base.set_item(
             intern!(py, "SERVER_SOFTWARE"),
@@ -164,10 +168,7 @@ impl Caller for Unprepared {
 struct WsgiCaller {
     app: Py<PyAny>,
     environ: Environ,
-    lease: Arc<Lease>,
-    reply: Py<Reply>,
-    start_response: Py<PyAny>,
-    input: Py<Input>,
+    objects: Objects,
     sendfile: bool,
     hooks: Option<Arc<Hooked>>,
     access: Option<Arc<AccessHook>>,
@@ -190,14 +191,10 @@ impl WsgiCaller {
         let trust = circumstances.surroundings.trust.clone();
         let environ = circumstances.surroundings.environ(app.base.bind(py))?;
         let hooked = circumstances.hooks.clone();
-        let (lease, reply, start_response, input) = objects(py)?;
         Ok(WsgiCaller {
             app: app.app.clone_ref(py),
             environ,
-            lease,
-            reply,
-            start_response,
-            input,
+            objects: Objects::new(py)?,
             sendfile: circumstances.sendfile,
             hooks: hooked.map(|hooks| Arc::new(Hooked { hooks, trust: trust.clone() })),
             access: circumstances.access.clone(),
@@ -226,7 +223,7 @@ impl WsgiCaller {
         if self.access.is_some() {
             exchange.keep_head();
         }
-        match self.environ.build(py, exchange, self.input.bind(py)) {
+        match self.environ.build(py, exchange, &self.objects) {
             Ok(environ) => {
                 let outcome = self.run(py, exchange, &environ);
                 self.end_child(py, exchange, &outcome);
@@ -262,9 +259,12 @@ impl WsgiCaller {
         let told = || -> PyResult<()> {
             let request = match request {
                 Some(request) => request.clone(),
-                None => {
-                    request::request(access.request.bind(py), exchange, &self.trust, self.input.bind(py))?
-                }
+                None => request::request(
+                    access.request.bind(py),
+                    exchange,
+                    &self.trust,
+                    self.objects.input.bind(py),
+                )?,
             };
             let response = request::response(access.response.bind(py), &exchange.answer())?;
             let environ =
@@ -301,12 +301,13 @@ impl WsgiCaller {
     /// The same between `pre_request` and `post_request`. The latter is called whatever becomes of the request.
     fn answer_hooked(&mut self, py: Python<'_>, exchange: &mut Exchange<'_>, hooked: &Hooked) -> Verdict {
         let Hooked { hooks, trust } = hooked;
-        let request = match request::request(hooks.request.bind(py), exchange, trust, self.input.bind(py)) {
-            Ok(request) => request,
-            Err(e) => return fail(py, exchange, Broken::Raised(e)),
-        };
+        let request =
+            match request::request(hooks.request.bind(py), exchange, trust, self.objects.input.bind(py)) {
+                Ok(request) => request,
+                Err(e) => return fail(py, exchange, Broken::Raised(e)),
+            };
         exchange.keep_head();
-        let allowed = self.lease.lend(exchange, || hooks.pre_request(&request));
+        let allowed = self.objects.lease.lend(exchange, || hooks.pre_request(&request));
         let (verdict, environ) = match allowed {
             Ok(()) => self.answer(py, exchange, Some(&request)),
             Err(e) => {
@@ -348,11 +349,12 @@ impl WsgiCaller {
         exchange: &mut Exchange<'_>,
         environ: &Bound<'_, PyDict>,
     ) -> Result<(), Broken> {
-        let reply = self.reply.bind(py);
+        let Objects { lease, reply, start_response, .. } = &self.objects;
+        let reply = reply.bind(py);
         reply.try_borrow_mut().map_err(PyErr::from)?.open();
-        let arguments = (environ, self.start_response.bind(py));
-        let result = self.lease.lend(exchange, || self.app.bind(py).call1(arguments))?;
-        let outcome = output::respond(exchange, &self.lease, reply, &result, self.sendfile);
+        let arguments = (environ, start_response.bind(py));
+        let result = lease.lend(exchange, || self.app.bind(py).call1(arguments))?;
+        let outcome = output::respond(exchange, lease, reply, &result, self.sendfile);
         match &self.interrupts {
             Some(interrupts) => interrupts.shield(|| output::close(&result)),
             None => output::close(&result),
@@ -373,6 +375,37 @@ impl WsgiCaller {
 
     /// An object that the application kept stays with its request: the next one gets new ones.
     fn renew(&mut self, py: Python<'_>) {
+        if !self.objects.are_kept(py) {
+            return;
+        }
+        match Objects::new(py) {
+            Ok(objects) => self.objects = objects,
+            Err(e) => log::error!("Cannot renew a thread's objects\n{}", traceback(py, &e)),
+        }
+    }
+}
+
+/// By which the application reaches its request.
+pub struct Objects {
+    lease: Arc<Lease>,
+    reply: Py<Reply>,
+    start_response: Py<PyAny>,
+    input: Py<Input>,
+    early_hints: Py<EarlyHints>,
+}
+
+impl Objects {
+    fn new(py: Python<'_>) -> PyResult<Objects> {
+        let lease = Arc::new(Lease::default());
+        let reply = Bound::new(py, Reply::new(lease.clone()))?;
+        let start_response = reply.getattr(intern!(py, "start_response"))?.unbind();
+        let input = Py::new(py, Input::new(lease.clone()))?;
+        let early_hints = Py::new(py, EarlyHints::new(lease.clone()))?;
+        Ok(Objects { lease, reply: reply.unbind(), start_response, input, early_hints })
+    }
+
+    /// At the end of a request, whether the application still has any of them.
+    fn are_kept(&self, py: Python<'_>) -> bool {
         let kept = match self.reply.bind(py).try_borrow_mut() {
             Ok(mut reply) => {
                 reply.active = false;
@@ -380,27 +413,10 @@ impl WsgiCaller {
             }
             Err(_) => true,
         };
-        if !kept && !ffi::is_shared(&self.start_response, py) && !ffi::is_shared(&self.input, py) {
-            return;
-        }
-        match objects(py) {
-            Ok((lease, reply, start_response, input)) => {
-                (self.lease, self.reply, self.start_response, self.input) =
-                    (lease, reply, start_response, input);
-            }
-            Err(e) => log::error!("Cannot renew a thread's objects\n{}", traceback(py, &e)),
-        }
+        kept || ffi::is_shared(&self.start_response, py)
+            || ffi::is_shared(&self.input, py)
+            || ffi::is_shared(&self.early_hints, py)
     }
-}
-
-type Objects = (Arc<Lease>, Py<Reply>, Py<PyAny>, Py<Input>);
-
-fn objects(py: Python<'_>) -> PyResult<Objects> {
-    let lease = Arc::new(Lease::default());
-    let reply = Bound::new(py, Reply::new(lease.clone()))?;
-    let start_response = reply.getattr(intern!(py, "start_response"))?.unbind();
-    let input = Py::new(py, Input::new(lease.clone()))?;
-    Ok((lease, reply.unbind(), start_response, input))
 }
 
 impl Caller for WsgiCaller {

@@ -98,7 +98,7 @@ impl Reply {
 }
 
 /// Gives the octets of a native string to `body`; a code point above 255 is an error (PEP 3333, "Unicode Issues").
-fn latin1<R, E: IntoPyErr>(
+pub(super) fn latin1<R, E: IntoPyErr>(
     text: &Bound<'_, PyString>,
     body: impl FnOnce(&[u8]) -> Result<R, E>,
 ) -> PyResult<R> {
@@ -113,7 +113,7 @@ fn latin1<R, E: IntoPyErr>(
     }
 }
 
-trait IntoPyErr {
+pub(super) trait IntoPyErr {
     fn into_pyerr(self) -> PyErr;
 }
 
