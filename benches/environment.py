@@ -12,8 +12,8 @@ from pathlib import Path
 
 BENCHES = Path(__file__).resolve().parent
 PROJECT = BENCHES.parent
-PACKAGES = ["gunicorn", "bjoern", "fastpysgi", "granian", "uwsgi", "django", "whitenoise"]
-DEBIAN = {"wrk": "wrk", "nginx": "nginx", "cc": "gcc"}
+PACKAGES = ["gunicorn", "bjoern", "fastpysgi", "freastal", "peregrine-server", "granian", "uwsgi", "django", "whitenoise"]
+DEBIAN = {"wrk": "wrk", "nginx": "nginx", "cc": "gcc", "strace": "strace"}
 EV_HEADERS = [Path("/usr/include/ev.h"), Path("/usr/local/include/ev.h")]
 FILE_SIZE = 100_000_000
 

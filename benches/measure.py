@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import nginx
+import syscalls
 from load import bulk, wait_until_right, wrk
 from peers import HOST, PEERS, Start
 from server import Failure, Server, busy_seconds, cpu_between
@@ -43,36 +44,60 @@ def measure(env, workload, row, seconds):
         return measure_server(env, workload, row, seconds, stack)
 
 
+def count_syscalls(env, workload, row, seconds):
+    """{system call: how many a request}"""
+    with ExitStack() as stack:
+        server, _, port = started(env, workload, row, stack)
+        apply_load(env, workload, port, WARM_UP_SECONDS, None)
+        return syscalls.counted(env, server, lambda: apply_load(env, workload, port, seconds, None))
+
+
 def measure_server(env, workload, row, seconds, stack):
+    server, front, port = started(env, workload, row, stack)
+    _, client_cpus = split_cpus(workload)
+    warm = apply_load(env, workload, port, WARM_UP_SECONDS, client_cpus)
+    sample = sample_of(server, front, lambda: apply_load(env, workload, port, seconds, client_cpus))
+    if row.endswith(LOG):
+        check_log(env.scratch / "access.log", warm.requests + sample.requests)
+    return sample
+
+
+def started(env, workload, row, stack):
+    """(the server, Nginx in front of it, the port to ask), checked."""
     name = row[: -len(LOG)] if row.endswith(LOG) else row
     start = ask_for(env, workload, logged=row.endswith(LOG))
-    server_cpus, client_cpus = split_cpus(workload)
+    server_cpus, _ = split_cpus(workload)
     command = PEERS[name].command(env, start)
     log = env.scratch / f"{row}.log"
     server = stack.enter_context(Server(command, workload.folder, log, workload.environ, server_cpus))
     port, front = start.port, None
     if workload.front:
         port = free_port()
-        front = stack.enter_context(nginx.start(env.scratch, port, start.unix, native=name == "uwsgi-native"))
+        front = stack.enter_context(nginx.start(env.scratch, port, start, native=name == "uwsgi-native"))
     kept = check(server, workload, port)
     if PEERS[name].keeps and not kept and not workload.close and workload.kind in ("wrk", "pss"):
         raise Failure("the connection was not kept")
-    warm = apply_load(env, workload, port, WARM_UP_SECONDS, client_cpus)
-    sample = sample_of(server, front, lambda: apply_load(env, workload, port, seconds, client_cpus))
-    if start.access_log:
-        check_log(start.access_log, warm.requests + sample.requests)
-    return sample
+    return server, front, port
 
 
 def ask_for(env, workload, logged):
-    unix = env.scratch / "app.sock" if workload.front else None
+    unix = env.scratch / "app.sock" if workload.front == "unix" else None
     if unix and unix.exists():
         unix.unlink()
     access_log = env.scratch / "access.log" if logged else None
     if access_log and access_log.exists():
         access_log.unlink()
     port = 0 if unix else free_port()
-    return Start(workload.app, port, unix, workload.workers, access_log, workload.close)
+    return Start(
+        workload.app,
+        port,
+        unix,
+        workload.workers,
+        access_log,
+        workload.close,
+        keepalive=75 if workload.upstream_kept else None,
+        upstream_kept=workload.upstream_kept,
+    )
 
 
 def check(server, workload, port):

@@ -23,7 +23,7 @@ http {{
     fastcgi_temp_path {home}/nginx.fastcgi;
     uwsgi_temp_path {home}/nginx.uwsgi;
     scgi_temp_path {home}/nginx.scgi;
-    upstream app {{ server unix:{socket} fail_timeout=0; }}
+    upstream app {{ server {address} fail_timeout=0; {keepalive}}}
     server {{
         listen {host}:{port};
         location / {{
@@ -40,6 +40,12 @@ PROXY = """\
             proxy_redirect off;
             proxy_pass http://app;"""
 
+# Connections to the server that stay open (nginx.org, "Module ngx_http_upstream_module", keepalive).
+KEPT = """\
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+"""
+
 UWSGI_PARAMS = """\
 QUERY_STRING $query_string;REQUEST_METHOD $request_method;CONTENT_TYPE $content_type;CONTENT_LENGTH $content_length;\
 REQUEST_URI $request_uri;PATH_INFO $document_uri;DOCUMENT_ROOT $document_root;SERVER_PROTOCOL $server_protocol;\
@@ -51,12 +57,15 @@ def available():
     return shutil.which("nginx") is not None
 
 
-def start(home, port, socket, native):
-    """`native`: the uwsgi protocol instead of HTTP."""
+def start(home, port, asked, native):
+    """In front of a server that was asked for `asked`. `native`: the uwsgi protocol instead of HTTP."""
     user = "user root;" if os.geteuid() == 0 else ""
     path = home / "nginx.conf"
-    location = uwsgi_location() if native else PROXY
-    text = CONFIGURATION.format(home=home, user=user, host=HOST, port=port, socket=socket, location=location)
+    location = uwsgi_location() if native else (KEPT if asked.upstream_kept else "") + PROXY
+    keepalive = "keepalive 64; " if asked.upstream_kept else ""
+    text = CONFIGURATION.format(
+        home=home, user=user, host=HOST, port=port, address=asked.address, keepalive=keepalive, location=location
+    )
     path.write_text(text)
     command = [shutil.which("nginx"), "-p", str(home), "-e", str(home / "nginx.error.log"), "-c", str(path)]
     return server.Server(command, home, home / "nginx.log")

@@ -4,7 +4,7 @@ The rules of a fair start: one worker unless the workload says otherwise, access
 TCP_NODELAY where there is a choice, everything else as the server's own documentation starts it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable, Optional
 
@@ -29,6 +29,7 @@ class Start:
     background: bool = False            # the application has a thread of its own
     preload: bool = False               # workers are forked from the loaded application
     warm_up: tuple = ()                 # paths that rgunicorn asks the new application for
+    upstream_kept: bool = False         # Nginx in front keeps its connections
 
     @property
     def address(self):
@@ -54,11 +55,22 @@ def floor(env, start):
 
 
 def bjoern(env, start):
-    return [env.python, str(BENCHES / "serve.py"), "bjoern", start.app, str(start.port), str(start.workers)]
+    place = str(start.unix or start.port)
+    return [env.python, str(BENCHES / "serve.py"), "bjoern", start.app, place, str(start.workers)]
 
 
 def fastpysgi(env, start):
     return [env.python, str(BENCHES / "serve.py"), "fastpysgi", start.app, str(start.port)]
+
+
+def freastal(env, start):
+    return [env.python, str(BENCHES / "serve.py"), "freastal", start.app, str(start.port)]
+
+
+def peregrine(env, start):
+    place = ["--unix", str(start.unix)] if start.unix else ["--host", HOST, "--port", str(start.port)]
+    options = ["--protocol", "wsgi", "--workers", str(start.workers), "--keep-alive", "75000"]
+    return [env.bin("peregrine"), *options, *place, start.app]
 
 
 def granian(env, start):
@@ -84,6 +96,10 @@ def rgunicorn(env, start):
     threads = ["--threads", str(start.threads)] if start.threads else []
     warm_up = [option for path in start.warm_up for option in ("--warm-up", path)]
     return [*env.rgunicorn, *threads, *warm_up, *gunicorn_options(start)]
+
+
+def rgunicorn_one(env, start):
+    return rgunicorn(env, replace(start, workers=1))
 
 
 def gunicorn_options(start):
@@ -123,6 +139,8 @@ PEERS = {
     "floor": Peer("raw epoll floor", "floor", floor),
     "bjoern": Peer("bjoern", "bjoern", bjoern),
     "fastpysgi": Peer("FastPySGI", "fastpysgi", fastpysgi),
+    "freastal": Peer("freastal", "freastal", freastal),
+    "peregrine": Peer("peregrine", "peregrine-server", peregrine),
     "granian": Peer("granian", "granian", granian),
     "gunicorn-sync": Peer("gunicorn sync", "gunicorn", gunicorn_sync, keeps=False),
     "gunicorn-gthread": Peer("gunicorn gthread", "gunicorn", gunicorn_gthread),
@@ -130,6 +148,7 @@ PEERS = {
     "uwsgi-router": Peer("uWSGI http router", "uwsgi", uwsgi_router),
     "uwsgi-native": Peer("uWSGI uwsgi protocol", "uwsgi", uwsgi_native, keeps=False),
     "rgunicorn": Peer("rgunicorn", "rgunicorn", rgunicorn),
+    "rgunicorn-one": Peer("rgunicorn, 1 worker", "rgunicorn", rgunicorn_one),
 }
 
 

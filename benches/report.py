@@ -7,6 +7,7 @@ is slower for one round does not enter it.
 from statistics import median
 
 import scenario_report
+import syscalls
 from cells import duration, noise_remarks, number, table_line
 from peers import PEERS
 from scenario import Scenario
@@ -29,6 +30,16 @@ def ratio(samples, base, field="cpu"):
     """Over the rounds both took part in; None when there is none."""
     shared = samples.keys() & base.keys()
     return median(getattr(samples[n], field) / getattr(base[n], field) for n in shared) if shared else None
+
+
+def share_ratio(samples, base, alone):
+    """The ratio of what two servers add to the application alone, from the medians: a round's difference is too small to
+    divide by. None where that cannot be told."""
+    if not alone:
+        return None
+    floor = middle(alone, "cpu")
+    added, base_added = middle(samples, "cpu") - floor, middle(base, "cpu") - floor
+    return added / base_added if base_added > 0 else None
 
 
 def difference(samples, base, field="cpu"):
@@ -125,6 +136,8 @@ def reached(workload, target, rows):
     own, base = rows.get(target.row), baseline(workload, target, rows)
     if not own or not base:
         return None
+    if target.own_share:
+        return share_ratio(own, base, rows.get("alone", {}))
     return difference(own, base, target.value) if target.difference else ratio(own, base, target.value)
 
 
@@ -142,6 +155,7 @@ def wish(target):
     limit = f"1/{1 / target.limit:.0f}" if target.limit < 0.1 else f"{target.limit:.2f}"
     what = {"cpu": "CPU", "rps": "req/s", "pss": "PSS"}[target.value]
     base = BEST if target.baseline == BEST else label(target.baseline)
+    what = f"added {what}" if target.own_share else what
     return f"{what} {sign} {limit} × {base}"
 
 
@@ -163,7 +177,7 @@ def verdict(target, value):
 # -- the whole ----------------------------------------------------------------------------------------------------------
 
 
-def document(facts, plan, workloads, results, failures):
+def document(facts, plan, workloads, results, failures, calls):
     parts = ["## Result\n", "\n".join(f"- {name}: {value}" for name, value in facts) + f"\n- {plan}\n"]
     if any(isinstance(workload, Scenario) or workload.targets for workload in workloads):
         parts.append(targets_table(workloads, results))
@@ -171,4 +185,6 @@ def document(facts, plan, workloads, results, failures):
         rows, failed = results.get(workload.name, {}), failures.get(workload.name, {})
         if rows or failed:
             parts.append(workload_table(workload, rows, failed))
+        if calls.get(workload.name):
+            parts.append(syscalls.table(calls[workload.name], label))
     return "\n".join(parts)

@@ -16,9 +16,10 @@ import nginx
 import peers
 import report
 import scenarios
+import syscalls
 import workloads
 from environment import note
-from measure import measure
+from measure import count_syscalls, measure
 from scenario import Pace, Scenario
 from server import Failure
 
@@ -36,6 +37,7 @@ def arguments():
     parser.add_argument("--rounds", type=int, help=f"measurements of each server (default {ROUNDS}; a scenario has its own)")
     parser.add_argument("--seconds", type=int, help=f"length of one measurement (default {SECONDS}; a scenario has its own)")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROUNDS} rounds of {QUICK_SECONDS} seconds, scenarios as small as they can be")
+    parser.add_argument("--syscalls", action="store_true", help="count system calls per request too, by strace in runs of their own")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the Markdown there too")
     parser.add_argument("--no-install", action="store_true", help="use the tools and the venv as they are")
     parser.add_argument("--list", action="store_true", help="print the workloads and their servers")
@@ -60,10 +62,12 @@ def main():
         return list_workloads()
     env = environment.prepare(args.wheel, args.rgunicorn, install=not args.no_install)
     chosen = choose(known(env), args.only)
-    results, failures = {}, {}
+    results, failures, calls = {}, {}, {}
     for workload in chosen:
         results[workload.name], failures[workload.name] = run_workload(env, workload, args)
-    text = report.document(environment.facts(env, command_line()), plan(chosen, args), chosen, results, failures)
+        if args.syscalls and not isinstance(workload, Scenario):
+            calls[workload.name] = run_syscalls(env, workload, results[workload.name], args)
+    text = report.document(environment.facts(env, command_line()), plan(chosen, args), chosen, results, failures, calls)
     print(text)
     if args.out:
         args.out.write_text(text)
@@ -110,6 +114,21 @@ def run_workload(env, workload, args):
                 failed[row] = str(failure)
                 note(f"  {number + 1}/{rounds} {row}: {failure}")
     return {row: samples for row, samples in results.items() if samples}, failed
+
+
+def run_syscalls(env, workload, rows, args):
+    """{row: {system call: how many a request}} of the servers that have been measured."""
+    if not syscalls.available() or workload.kind != "wrk":
+        return {}
+    _, seconds = extent(workload, args)
+    calls = {}
+    for row in [row for row in rows if row != "alone"]:
+        try:
+            calls[row] = count_syscalls(env, workload, row, seconds)
+            note(f"  {row}: {sum(calls[row].values()):.1f} system calls a request")
+        except Failure as failure:
+            note(f"  {row}: {failure}")
+    return calls
 
 
 def measured(env, workload, row, pace):

@@ -1,6 +1,6 @@
 """Starts the peers that have no command line of their own, or none for the options a fair run needs.
 
-python serve.py bjoern|fastpysgi MODULE:CALLABLE PORT [PROCESSES]
+python serve.py bjoern|fastpysgi|freastal MODULE:CALLABLE PORT|SOCKET [PROCESSES]
 """
 
 import importlib
@@ -25,12 +25,27 @@ def serve_bjoern(app, port, shared):
     bjoern.run()
 
 
+def serve_bjoern_on_unix(app, path, count):
+    """A unix socket cannot be bound twice: all processes share the one that the first has bound."""
+    import bjoern
+
+    bjoern.listen(app, "unix:" + path)
+    os.chmod(path, 0o666)
+    in_processes(bjoern.run, count)
+
+
 def serve_fastpysgi(app, port, shared):
     import fastpysgi
 
     fastpysgi.server.tcp_nodelay = 1
     fastpysgi.server.max_content_length = 1 << 30
     fastpysgi.run(app, "127.0.0.1", port)
+
+
+def serve_freastal(app, port, shared):
+    import freastal
+
+    freastal.serve(app, "127.0.0.1", port)
 
 
 def in_processes(serve, count):
@@ -52,7 +67,9 @@ def in_processes(serve, count):
 
 
 def main(kind, name, port, processes="1"):
-    serve = {"bjoern": serve_bjoern, "fastpysgi": serve_fastpysgi}[kind]
+    if not port.isdigit():
+        return serve_bjoern_on_unix(load(name), port, int(processes))
+    serve = {"bjoern": serve_bjoern, "fastpysgi": serve_fastpysgi, "freastal": serve_freastal}[kind]
     if processes == "1":
         return serve(load(name), int(port), False)
     in_processes(lambda: serve(load(name), int(port), True), int(processes))

@@ -13,17 +13,23 @@ GUESTBOOK = PROJECT / "examples" / "django"
 UPLOAD_SIZE = 10_000_000
 
 BEST = "best peer"
-ALL = ("floor", "bjoern", "fastpysgi", "granian", "uwsgi", "gunicorn-sync", "gunicorn-gthread", "rgunicorn")
+ALL = ("floor", "bjoern", "fastpysgi", "freastal", "granian", "uwsgi", "gunicorn-sync", "gunicorn-gthread", "rgunicorn")
 LARGE = ("bjoern", "fastpysgi", "granian", "uwsgi", "gunicorn-sync", "rgunicorn")
 PAGE = ("alone", "bjoern", "granian", "uwsgi", "gunicorn-sync", "rgunicorn")
-FRONT = ("uwsgi", "uwsgi-native", "gunicorn-sync", "rgunicorn")
+FRONT = ("alone", "bjoern", "uwsgi", "uwsgi-native", "gunicorn-sync", "rgunicorn")
+# Behind Nginx on two cores, and with many workers: the servers that can take part.
+DEPLOYED = ("bjoern", "uwsgi", "uwsgi-native", "gunicorn-sync", "rgunicorn")
+DEPLOYED_KEPT = ("bjoern", "gunicorn-gthread", "rgunicorn")
+MANY = ("peregrine", "uwsgi", "rgunicorn-one", "rgunicorn")
+MANY_KEPT = ("peregrine", "rgunicorn-one", "rgunicorn")
 MEMORY = ("uwsgi", "gunicorn-sync", "rgunicorn")
 LOG = "+log"
 
 
 @dataclass(frozen=True)
 class Target:
-    """`value` of rgunicorn against `baseline`: a ratio, or for `difference` rgunicorn's row `row` less its plain row."""
+    """`value` of rgunicorn against `baseline`: a ratio, or for `difference` rgunicorn's row `row` less its plain row. With
+    `own_share` both count without what the application alone costs."""
 
     baseline: str
     limit: float
@@ -31,6 +37,7 @@ class Target:
     row: str = "rgunicorn"
     at_least: bool = False
     difference: bool = False
+    own_share: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,8 @@ class Workload:
     connections: int = 32
     workers: int = 1
     close: bool = False
-    front: bool = False
+    front: str = ""            # unix or tcp: how Nginx in front reaches the server
+    upstream_kept: bool = False
     size: int = 0
     count: int = 0
     environ: dict = field(default_factory=dict)
@@ -72,7 +80,52 @@ def has_title(title):
 
 def build(env):
     """All workloads by name, in the order they run."""
-    return {workload.name: workload for workload in [*small(), *large(env), *pages(env), memory()]}
+    every = [*deployed(), *pages(env), *small(), *many(), *large(env), memory()]
+    return {workload.name: workload for workload in every}
+
+
+def deployed():
+    """Hello world where people deploy it: two workers behind Nginx."""
+    hello = dict(app="hello:application", right=is_hello, workers=2)
+    least = {
+        ("unix", False): (Target("bjoern", 0.90), Target("uwsgi-native", 0.85)),
+        ("tcp", False): (Target("bjoern", 0.90), Target("uwsgi-native", 0.90), Target("uwsgi", 0.90)),
+        ("unix", True): (Target("bjoern", 0.85),),
+        ("tcp", True): (Target("bjoern", 0.75),),
+    }
+    names = {"unix": "a unix socket", "tcp": "TCP"}
+    ways = {False: "a connection per request", True: "kept connections"}
+    return [
+        Workload(
+            f"nginx-{front}-{'kept' if kept else 'close'}",
+            f"Hello world behind Nginx over {names[front]}, {ways[kept]}, 2 workers",
+            DEPLOYED_KEPT if kept else DEPLOYED,
+            targets=targets,
+            front=front,
+            upstream_kept=kept,
+            **hello,
+        )
+        for (front, kept), targets in least.items()
+    ]
+
+
+def many():
+    """As many workers as people run, 32 clients, no front; `rgunicorn-one` is this server with one worker in the same run."""
+    hello = dict(app="hello:application", right=is_hello)
+    of_one = {False: {4: 1.25, 16: 1.5, 64: 2.0}, True: {4: 1.3, 16: 1.6, 64: 2.0}}
+    return [
+        Workload(
+            f"workers-{count}-{'kept' if kept else 'close'}",
+            f"Hello world, {'kept connections' if kept else 'a connection per request'}, 32 at once, {count} workers",
+            MANY_KEPT if kept else MANY,
+            targets=(Target("rgunicorn-one", limit), *(() if kept else (Target("peregrine", 0.85),))),
+            workers=count,
+            close=not kept,
+            **hello,
+        )
+        for kept, limits in of_one.items()
+        for count, limit in limits.items()
+    ]
 
 
 def small():
@@ -83,7 +136,7 @@ def small():
             "hello",
             "Hello world, keep-alive, 32 connections, 1 worker",
             ALL,
-            targets=(Target("bjoern", 0.80), Target("floor", 1.25), Target("gunicorn-sync", 1 / 30)),
+            targets=(Target("freastal", 0.90), Target("bjoern", 0.80), Target("floor", 1.22), Target("gunicorn-sync", 1 / 30)),
             **hello,
         ),
         Workload(
@@ -97,7 +150,7 @@ def small():
             "hello-close",
             "Hello world, a connection per request, 32 at once, 1 worker",
             ALL,
-            targets=(Target("bjoern", 0.95), Target("floor", 1.05)),
+            targets=(Target("freastal", 0.97), Target("bjoern", 0.85), Target("floor", 1.10)),
             close=True,
             **hello,
         ),
@@ -158,12 +211,9 @@ def pages(env):
         environ={"BENCH_DB": str(env.home / "entries.sqlite3")},
         prepare=("prepare.py",),
     )
-    direct = (Target("gunicorn-sync", 0.45), Target("uwsgi", 0.80))
-    behind = (
-        Target("gunicorn-sync", 1.8, value="rps", at_least=True),
-        Target("uwsgi", 1.1, value="rps", at_least=True),
-    )
-    nginx = dict(rows=FRONT, targets=behind, workers=2, front=True)
+    direct = (Target("bjoern", 1.0, own_share=True), Target("uwsgi", 0.35, own_share=True))
+    behind = (Target("bjoern", 0.85, own_share=True), Target("uwsgi-native", 0.85, own_share=True))
+    nginx = dict(rows=FRONT, targets=behind, workers=2, front="unix")
     return [
         Workload("django", "Django example page, direct, 1 worker", PAGE, targets=direct, **example),
         Workload("django-light", "Light Django page, direct, 1 worker", PAGE, targets=direct, **light),
@@ -179,7 +229,7 @@ def memory():
         MEMORY,
         "hello:application",
         is_hello,
-        (Target("gunicorn-sync", 0.6, value="pss"),),
+        (Target("gunicorn-sync", 0.5, value="pss"),),
         kind="pss",
         workers=4,
     )
