@@ -43,7 +43,7 @@ help:
 	@echo 'make memcheck  test everything with AddressSanitizer, and with the debug allocator of CPython; a little under valgrind'
 	@echo 'make leaks   a million requests of all kinds, then look for what is left of them'
 	@echo 'make bench   compare with other servers; see benches/README.md'
-	@echo 'make fuzz    look for octets that break the rules of HTTP, FUZZ_SECONDS=60 for each of the targets in fuzz/'
+	@echo 'make fuzz    look for bytes that break a rule, FUZZ_SECONDS=60 for each of the targets in fuzz/; needs a C++ compiler'
 	@echo 'make clean   remove all that was made'
 
 # --- demo ---------------------------------------------------------------------------------------------------------------

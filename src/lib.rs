@@ -60,7 +60,7 @@ pub mod sys;
 pub mod syslog;
 pub mod systemd;
 pub mod timers;
-mod tls;
+pub mod tls;
 pub mod transport;
 pub mod version;
 pub mod watch;

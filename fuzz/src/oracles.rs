@@ -12,7 +12,7 @@ use crate::proxy::{Peers, Scheme, Trust};
 use crate::proxy_protocol::{header, Header, Malformed, Mode, Origin, MOST_OCTETS};
 
 /// Takes the first octets of an input for what the operator decided, and gives back the rest.
-fn policy(data: &[u8]) -> Option<(Policy, bool, &[u8])> {
+pub fn policy(data: &[u8]) -> Option<(Policy, bool, &[u8])> {
     let [bits, more, data @ ..] = data else {
         return None;
     };
@@ -41,7 +41,7 @@ fn policy(data: &[u8]) -> Option<(Policy, bool, &[u8])> {
 }
 
 /// Where a client that follows no plan would have cut its octets: lengths from 1 on, by the input's own octets.
-fn cuts(data: &[u8]) -> impl Iterator<Item = usize> + '_ {
+pub fn cuts(data: &[u8]) -> impl Iterator<Item = usize> + '_ {
     let mut state = data.iter().fold(0x9e37_79b9_u32, |sum, octet| sum.rotate_left(5) ^ u32::from(*octet));
     let mut at = 0;
     std::iter::from_fn(move || {

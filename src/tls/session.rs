@@ -53,11 +53,13 @@ pub struct Session {
     ended: bool,
     /// Octets from the socket for which there was no room.
     raw: Vec<u8>,
+    /// Our side has ended in order: what comes now is not for anybody.
+    finished: bool,
 }
 
 impl Session {
     pub(super) fn new(tls: ServerConnection) -> Session {
-        Session { tls, phase: Phase::Untouched, plain: 0, ended: false, raw: Vec::new() }
+        Session { tls, phase: Phase::Untouched, plain: 0, ended: false, raw: Vec::new(), finished: false }
     }
 
     /// Nothing of it has been said: another process could begin it.
@@ -75,7 +77,7 @@ impl Session {
 
     /// There is something to `receive`, though the socket may have nothing.
     pub fn holds_input(&self) -> bool {
-        self.failure().is_none() && (self.ended || self.holds_octets())
+        self.failure().is_none() && !self.finished && (self.ended || self.holds_octets())
     }
 
     /// What it has may be a request.
@@ -88,12 +90,14 @@ impl Session {
         matches!(self.phase, Phase::Open | Phase::Failed) && self.tls.wants_write()
     }
 
-    /// Plain octets; 0 is the end of the peer's side. The handshake is made on the way.
+    /// Plain octets; 0 is the end of the peer's side. The handshake is made on the way. After `finish` and after a failure
+    /// they are what the socket has, to be thrown away.
     ///
     /// Errors: `WouldBlock`; the kernel's; what is wrong with the peer's TLS, after which `failure` says how it ends.
     pub fn receive(&mut self, fd: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<usize> {
         loop {
-            if self.failure().is_some() {
+            // Behind a close_notify of ours rustls has no alert left to send (RFC 8446 §6.1), and takes it amiss to need one.
+            if self.failure().is_some() || self.finished {
                 return socket::receive(fd, into);
             }
             if self.plain > 0 {
@@ -219,6 +223,7 @@ impl Session {
     pub fn finish(&mut self, fd: BorrowedFd<'_>) -> io::Result<bool> {
         if self.phase == Phase::Open && !self.tls.is_handshaking() {
             self.tls.send_close_notify();
+            self.finished = true;
         }
         self.flush(fd)
     }
