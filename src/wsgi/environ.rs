@@ -378,7 +378,7 @@ impl Environ {
             let name = field.name.of(block);
             if trusted && is_script_name(name) {
                 // Of two neither is right: together they are a mount point that no path is below.
-                let before = script_name.map_or(String::new(), |before| before + ", ");
+                let before = script_name.map_or(String::new(), |before| before + ",");
                 script_name = Some(before + value.to_str()?);
             }
             match self.names.key(py, name) {
@@ -452,7 +452,8 @@ fn port_digits(mut port: u16) -> ([u8; 5], usize) {
     }
 }
 
-/// RFC 9110 §5.3: repeated fields are one list, in order; RFC 6265 §5.4: cookies are joined with "; ".
+/// RFC 9110 §5.3: repeated fields are one list, in order, here with gunicorn's comma. RFC 6265 §5.4: cookies are joined
+/// with "; ".
 fn add(
     environ: &Bound<'_, PyDict>,
     key: &Bound<'_, PyString>,
@@ -462,7 +463,7 @@ fn add(
     let Some(before) = environ.get_item(key)? else {
         return environ.set_item(key, value);
     };
-    let glue = if name.eq_ignore_ascii_case(b"cookie") { "; " } else { ", " };
+    let glue = if name.eq_ignore_ascii_case(b"cookie") { "; " } else { "," };
     let before: String = before.extract()?;
     environ.set_item(key, format!("{before}{glue}{}", value.to_str()?))
 }
