@@ -1,4 +1,5 @@
 """The environ as gunicorn builds it: the server's and the peer's names, whom to believe about the scheme, SCRIPT_NAME."""
+import itertools
 import json
 import socket
 
@@ -236,6 +237,40 @@ def test_script_name_from_a_stranger(server):
     found = environ(running, "/app/page", [("SCRIPT_NAME", "/app"), ("PATH_INFO", "/evil")])
     assert (found["SCRIPT_NAME"], found["PATH_INFO"]) == ("", "/app/page")
     assert not {"HTTP_SCRIPT_NAME", "HTTP_PATH_INFO"} & set(found)
+
+
+@pytest.mark.parametrize("options, kept", [
+    (["--forwarder-headers", "SCRIPT_NAME,REMOTE_USER"], "proxy"),
+    (["--forwarder-headers", "*"], "proxy"),
+    (["--forwarder-headers", "REMOTE_USER", "--header-map", "dangerous"], "proxy"),
+    (["--forwarder-headers", "REMOTE_USER", "--header-map", "refuse"], None),
+    (["--forwarder-headers", "REMOTE_USER", "--header-map", "dangerous", "--forwarded-allow-ips", "192.0.2.1"], "client,proxy"),
+    (["--header-map", "dangerous"], "client,proxy"),
+], ids=str)
+def test_a_name_with_a_dash_does_not_replace_the_forwarders(server, options, kept):
+    """Nginx sets REMOTE_USER and passes Remote-User on, which has the same environ key: in no order may it count instead."""
+    running = server(ECHO, *options)
+    fields = [("REMOTE_USER", "proxy"), ("Remote-User", "client"), ("X-Other", "1")]
+    for order in itertools.permutations(fields):
+        with running.connect() as connection:
+            response = connection.exchange("GET", "/", order)
+        assert response.status == (200 if kept else 400), order
+        if kept:
+            assert json.loads(response.text)["environ"]["HTTP_REMOTE_USER"] == kept, order
+
+
+def test_a_forwarder_that_says_nothing_leaves_no_place_for_a_client(server):
+    running = server(ECHO, "--forwarder-headers", "REMOTE_USER,SCRIPT_NAME")
+    assert not {"HTTP_REMOTE_USER", "HTTP_SCRIPT_NAME"} & set(environ(running, "/", [("Remote-User", "a"), ("Script-Name", "/")]))
+
+
+@pytest.mark.parametrize("options", [["--forwarder-headers", "*"], ["--header-map", "dangerous"]], ids=str)
+def test_the_scheme_has_one_spelling(server, options):
+    running = server(ECHO, *options)
+    for first, second in itertools.permutations([("X-Forwarded-Proto", "https"), ("X_Forwarded_Proto", "http")]):
+        found = environ(running, "/", [first, second])
+        assert (found["wsgi.url_scheme"], found["HTTP_X_FORWARDED_PROTO"]) == ("https", "https")
+    assert environ(running, "/", [("X_Forwarded_Proto", "https")])["wsgi.url_scheme"] == "http"
 
 
 def test_path_info_header_is_not_the_path(server):

@@ -7,7 +7,9 @@ use std::sync::OnceLock;
 
 use crate::http::body::Decoder;
 use crate::http::parse::{self, Status};
-use crate::http::{response, Framing, Head, HeaderMap, Leniency, Limits, Methods, Policy, Reject};
+use crate::http::{
+    response, Forwarders, Framing, Head, HeaderMap, Leniency, Limits, Methods, Policy, Reject,
+};
 use crate::proxy::{Peers, Scheme, Trust};
 use crate::proxy_protocol::{header, Header, Malformed, Mode, Origin, MOST_OCTETS};
 
@@ -30,9 +32,12 @@ pub fn policy(data: &[u8]) -> Option<(Policy, bool, &[u8])> {
             1 => HeaderMap::Dangerous,
             _ => HeaderMap::Drop,
         },
-        forwarder_headers: match more >> 4 & 1 {
-            0 => vec!["SCRIPT_NAME".into(), "PATH_INFO".into()],
-            _ => vec!["*".into()],
+        forwarders: match more >> 4 & 1 {
+            0 => Forwarders::new(
+                vec!["SCRIPT_NAME".into(), "PATH_INFO".into()],
+                vec!["X-FORWARDED-PROTO".into()],
+            ),
+            _ => Forwarders::new(vec!["*".into()], Vec::new()),
         },
         methods: if bit(0) { Methods::Any } else { Methods::Conventional },
         leniency: Leniency { folding: bit(1), name_spaces: bit(2), versions: bit(3), casefold: bit(4) },

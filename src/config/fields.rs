@@ -13,7 +13,7 @@ use super::logging::{self, Logging, PythonLogger, Statsd, Syslog};
 use super::settings::Settings;
 use super::values::{Address, LogTarget};
 use super::{Authorities, ClientCertificate, ReloadEngine, Tls};
-use crate::http::{HeaderMap, Leniency, Limits, Methods, Policy};
+use crate::http::{Forwarders, HeaderMap, Leniency, Limits, Methods, Policy};
 
 /// The most that a request head may take, whatever the other limits say.
 const HEAD_LIMIT: usize = 64 * 1024;
@@ -57,7 +57,10 @@ pub(super) fn policy(set: &Settings) -> Policy {
             head: HEAD_LIMIT,
         },
         header_map: header_map(&optional_text(set, "header_map").unwrap_or_default()),
-        forwarder_headers: texts(set, "forwarder_headers").into_iter().map(upper).collect(),
+        forwarders: Forwarders::new(
+            texts(set, "forwarder_headers").into_iter().map(upper).collect(),
+            scheme_headers(set).into_iter().map(|(name, _)| name).collect(),
+        ),
         methods: match flag(set, "permit_unconventional_http_method") {
             true => Methods::Any,
             false => Methods::Conventional,

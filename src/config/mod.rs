@@ -391,7 +391,7 @@ mod tests {
         assert_eq!(config.http.limits.field_size, 8190);
         assert_eq!(config.http.limits.head, 65_536);
         assert_eq!(config.http.header_map, HeaderMap::Drop);
-        assert_eq!(config.http.forwarder_headers, ["SCRIPT_NAME", "PATH_INFO"]);
+        assert_eq!(config.http.forwarders.listed(), ["SCRIPT_NAME", "PATH_INFO"]);
         assert_eq!(config.forwarded_allow_ips, ["127.0.0.1", "::1"]);
         assert_eq!(config.secure_scheme_headers.len(), 3);
         assert_eq!((config.accesslog, config.errorlog), (None, LogTarget::Dash));
@@ -472,7 +472,7 @@ mod tests {
         let config = loaded("", &file).unwrap().config;
         let pair = ("X-PROTO".to_string(), "Https".to_string());
         assert_eq!(config.secure_scheme_headers, [pair]);
-        assert_eq!(config.http.forwarder_headers, ["REMOTE_USER"]);
+        assert_eq!(config.http.forwarders.listed(), ["REMOTE_USER"]);
     }
 
     #[test]

@@ -155,7 +155,7 @@ fn next_line(bytes: &mut [u8], mut at: usize, folding: bool) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{parse, Head, HeaderMap, Limits, Methods, Policy, Reject};
+    use super::super::{parse, Forwarders, Head, HeaderMap, Limits, Methods, Policy, Reject};
     use super::*;
 
     const ALL: Leniency = Leniency { folding: true, name_spaces: true, versions: true, casefold: true };
@@ -164,7 +164,7 @@ mod tests {
         Policy {
             limits: Limits { request_line: 4094, fields: 100, field_size: 8190, head: 65536 },
             header_map: HeaderMap::Drop,
-            forwarder_headers: Vec::new(),
+            forwarders: Forwarders::default(),
             methods: Methods::Conventional,
             leniency: ALL,
         }

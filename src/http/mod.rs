@@ -22,9 +22,11 @@ pub mod parse;
 pub mod reject;
 pub mod response;
 pub mod rules;
+pub mod underscore;
 
 pub use lenient::Leniency;
 pub use reject::Reject;
+pub use underscore::Forwarders;
 
 /// A range of octets, relative to a base that the holder names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -161,8 +163,7 @@ pub enum Methods {
 pub struct Policy {
     pub limits: Limits,
     pub header_map: HeaderMap,
-    /// Upper-case names with `_` that a trusted peer may send (setting `forwarder_headers`); `*` is every name.
-    pub forwarder_headers: Vec<String>,
+    pub forwarders: Forwarders,
     pub methods: Methods,
     /// What `lenient` rewrites before a head is parsed.
     pub leniency: Leniency,

@@ -4,7 +4,7 @@
 //! Never: decides framing or field policy itself, looks beyond the head, allocates for a head of common size.
 
 use super::rules::{self, Verdict, Walk};
-use super::{Field, Head, Limits, Policy, Reject, Span, StartLine};
+use super::{underscore, Field, Head, Limits, Policy, Reject, Span, StartLine};
 use httparse::Header;
 use memchr::{memchr, memchr2, memchr_iter};
 use std::mem::MaybeUninit;
@@ -142,6 +142,10 @@ impl<'b> Reader<'b> {
             line_at = next_line;
         }
         self.ended_by_crlf(head.length)?;
+        if walk.has_underscores() {
+            let block = self.window.get(head.fields_at..).unwrap_or_default();
+            underscore::settle(&mut head.fields.list, block, self.policy, self.trusted)?;
+        }
         walk.finish(head.start.version, &mut head.fields)
     }
 
@@ -299,13 +303,13 @@ fn line_end(behind: &[u8], stray: Reject) -> Result<Option<&[u8]>, Reject> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::{Framing, HeaderMap, Leniency, Methods, Version};
+    use crate::http::{Forwarders, Framing, HeaderMap, Leniency, Methods, Version};
 
     fn policy() -> Policy {
         Policy {
             limits: Limits { request_line: 4094, fields: 100, field_size: 8190, head: 65536 },
             header_map: HeaderMap::Drop,
-            forwarder_headers: vec!["SCRIPT_NAME".into(), "PATH_INFO".into()],
+            forwarders: Forwarders::new(vec!["SCRIPT_NAME".into(), "PATH_INFO".into()], Vec::new()),
             methods: Methods::Conventional,
             leniency: Leniency::default(),
         }
@@ -826,14 +830,14 @@ mod tests {
         };
         assert_eq!(kept(HeaderMap::Drop, false), ["X-Real-Ip"]);
         assert_eq!(kept(HeaderMap::Drop, true), ["Script_Name", "X-Real-Ip"]);
-        let all = ["X_Real_Ip", "Script_Name", "X-Real-Ip"];
+        let all = ["Script_Name", "X-Real-Ip", "X_Real_Ip"];
         assert_eq!(kept(HeaderMap::Dangerous, false), all);
         let mut strict = Policy { header_map: HeaderMap::Refuse, ..policy() };
         assert_eq!(outcome_of(bytes, &strict), Err(Reject::UnderscoreInName));
         let script = b"GET / HTTP/1.1\r\nSCRIPT_NAME: /x\r\n\r\n";
         assert_eq!(once(script, &strict, false), Err(Reject::UnderscoreInName));
         assert!(once(script, &strict, true).is_ok());
-        strict.forwarder_headers = vec!["*".into()];
+        strict.forwarders = Forwarders::new(vec!["*".into()], Vec::new());
         assert!(once(b"GET / HTTP/1.1\r\nANY_NAME: /x\r\n\r\n", &strict, true).is_ok());
         let framing = b"GET / HTTP/1.1\r\nContent_Length: 1\r\n\r\n";
         assert_eq!(once(framing, &strict, true), Err(Reject::UnderscoreInName));

@@ -2,7 +2,7 @@
 //! Rule: what is refused is refused for the first offending octet, so that the answer does not depend on segmentation.
 //! Never: finds where a line ends (that is `parse`), keeps anything but the outcome, allocates.
 
-use super::{octets, Fields, Framing, HeaderMap, Methods, Policy, Reject, Span, StartLine, Version};
+use super::{octets, underscore, Fields, Framing, Methods, Policy, Reject, Span, StartLine, Version};
 use memchr::{memchr, memchr2, memchr_iter};
 
 /// Bounds that gunicorn sets on the length of a method.
@@ -237,6 +237,16 @@ pub enum Verdict {
     Drop,
 }
 
+impl Verdict {
+    fn of(kept: bool) -> Verdict {
+        if kept {
+            Verdict::Keep
+        } else {
+            Verdict::Drop
+        }
+    }
+}
+
 /// What has been seen while walking over the fields of one head, in order.
 #[derive(Debug, Default)]
 pub struct Walk {
@@ -247,9 +257,15 @@ pub struct Walk {
     close: bool,
     keep_alive: bool,
     expect_continue: bool,
+    underscored: bool,
 }
 
 impl Walk {
+    /// Whether names that share an environ key may have been kept.
+    pub fn has_underscores(&self) -> bool {
+        self.underscored
+    }
+
     /// The hot path: most names are told apart by their length alone.
     #[inline]
     pub fn field(
@@ -272,7 +288,13 @@ impl Walk {
                 self.codings.add(value)?;
                 return Ok(Verdict::Drop);
             }
-            _ if name.contains(&b'_') => return underscore(name, policy, trusted),
+            _ if name.contains(&b'_') => {
+                self.underscored = true;
+                return Ok(Verdict::of(underscore::is_kept(name, policy, trusted)?));
+            }
+            _ if underscore::is_shadowed(name, policy, trusted) => {
+                return Ok(Verdict::of(underscore::refused(policy)?));
+            }
             _ => {}
         }
         Ok(Verdict::Keep)
@@ -412,33 +434,6 @@ pub fn decimal(digits: &[u8]) -> Option<u64> {
         sum = sum.checked_mul(10)?.checked_add(u64::from(digit - b'0'))?;
     }
     (sum <= i64::MAX as u64).then_some(sum)
-}
-
-/// RFC 3875 §4.1.18 maps `-` to `_`, so a name with `_` could pass for another (setting `header_map`).
-fn underscore(name: &[u8], policy: &Policy, trusted: bool) -> Result<Verdict, Reject> {
-    if passes_for(name, b"content-length") || passes_for(name, b"transfer-encoding") {
-        return match policy.header_map {
-            HeaderMap::Refuse => Err(Reject::UnderscoreInName),
-            _ => Ok(Verdict::Drop),
-        };
-    }
-    if trusted && is_forwarder_header(name, &policy.forwarder_headers) {
-        return Ok(Verdict::Keep);
-    }
-    match policy.header_map {
-        HeaderMap::Drop => Ok(Verdict::Drop),
-        HeaderMap::Refuse => Err(Reject::UnderscoreInName),
-        HeaderMap::Dangerous => Ok(Verdict::Keep),
-    }
-}
-
-fn passes_for(name: &[u8], other: &[u8]) -> bool {
-    let dashed = |octet: u8| if octet == b'_' { b'-' } else { octet };
-    name.len() == other.len() && name.iter().zip(other).all(|(&a, b)| dashed(a).eq_ignore_ascii_case(b))
-}
-
-fn is_forwarder_header(name: &[u8], allowed: &[String]) -> bool {
-    allowed.iter().any(|known| known == "*" || known.as_bytes().eq_ignore_ascii_case(name))
 }
 
 /// The part of a path behind `mount`, or all of it when it is not below that: `/shop` is no mount point of `/shopping`.

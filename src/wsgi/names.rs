@@ -6,6 +6,8 @@
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
+use crate::http::underscore::same_key;
+
 /// Names that clients and proxies really send.
 const KNOWN: &[&str] = &[
     "Accept",
@@ -75,10 +77,11 @@ const BUCKETS: usize = 512;
 const MOST: usize = 256;
 const LONGEST: usize = 64;
 
+/// Kept by environ key: `X-User` and `X_User` are one entry, however often a request has either.
 struct Entry {
     name: Box<[u8]>,
     key: Py<PyString>,
-    /// The request that had it last, to notice a second one.
+    /// The request that had the key last, to notice a second one.
     request: u64,
 }
 
@@ -115,8 +118,7 @@ impl Names {
         let request = self.request;
         if self.buckets[at].is_none() {
             let key = make_key(name);
-            // With `_` in its name (allowed by `header_map`) another field may have the same key.
-            if self.count >= MOST || name.len() > LONGEST || name.contains(&b'_') {
+            if self.count >= MOST || name.len() > LONGEST {
                 // Not interned: some Pythons (3.12) never let go of what is.
                 return Key::Uncertain(PyString::new(py, &key).unbind());
             }
@@ -134,11 +136,11 @@ impl Names {
         }
     }
 
-    /// The bucket that has the name, or the free one where it belongs.
+    /// The bucket that has the name's environ key, or the free one where it belongs.
     fn find(&self, name: &[u8]) -> usize {
         let mut at = hash(name) % BUCKETS;
         while let Some(entry) = &self.buckets[at] {
-            if entry.name.eq_ignore_ascii_case(name) {
+            if entry.name.eq_ignore_ascii_case(name) || same_key(&entry.name, name) {
                 break;
             }
             at = (at + 1) % BUCKETS;
@@ -147,9 +149,10 @@ impl Names {
     }
 }
 
-/// Of the letters without their case.
+/// Of what the environ key is made of: letters without their case, `_` as `-`.
 fn hash(name: &[u8]) -> usize {
-    name.iter().fold(name.len(), |sum, octet| sum.wrapping_mul(31).wrapping_add(usize::from(octet | 0x20)))
+    let folded = |&byte: &u8| usize::from(if byte == b'_' { b'-' } else { byte | 0x20 });
+    name.iter().map(folded).fold(name.len(), |sum, byte| sum.wrapping_mul(31).wrapping_add(byte))
 }
 
 fn make_key(name: &[u8]) -> String {
@@ -186,6 +189,11 @@ mod tests {
                 assert_eq!(text(py, &mut names, b"Content-Type"), ("CONTENT_TYPE".into(), true));
                 assert_eq!(text(py, &mut names, b"X-New"), ("HTTP_X_NEW".into(), true));
                 assert_eq!(text(py, &mut names, b"X_New"), ("HTTP_X_NEW".into(), false));
+                // Whichever comes first.
+                assert_eq!(text(py, &mut names, b"X_USER"), ("HTTP_X_USER".into(), true));
+                assert_eq!(text(py, &mut names, b"x-user"), ("HTTP_X_USER".into(), false));
+                assert_eq!(text(py, &mut names, b"Cf_Ray"), ("HTTP_CF_RAY".into(), true));
+                assert_eq!(text(py, &mut names, b"CF-Ray"), ("HTTP_CF_RAY".into(), false));
             }
         });
     }
