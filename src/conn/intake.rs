@@ -34,6 +34,8 @@ impl Conn {
                 }
                 self.take_in(turn)
             }
+            // What another worker has read along is not parsed yet, and may be all of a request.
+            Err(e) if is_transient(&e) && self.seen == 0 && self.state == State::Head => self.take_in(turn),
             Err(e) if is_transient(&e) => self.park(turn),
             Err(e) => self.broken(&e, turn),
         }
@@ -156,6 +158,7 @@ impl Conn {
     fn head_complete(&mut self, turn: &Turn<'_>) {
         self.seen = 0;
         self.probe = None;
+        self.ready_since = None;
         self.requests += 1;
         if self.repeated {
             return;

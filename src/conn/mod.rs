@@ -3,10 +3,13 @@
 //!
 //! ```text
 //! Idle ─▶ Head ─▶ Body ─▶ Call ─▶ Reply ─▶ Idle (persistent) │ Linger │ Closed
+//!                         │  ▲
+//!                         ▼  │
+//!                        Ready
 //! ```
 //!
 //! where any state but Call may be skipped forward, Head and Body reach Reply by a refusal, those before Call reach Linger
-//! when the peer breaks TLS, and all reach Closed.
+//! when the peer breaks TLS, and all reach Closed. Ready is a complete request that waits for a thread.
 //! Never: polls, spawns, locks, knows Python. A complete request is handed up as `Next::Call`.
 //!
 //! Memory: an idle connection owns no buffers. While it is served, its octets are in the thread's scratch; what must
@@ -43,6 +46,8 @@ pub enum State {
     Head,
     /// The head is complete, its body not yet.
     Body,
+    /// The request is complete and waits for a thread, its input in `pending`. No deadline of the client's applies.
+    Ready,
     /// The application has the request.
     Call,
     /// The rest of a response waits for the peer.
@@ -58,6 +63,8 @@ pub enum Event {
     Writable,
     /// The deadline has passed.
     Expired,
+    /// A thread is there for the request that `postpone` has put off.
+    Resumed,
     /// The application is done with the request of `Next::Call`.
     Answered,
     /// The worker stops, and no other takes the connection over.
@@ -136,6 +143,8 @@ pub struct Conn {
     pub(crate) origin: Option<Box<Origin>>,
     state: State,
     deadline: Nanos,
+    /// Since when it is, or last was, in the state Ready.
+    ready_since: Option<Nanos>,
     pending: Vec<u8>,
     /// Octets of `pending` that the parser has seen in vain.
     seen: usize,
@@ -172,6 +181,7 @@ impl Conn {
             origin: None,
             state: State::Idle,
             deadline: turn.now + turn.settings.header_timeout,
+            ready_since: None,
             pending: Vec::new(),
             seen: 0,
             head: std::mem::take(&mut turn.desk.spare),
@@ -229,6 +239,7 @@ impl Conn {
             (State::Idle | State::Head | State::Body, Event::Readable) => self.read(turn),
             (State::Idle | State::Head | State::Body, Event::Expired) => self.expire(turn),
             (State::Idle, Event::Drain) => self.hurry(turn),
+            (State::Ready, Event::Resumed) => self.resumed(turn),
             (State::Call, Event::Answered) => self.answered(turn),
             (State::Reply, Event::Writable | Event::Readable) => self.flush(turn),
             (State::Reply, Event::Expired) => {
@@ -240,6 +251,25 @@ impl Conn {
             (State::Closed, _) => Next::Close,
             _ => self.wait_on(),
         }
+    }
+
+    /// Puts off the request of `Next::Call`: it takes its input along, and goes on by `Event::Resumed`.
+    pub fn postpone(&mut self, turn: &mut Turn<'_>) {
+        turn.desk.scratch.store(&mut self.pending);
+        self.go(State::Ready);
+        self.deadline = Nanos::MAX;
+        self.ready_since = Some(turn.now);
+    }
+
+    fn resumed(&mut self, turn: &mut Turn<'_>) -> Next {
+        turn.desk.scratch.load(&mut self.pending);
+        self.go(State::Call);
+        Next::Call
+    }
+
+    /// Since when its complete request has waited for a thread, if it had to.
+    pub fn ready_since(&self) -> Option<Nanos> {
+        self.ready_since
     }
 
     fn wait_on(&self) -> Next {
@@ -297,7 +327,8 @@ fn is_legal(from: State, to: State) -> bool {
         Idle => matches!(to, Head | Body | Call | Reply | Linger | Closed),
         Head => matches!(to, Body | Call | Reply | Linger | Closed),
         Body => matches!(to, Call | Reply | Linger | Closed),
-        Call => matches!(to, Idle | Reply | Linger | Closed),
+        Ready => matches!(to, Call | Closed),
+        Call => matches!(to, Ready | Idle | Reply | Linger | Closed),
         Reply => matches!(to, Idle | Linger | Closed),
         Linger => to == Closed,
         Closed => false,

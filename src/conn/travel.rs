@@ -1,5 +1,6 @@
 //! Owns: what a connection takes along to another worker, and whether it can go there.
-//! Rule: it goes between requests or at the beginning of one; half-read bodies, unsent responses and TLS sessions stay.
+//! Rule: it goes between requests, at the beginning of one, or with one that waits for a thread and is small enough;
+//! half-read bodies, unsent responses and TLS sessions stay.
 //! Never: decides that it goes; that is the event loop.
 
 use std::io;
@@ -20,12 +21,17 @@ impl Conn {
         (self.requests, self.deadline, self.pending) = (papers.requests, papers.deadline, octets);
     }
 
-    /// Whether another worker could go on with it: nothing but the beginning of a head has been read, and that little
-    /// enough to travel along. Half-read bodies and unsent responses stay.
+    /// Whether another worker could go on with it: what has been read of its next request is the beginning of a head, or
+    /// all of it, and little enough to travel along. Half-read bodies and unsent responses stay.
     pub fn may_move(&self) -> bool {
-        matches!(self.state, State::Idle | State::Head)
+        matches!(self.state, State::Idle | State::Head | State::Ready)
             && self.pending.len() <= MOST_OCTETS
             && self.transport.may_move()
+    }
+
+    /// Whether it has brought along what nobody has parsed here: the poller does not know of that.
+    pub fn holds_unparsed(&self) -> bool {
+        self.state == State::Head && self.seen == 0 && !self.pending.is_empty()
     }
 
     /// Whether it ends with this worker, whoever goes on.
@@ -43,7 +49,8 @@ impl Conn {
         let papers = Papers {
             peer: self.peer,
             listener,
-            requests: self.requests,
+            // Whoever goes on reads the request anew, and counts it.
+            requests: self.requests - u64::from(self.state == State::Ready),
             deadline: self.deadline,
             secure: self.transport.is_secure(),
             preface: self.preface,

@@ -6,6 +6,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::{lock, EventLoop};
+use crate::conn::{Conn, State};
 use crate::scoreboard::Phase;
 
 impl EventLoop {
@@ -28,7 +29,7 @@ impl EventLoop {
         let surplus = self.surplus.swap(0, Relaxed);
         let mut table = lock(&self.table);
         let waiting =
-            table.entries.iter().filter(|(_, entry)| entry.conn.as_ref().is_some_and(|c| c.may_move()));
+            table.entries.iter().filter(|(_, entry)| entry.conn.as_ref().is_some_and(|c| is_surplus(c)));
         let keys: Vec<usize> = waiting.map(|(key, _)| key).take(surplus).collect();
         for key in keys {
             if !self.give_away(&mut table, key) {
@@ -41,4 +42,8 @@ impl EventLoop {
     pub(super) fn is_crowded(&self) -> bool {
         self.may_share() && self.plan.slot.surplus() > 0 && self.plan.slot.has_idle_sibling()
     }
+}
+
+fn is_surplus(conn: &Conn) -> bool {
+    conn.may_move() && conn.state() != State::Ready
 }

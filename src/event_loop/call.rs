@@ -1,6 +1,7 @@
 //! Owns: serving a complete request: the call, what it does to the scoreboard, who leads the loop meanwhile.
 //! Rule: the thread that read a request serves it. The lead is lent for the time of a call, as most calls are over before
 //! anybody could take it; where calls have been long lately, or run side by side, it is handed on at once.
+//! A connection whose requests come without a pause has a bounded share of the thread; then others that are ready are next.
 //! Never: waits.
 
 use std::os::fd::{AsFd, AsRawFd};
@@ -23,6 +24,28 @@ const LONG_WEIGHT: u32 = 4;
 const BLOCKING: u32 = 8;
 const MOST_HABIT: u32 = 32;
 
+/// Requests of one connection, sent ahead of their answers, that are served before others have their turn; and the time.
+const MOST_IN_A_ROW: u32 = 10;
+const SLICE: Nanos = SECOND / 100;
+
+/// What a connection has had of a thread since its turn began.
+#[derive(Default)]
+struct Share {
+    requests: u32,
+    time: Nanos,
+}
+
+impl Share {
+    fn add(&mut self, elapsed: Nanos) {
+        self.requests += 1;
+        self.time = self.time.saturating_add(elapsed);
+    }
+
+    fn is_used_up(&self) -> bool {
+        self.requests >= MOST_IN_A_ROW || self.time >= SLICE
+    }
+}
+
 /// What a call of `elapsed` makes of the habit.
 fn learnt(habit: u32, elapsed: Nanos) -> u32 {
     match elapsed >= LONG_CALL {
@@ -36,12 +59,12 @@ impl EventLoop {
     pub(super) fn hands_lead_on(&self, lead: &Lead) -> bool {
         match self.plan.threads {
             1 => false,
-            _ if self.plan.parallel => !lead.events.is_empty() || !lead.accepts.is_empty(),
+            _ if self.plan.parallel => lead.round > 0 || !lead.events.is_empty() || !lead.accepts.is_empty(),
             _ => self.habit.load(Relaxed) >= BLOCKING,
         }
     }
 
-    /// Serves a request and those that were sent right behind it, then gives the connection back to the loop.
+    /// Serves a request and some of those that were sent right behind it, then gives the connection back to the loop.
     pub(super) fn serve(&self, mut job: Job, thread: usize, desk: &mut Desk, caller: &mut dyn Caller) {
         if let Some(limit) = self.plan.queue_timeout {
             match self.admit_to_call(job, limit, desk) {
@@ -49,14 +72,18 @@ impl EventLoop {
                 None => return,
             }
         }
+        let mut share = Share::default();
         loop {
             let entered = self.call(&mut job.conn, thread, desk, caller);
             let now = clock::monotonic();
             self.learn(now - entered);
+            share.add(now - entered);
             let next = job.conn.advance(Event::Answered, &mut self.turn(desk, now));
             match self.settle(job, next) {
-                Some(again) if !self.stopped.load(Relaxed) => job = again,
-                _ => return,
+                Some(_) if self.stopped.load(Relaxed) => return,
+                Some(again) if share.is_used_up() => return self.give_way(again, desk),
+                Some(again) => job = again,
+                None => return,
             }
         }
     }

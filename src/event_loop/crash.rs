@@ -39,7 +39,7 @@ enum Standing {
     Held,
     /// Nothing of its next request has been read.
     Idle,
-    /// Part of a request has been read.
+    /// A request has been read, in part or whole.
     Begun,
     /// Part of a response has left.
     Replying,
@@ -100,7 +100,7 @@ impl Place {
 fn standing(state: State) -> Standing {
     match state {
         State::Idle => Standing::Idle,
-        State::Head | State::Body => Standing::Begun,
+        State::Head | State::Body | State::Ready => Standing::Begun,
         State::Call => Standing::Held,
         State::Reply => Standing::Replying,
         State::Linger | State::Closed => Standing::Ended,

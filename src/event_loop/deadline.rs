@@ -125,6 +125,9 @@ impl EventLoop {
                 self.put_back(&mut table, key, conn);
             }
         }
+        if table.has_turns() {
+            self.waker.wake();
+        }
     }
 
     fn report(

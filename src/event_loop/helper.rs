@@ -16,7 +16,7 @@ use std::os::fd::AsFd;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use super::rescue::{Look, MOST_MOVES};
+use super::rescue::{Errand, Look, MOST_MOVES};
 use super::{lock, EventLoop};
 use crate::conn::Desk;
 use crate::defect;
@@ -175,8 +175,8 @@ impl EventLoop {
                 if watch.ticks >= LONG_TURN && self.has_taker() {
                     watch.ticks = 0;
                     // This worker goes on with its share.
-                    let most = self.plan.slot.lead_in_connections().div_ceil(2);
-                    self.look_in(standing, most as usize, watch);
+                    let most = self.plan.slot.lead_in_connections().div_ceil(2) as usize;
+                    self.look_in(standing, Errand { most, is_long: false }, watch);
                 }
             }
         }
@@ -206,7 +206,7 @@ impl EventLoop {
             _ => MOST_MOVES,
         };
         watch.ticks += 1;
-        let look = self.look_in(standing, most, watch);
+        let look = self.look_in(standing, Errand { most, is_long: true }, watch);
         let patience = patience.min(self.next_timer()).min(self.next_shedding());
         match look {
             // Woken by the next thing that becomes ready.
@@ -226,17 +226,17 @@ impl EventLoop {
     }
 
     /// Holds the lead for one look.
-    fn look_in(&self, standing: Standing, most: usize, watch: &mut Watch) -> Option<Look> {
+    fn look_in(&self, standing: Standing, errand: Errand, watch: &mut Watch) -> Option<Look> {
         match standing {
             Standing::Lent(turn) => self.lead.seize(turn).map(|mut lead| {
-                let look = self.look(&mut lead, most, &mut watch.events, &mut watch.desk);
+                let look = self.look(&mut lead, errand, &mut watch.events, &mut watch.desk);
                 lead.restore(turn);
                 look
             }),
             _ => self
                 .lead
                 .try_take()
-                .map(|mut lead| self.look(&mut lead, most, &mut watch.events, &mut watch.desk)),
+                .map(|mut lead| self.look(&mut lead, errand, &mut watch.events, &mut watch.desk)),
         }
     }
 

@@ -11,10 +11,12 @@ mod crash;
 mod deadline;
 mod drain;
 mod helper;
+mod ready;
 mod rescue;
 mod room;
 mod shed;
 mod table;
+mod turns;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -25,11 +27,12 @@ use slab::Slab;
 
 use self::accept::Source;
 use self::crash::{Pages, Roll};
+use self::ready::ReadyQueue;
 use self::room::Reserve;
 use self::table::{Job, Table};
 use crate::access_sink::AccessLog;
 use crate::app::Caller;
-use crate::conn::{Desk, Event, Settings};
+use crate::conn::{Desk, Settings};
 use crate::defect;
 use crate::exchange::claim::Claim;
 use crate::handoff::Mailbox;
@@ -145,6 +148,8 @@ struct Lead {
     /// Where connections wait to be taken, and how many may be taken in this turn.
     accepts: Vec<(Source, usize)>,
     control: Control,
+    /// How many of the ready queue have their turn before the poller is looked at again.
+    round: usize,
     /// Several events came at once: more may be there already.
     eager: bool,
     /// Counts the waits.
@@ -182,6 +187,7 @@ impl EventLoop {
         let table = Table {
             entries: Slab::new(),
             generation: 0,
+            ready: ReadyQueue::default(),
             timers: Timers::default(),
             listening: false,
             rescued: false,
@@ -196,6 +202,7 @@ impl EventLoop {
             events: Events::default(),
             accepts: Vec::new(),
             control,
+            round: 0,
             eager: false,
             turn: 0,
             rescued: false,
@@ -310,40 +317,40 @@ impl EventLoop {
                     return Some(job);
                 }
             }
-            match lead.events.next() {
-                Some(token) => {
-                    if let Some(job) = self.dispatch(token, lead, desk) {
-                        return Some(job);
-                    }
-                }
-                None => {
-                    if let Some(job) = self.wait(lead, desk, caller) {
-                        return Some(job);
-                    }
-                }
+            let job = if lead.round > 0 {
+                self.next_queued(lead, desk)
+            } else if let Some(token) = lead.events.next() {
+                self.dispatch(token, lead, desk)
+            } else {
+                self.wait(lead, desk, caller);
+                None
+            };
+            if job.is_some() {
+                return job;
             }
         }
         None
     }
 
     /// The end of a turn: deadlines, the access log, then the wait for the next events.
-    fn wait(&self, lead: &mut Lead, desk: &mut Desk, caller: &mut dyn Caller) -> Option<Job> {
+    fn wait(&self, lead: &mut Lead, desk: &mut Desk, caller: &mut dyn Caller) {
         let now = clock::monotonic();
-        while let Some(key) = self.next_expired(now) {
-            if let Some(job) = self.advance_waiting(key, Event::Expired, now, desk) {
-                return Some(job);
-            }
-        }
+        self.end_waits_in_turn(now, lead, desk);
         self.write_access_log();
         defect::planted("loop");
         lead.turn += 1;
         self.share();
-        let until = self.next_deadline(now, lead, desk)?;
+        let Some(until) = self.next_deadline(now, lead, desk) else {
+            return;
+        };
+        if until == 0 {
+            return self.begin_round(lead);
+        }
         // Under load there is always something ready: look before the interpreter is given up.
         if std::mem::take(&mut lead.eager) && !matches!(self.poller.wait(&mut lead.events, Some(0)), Ok(0)) {
             lead.eager = true;
             self.plan.slot.set_idle(false);
-            return None;
+            return;
         }
         let patience = (until != Nanos::MAX).then(|| until.saturating_sub(now));
         let events = &mut lead.events;
@@ -359,7 +366,6 @@ impl EventLoop {
                 self.stop();
             }
         }
-        None
     }
 
     fn write_access_log(&self) {
@@ -373,8 +379,8 @@ impl EventLoop {
         crate::log::retry() || self.plan.access.as_ref().is_some_and(|access| access.is_waiting())
     }
 
-    /// Until when the leader may wait, `Nanos::MAX` for ever; None when the loop has ended instead. From here to the end of
-    /// the wait the worker counts as idle.
+    /// Until when the leader may wait, `Nanos::MAX` for ever, 0 not at all, as the ready queue waits for it; None when the
+    /// loop has ended instead. From here to the end of the wait the worker counts as idle.
     fn next_deadline(&self, now: Nanos, lead: &mut Lead, desk: &mut Desk) -> Option<Nanos> {
         self.retry_to_part(now, desk);
         let mut table = lock(&self.table);
@@ -388,6 +394,10 @@ impl EventLoop {
             drop(table);
             self.stop();
             return None;
+        }
+        if table.has_turns() {
+            table.waits_until = 0;
+            return Some(0);
         }
         let log_retry = Some(now + LOG_RETRY).filter(|_| self.has_unread_logs());
         let moments = [table.timers.next(), table.pause, table.retry, log_retry];

@@ -7,10 +7,19 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::table::Job;
 use super::{lock, EventLoop, Lead, CONTROL, SPECIAL, WAKE};
-use crate::conn::{Desk, Event, State};
+use crate::conn::{Conn, Desk, Event, State};
 use crate::scoreboard::Phase;
 use crate::sys::clock;
 use crate::sys::poll::Events;
+
+/// What a look is for.
+#[derive(Clone, Copy)]
+pub(super) struct Errand {
+    /// Connections moved at most.
+    pub(super) most: usize,
+    /// The call that keeps the leader is long: what stays joins the ready queue, in the order in which it became ready.
+    pub(super) is_long: bool,
+}
 
 /// Connections moved in one look.
 pub(super) const MOST_MOVES: usize = 64;
@@ -25,16 +34,18 @@ pub(super) enum Look {
 }
 
 impl EventLoop {
-    /// Looks once at what is ready: moves at most so many connections to an idle worker, sends what is only to be sent,
-    /// hears controls.
-    pub(super) fn look(&self, lead: &mut Lead, most: usize, events: &mut Events, desk: &mut Desk) -> Look {
+    /// Looks once at what is ready: moves some connections to an idle worker, sends what is only to be sent, hears controls.
+    pub(super) fn look(&self, lead: &mut Lead, errand: Errand, events: &mut Events, desk: &mut Desk) -> Look {
         self.stop_accepting(lead);
+        if errand.is_long {
+            self.queue_events(lead);
+        }
         if let Err(e) = self.poller.wait(events, Some(0)) {
             log::error!("Cannot look for connections: {e}");
             return Look::Stuck;
         }
-        let mut room = if self.has_taker() { most } else { 0 };
-        let mut look = Look::Clean;
+        let mut room = if self.has_taker() { errand.most } else { 0 };
+        let mut look = self.move_queued(&mut room);
         for token in events {
             let done = match token & SPECIAL {
                 0 => self.move_on(token, &mut room, desk),
@@ -42,16 +53,34 @@ impl EventLoop {
             };
             if !done {
                 look = Look::Stuck;
+                if errand.is_long {
+                    lock(&self.table).ready.push(token);
+                }
             }
         }
         if self.pass_arrivals(lead, &mut room, desk) == Look::Stuck {
             look = Look::Stuck;
         }
         if let Some(limit) = self.plan.queue_timeout.filter(|_| room == 0) {
+            self.shed_queued(limit, desk);
             self.shed_arrivals(lead, limit, desk);
         }
         self.end_waits(desk);
         look
+    }
+
+    /// Leaves requests that are complete and have found no thread to the other workers, the first first.
+    fn move_queued(&self, room: &mut usize) -> Look {
+        let mut table = lock(&self.table);
+        let is_ready = |conn: &Conn| conn.state() == State::Ready && conn.may_move();
+        let keys: Vec<usize> = table.queued(is_ready).take((*room).max(1)).collect();
+        for key in keys {
+            if *room == 0 || !self.give_away(&mut table, key) {
+                return Look::Stuck;
+            }
+            *room -= 1;
+        }
+        Look::Clean
     }
 
     /// Ends what has waited long enough, but for connections whose next request has just come.
@@ -59,6 +88,9 @@ impl EventLoop {
         let now = clock::monotonic();
         let mut kept = Vec::new();
         while let Some(key) = self.next_expired(now) {
+            if self.is_in_queue(key) {
+                continue;
+            }
             let Some(mut conn) = self.pick(&mut lock(&self.table), key) else {
                 continue;
             };

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::table::Job;
 use super::{lock, EventLoop, Lead};
-use crate::conn::{Conn, Desk, Event, Next};
+use crate::conn::{Conn, Desk, Event, Next, State};
 use crate::http::Reject;
 use crate::listener::Local;
 use crate::sys::clock::{self, Nanos, SECOND};
@@ -24,7 +24,7 @@ fn nanos(duration: Duration) -> Nanos {
 }
 
 /// By what the kernel knows of the connection.
-fn waited(conn: &Conn) -> Option<Nanos> {
+fn silence(conn: &Conn) -> Option<Nanos> {
     socket::silent_for(conn.as_fd()).map(nanos)
 }
 
@@ -33,7 +33,8 @@ impl EventLoop {
     pub(super) fn admit_to_call(&self, mut job: Job, limit: Nanos, desk: &mut Desk) -> Option<Job> {
         let told = job.conn.told_start(desk.scratch.unread());
         let told = told.map(|start| clock::unix_micros().saturating_sub(start).saturating_mul(1000));
-        let waited = waited(&job.conn).max(told).unwrap_or(0);
+        let waited = job.conn.ready_since().map(|since| clock::monotonic().saturating_sub(since));
+        let waited = waited.or_else(|| silence(&job.conn)).max(told).unwrap_or(0);
         if waited <= limit {
             return Some(job);
         }
@@ -48,7 +49,7 @@ impl EventLoop {
 
     /// Whether what a connection has sent has waited too long already, as seen without reading it.
     pub(super) fn is_overdue(&self, conn: &Conn) -> bool {
-        let over = |limit| conn.may_move() && waited(conn).is_some_and(|waited| waited > limit);
+        let over = |limit| conn.may_move() && silence(conn).is_some_and(|silence| silence > limit);
         self.plan.queue_timeout.is_some_and(over)
     }
 
@@ -56,14 +57,38 @@ impl EventLoop {
     pub(super) fn shed(&self, mut job: Job, desk: &mut Desk) {
         let mut next = job.conn.advance(Event::Readable, &mut self.turn(desk, clock::monotonic()));
         if next == Next::Call {
-            log::info!(
-                "A request from ip={} found no thread; answered 503 (--queue-timeout)",
-                job.conn.client()
-            );
-            next = job.conn.turn_away(Reject::Overloaded, &mut self.turn(desk, clock::monotonic()));
+            next = self.answer_overload(&mut job, desk);
         }
         let call = self.settle(job, next);
         debug_assert!(call.is_none());
+    }
+
+    fn answer_overload(&self, job: &mut Job, desk: &mut Desk) -> Next {
+        log::info!("A request from ip={} found no thread; answered 503 (--queue-timeout)", job.conn.client());
+        job.conn.turn_away(Reject::Overloaded, &mut self.turn(desk, clock::monotonic()))
+    }
+
+    /// By the helper: turns away the requests of the ready queue that have waited too long in it.
+    pub(super) fn shed_queued(&self, limit: Nanos, desk: &mut Desk) {
+        let now = clock::monotonic();
+        let since = |conn: &Conn| conn.ready_since().filter(|_| conn.state() == State::Ready);
+        let late = |conn: &Conn| since(conn).is_some_and(|since| now.saturating_sub(since) > limit);
+        loop {
+            let mut table = lock(&self.table);
+            let Some(key) = table.queued(late).next() else {
+                return;
+            };
+            let Some(conn) = self.pick(&mut table, key) else {
+                return;
+            };
+            drop(table);
+            let mut job = Job { key, conn };
+            // With the request that it has, and no other.
+            job.conn.advance(Event::Resumed, &mut self.turn(desk, now));
+            let next = self.answer_overload(&mut job, desk);
+            let call = self.settle(job, next);
+            debug_assert!(call.is_none());
+        }
     }
 
     /// How long the helper may sleep.
@@ -94,7 +119,7 @@ impl EventLoop {
                     self.shed(job, desk);
                     continue;
                 }
-                lead.sheds_at = now + limit.saturating_sub(waited(&job.conn).unwrap_or(0)).max(LOOK);
+                lead.sheds_at = now + limit.saturating_sub(silence(&job.conn).unwrap_or(0)).max(LOOK);
                 self.put_back(&mut lock(&self.table), job.key, job.conn);
                 break;
             }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use slab::Slab;
 
+use super::ready::ReadyQueue;
 use super::{lock, EventLoop};
 use crate::conn::{Conn, Desk, Event, Next, State, Turn};
 use crate::sys::clock::{self, Nanos};
@@ -21,6 +22,8 @@ pub(super) struct Table {
     pub(super) entries: Slab<Entry>,
     /// Told apart by this from an earlier connection under the same key.
     pub(super) generation: u32,
+    /// What is ready and could not be served as it was found, by token.
+    pub(super) ready: ReadyQueue,
     pub(super) timers: Timers,
     pub(super) listening: bool,
     /// No thread is free to serve a new connection.
@@ -97,12 +100,14 @@ impl EventLoop {
         self.advance(Job { key, conn }, desk)
     }
 
-    /// Takes a connection out of the table; an event for one that a thread serves is put off until it is back.
+    /// Takes a connection out of the table; an event for one that a thread serves, or will, is put off until it is back.
     pub(super) fn take(&self, key: usize, wanted: u64) -> Option<Box<Conn>> {
         let mut table = lock(&self.table);
         let frozen = table.frozen;
         let entry = table.entries.get_mut(key).filter(|entry| token(key, entry.generation) == wanted)?;
-        let conn = entry.conn.take();
+        // One that waits for a thread stays where it is, too.
+        let waits = entry.conn.as_ref().is_some_and(|conn| conn.state() == State::Ready);
+        let conn = entry.conn.take_if(|_| !waits);
         if frozen && conn.as_ref().is_some_and(|conn| conn.may_move()) {
             // It waits until the worker thaws, or is left to another.
             let conn = conn?;
@@ -201,8 +206,14 @@ impl EventLoop {
 
     /// Puts a connection back that waits for what it waited for before.
     pub(super) fn put_back(&self, table: &mut Table, key: usize, conn: Box<Conn>) {
-        let interest = conn.interest();
+        if conn.state() == State::Ready {
+            return self.keep_ready(table, Job { key, conn });
+        }
+        let (interest, unparsed) = (conn.interest(), conn.holds_unparsed());
         self.watch(table, Job { key, conn }, interest);
+        if unparsed {
+            self.enqueue(table, key);
+        }
     }
 
     pub(super) fn unwatch(&self, table: &mut Table, key: usize, conn: &Conn) {

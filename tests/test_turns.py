@@ -1,0 +1,159 @@
+"""What is ready in a worker has its turn in the order in which it became ready, however many there are, and however much
+one client asks for at once. Times only tell what is slow; what is compared is the order in which the application was called.
+"""
+import threading
+from signal import SIGHUP
+
+import pytest
+
+import wire
+from crowd import wait_ready
+from harness import wait_until
+
+APP = "apps.turns"
+KEEP = ("--keep-alive", "60")
+# Of a client that sends all of them before it reads one.
+MANY = 2400
+# Requests of one client that may come before another's that is ready: its share of a turn, twice.
+SHARE = 20
+
+
+def place(answer):
+    assert answer.status == 200, answer
+    return int(answer.header("x-place"))
+
+
+def get(target):
+    return wire.request_bytes("GET", target)
+
+
+def hold(running, connection):
+    """A request that keeps the thread until `go`."""
+    connection.send(get("/hold"))
+    wait_until(lambda: running.exists("held"), 20, running.log)
+
+
+class Flood:
+    """Sends requests in one piece; their answers are read beside the test."""
+
+    def __init__(self, connection, targets):
+        self.targets, self.answers = targets, []
+        connection.send(b"".join(map(get, targets)))
+        self.reader = threading.Thread(target=self.read, args=(connection,))
+        self.reader.start()
+
+    def read(self, connection):
+        for _ in self.targets:
+            self.answers.append(connection.read_response())
+
+    def places(self):
+        """All are answered, in their order, each once."""
+        self.reader.join(60)
+        assert [answer.text for answer in self.answers] == [target.partition("?")[2] for target in self.targets]
+        places = [place(answer) for answer in self.answers]
+        assert places == sorted(set(places))
+        return places
+
+
+def places_before(other, places):
+    return sum(mine < other for mine in places)
+
+
+def test_pipelined_requests_let_others_pass(server):
+    running = server(APP, "-w", "1", *KEEP)
+    with running.connect() as greedy, running.connect() as kept, running.connect() as held:
+        kept.exchange("GET", "/")
+        hold(running, held)
+        flood = Flood(greedy, ["/?%d" % n for n in range(MANY)])
+        kept.send(get("/?other"))
+        with running.connect() as fresh:
+            fresh.send(get("/?other"))
+            running.touch("go")
+            others = [place(connection.read_response()) for connection in (kept, fresh)]
+        place(held.read_response())
+        places = flood.places()
+    assert all(places_before(other, places) <= SHARE for other in others), others
+
+
+def test_pipelined_requests_let_others_pass_beside_a_thread_that_is_busy(server):
+    running = server(APP, "-w", "1", "--threads", "2", *KEEP)
+    with running.connect() as greedy, running.connect() as kept, running.connect() as held:
+        hold(running, held)
+        flood = Flood(greedy, ["/slow?0.01&%d" % n for n in range(100)])
+        wait_until(lambda: flood.answers, 20, running.log)
+        seen = place(flood.answers[-1])
+        other = place(kept.exchange("GET", "/"))
+        running.touch("go")
+        place(held.read_response())
+        assert places_before(other, flood.places()) < 100, seen
+
+
+def test_slow_pipelined_requests_let_others_pass_after_each(server):
+    running = server(APP, "-w", "1", *KEEP)
+    with running.connect() as greedy, running.connect() as kept, running.connect() as held:
+        kept.exchange("GET", "/")
+        hold(running, held)
+        flood = Flood(greedy, ["/slow?0.02"] * 20)
+        kept.send(get("/?other"))
+        running.touch("go")
+        other = place(kept.read_response())
+        place(held.read_response())
+        assert places_before(other, flood.places()) <= 2
+
+
+def test_two_floods_take_turns(server):
+    running = server(APP, "-w", "1", *KEEP)
+    with running.connect() as one, running.connect() as two, running.connect() as held:
+        hold(running, held)
+        floods = [Flood(connection, ["/?%d" % n for n in range(400)]) for connection in (one, two)]
+        running.touch("go")
+        places = [flood.places() for flood in floods]
+        place(held.read_response())
+    # The longest run of one while the other still had something.
+    order = sorted((place, which) for which, each in enumerate(places) for place in each)
+    end = min(each[-1] for each in places)
+    longest = run = 0
+    for (_, before), (at, which) in zip(order, order[1:]):
+        run = run + 1 if which == before and at < end else 0
+        longest = max(longest, run)
+    assert longest <= 10 * SHARE
+
+
+def test_a_reload_in_the_middle_of_a_flood_runs_each_once(server):
+    running = server(APP, "-w", "2", *KEEP)
+    wait_ready(running, 2)
+    with running.connect() as greedy:
+        targets = ["/slow?0.001"] * 300
+        flood = Flood(greedy, targets)
+        wait_until(lambda: flood.answers)
+        running.signal(SIGHUP)
+        flood.reader.join(60)
+        assert [answer.status for answer in flood.answers] == [200] * len(targets)
+
+
+@pytest.mark.parametrize("options", [("-w", "1"), ("-w", "1", "--threads", "2")], ids=["thread", "threads"])
+def test_nobody_starves_though_a_turn_lasts_longer_than_a_keep_alive(server, options):
+    """Twenty clients that ask again at once, whose turn is 1.6 s."""
+    running = server(APP, *options, "--keep-alive", "1")
+    clients, rounds = 20, 3
+    answers, lock = [], threading.Lock()
+    start = threading.Barrier(clients)
+
+    def client(number):
+        with running.connect() as connection:
+            start.wait(20)
+            for _ in range(rounds):
+                answer = connection.exchange("GET", "/slow?0.08")
+                with lock:
+                    answers.append((place(answer), number))
+
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(answers) == clients * rounds
+    order = [number for _, number in sorted(answers)]
+    first = {number: order.index(number) for number in range(clients)}
+    # Nobody has its second while another waits for its first; some connect a little later.
+    assert max(first.values()) < 2 * clients, first
