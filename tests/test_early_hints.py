@@ -194,11 +194,12 @@ def test_hints_that_are_not_read_keep_nobody_waiting(hints):
 
 
 def test_a_client_that_leaves_is_no_error_of_the_application(hints):
+    before = hints.read("access").count("/many ")
     with wire.Connection(hints.address, receive_buffer=4096) as connection:
         connection.send_request("GET", "/many")
         assert connection.read_head().status == 103
     assert hints.get("/hinted").status == 200
-    wait_until(lambda: "/many" in hints.read("access").split("\n")[-2])
+    wait_until(lambda: hints.read("access").count("/many ") > before)
 
 
 def test_a_request_that_hinted_can_run_too_long(server):

@@ -32,6 +32,7 @@ use crate::http::{Head, Policy};
 use crate::proxy_protocol::{Origin, Preface};
 use crate::sys::clock::{Nanos, SECOND};
 use crate::sys::poll::{wait_one, Interest};
+use crate::sys::socket;
 use crate::timers::Pace;
 use crate::transport::{Peer, Transport};
 
@@ -162,6 +163,8 @@ pub struct Conn {
     pub(crate) fate: Fate,
     lingered: usize,
     pub(crate) requests: u64,
+    /// The application has it for itself, until the end of its call; no other request follows.
+    pub(crate) taken: bool,
 }
 
 impl Conn {
@@ -194,6 +197,7 @@ impl Conn {
             fate: Fate::Keep,
             lingered: 0,
             requests: 0,
+            taken: false,
         }
     }
 
@@ -298,6 +302,10 @@ impl Conn {
     }
 
     fn closed(&mut self) -> Next {
+        if self.taken {
+            // The application may have left a duplicate of its descriptor somewhere.
+            let _ = socket::end(self.as_fd());
+        }
         self.go(State::Closed);
         Next::Close
     }

@@ -56,14 +56,34 @@ impl EventLoop {
         next
     }
 
-    /// Ends every request.
-    pub(super) fn expire_all(&self, now: Nanos, desk: &mut Desk) {
+    /// Ends every request. True when some may have a moment more: the connection that the application had taken over was
+    /// closed under it just now.
+    pub(super) fn expire_all(&self, now: Nanos, desk: &mut Desk) -> bool {
+        let mut waits = false;
         for thread in 0..self.calls.len() {
             let seen = self.calls[thread].look();
-            if seen.is_running() {
+            if self.hang_up(thread, seen) {
+                waits = true;
+            } else if seen.is_running() || seen.is_taken() {
                 self.expire(thread, seen, Limit::Graceful, now, desk);
             }
         }
+        waits
+    }
+
+    fn hang_up(&self, thread: usize, seen: Ticket) -> bool {
+        let request = self.plan.slot.request(thread);
+        let Some(fd) = self.calls[thread].hang_up(seen) else {
+            return false;
+        };
+        // A client that has gone has ended it already.
+        let _ = socket::end_number(fd);
+        self.calls[thread].hung_up();
+        if let Some(InFlight { method, target, .. }) = request {
+            let option = Limit::Graceful.option();
+            log::info!("Closed the connection that {method} {target} has taken over ({option})");
+        }
+        true
     }
 
     fn expire(&self, thread: usize, seen: Ticket, limit: Limit, now: Nanos, desk: &mut Desk) {

@@ -35,6 +35,8 @@ const QUIET: u32 = 1;
 const LONG_TURN: u32 = 4;
 /// How long the process may take to end beside a thread that is stuck.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long an application may take to notice that its connection was closed.
+const FAREWELL: Nanos = SECOND / 2;
 /// What a request is given at most to finish after a time in which this process did not run.
 const MERCY: Nanos = SECOND;
 /// Ticks between two comparisons with the other workers.
@@ -250,8 +252,10 @@ impl EventLoop {
         let until = table.drain_until.unwrap_or(Nanos::MAX);
         let drained = self.is_drained(&table);
         drop(table);
-        if until <= now {
-            self.expire_all(now, desk);
+        if until <= now && self.expire_all(now, desk) {
+            let until = now + FAREWELL;
+            lock(&self.table).drain_until = Some(until);
+            return until;
         }
         if drained || until <= now {
             self.stop();

@@ -11,6 +11,8 @@
 //!                  └────crash──────▶ Doomed                              Answering, Doomed and Parted
 //! ```
 //!
+//!   Open ─take_over─▶ Taken ─overrun─▶ Late                   (Taken ─hang_up─▶ Answering ─hung_up─▶ Taken, once)
+//!
 //! That all of the response has left is a mark beside the stage (`end_reply`): it neither ends a call nor its time.
 
 use crate::sys::atomics::{
@@ -37,10 +39,12 @@ pub enum Stage {
     Doomed,
     /// The process crashes after all of its response has left, and the handler has the connection.
     Parted,
+    /// The application speaks on the connection itself.
+    Taken,
 }
 
 /// In the order of their numbers.
-const STAGES: [Stage; 8] = [
+const STAGES: [Stage; 9] = [
     Stage::Idle,
     Stage::Open,
     Stage::Sent,
@@ -49,13 +53,14 @@ const STAGES: [Stage; 8] = [
     Stage::Late,
     Stage::Doomed,
     Stage::Parted,
+    Stage::Taken,
 ];
-const STAGE: u64 = 0x7;
-/// All of the response has left; the application may still run.
-const LEFT: u64 = 1 << 3;
+const STAGE: u64 = 0xf;
+/// All of the response has left; the application may still run. Of a connection that it has taken over: it is closed.
+const LEFT: u64 = 1 << 4;
 /// With it the connection ends: it does not outlive the response, or octets of a next request have been read.
-const LAST: u64 = 1 << 4;
-const SERIAL: u32 = 5;
+const LAST: u64 = 1 << 5;
+const SERIAL: u32 = 6;
 
 /// One thread's word: a serial number of the call, what has become of its response, and its stage.
 #[repr(align(64))]
@@ -70,12 +75,16 @@ pub struct Ticket(u64);
 
 impl Ticket {
     pub fn stage(self) -> Stage {
-        STAGES[(self.0 & STAGE) as usize]
+        STAGES.get((self.0 & STAGE) as usize).copied().unwrap_or(Stage::Idle)
     }
 
     /// The application has it, and its time has not been noticed to be over.
     pub fn is_running(self) -> bool {
         matches!(self.stage(), Stage::Open | Stage::Sent)
+    }
+
+    pub fn is_taken(self) -> bool {
+        self.stage() == Stage::Taken
     }
 
     /// Its time is over, and it still runs.
@@ -132,6 +141,26 @@ impl Claim {
         seen.stage() == Stage::Sent && self.swap(seen, Stage::Open)
     }
 
+    /// By the thread, before the first octet of a response: there will be none of the server's. False when the helper has
+    /// answered.
+    pub fn take_over(&self) -> bool {
+        let seen = self.look();
+        seen.stage() == Stage::Open && self.swap(seen, Stage::Taken)
+    }
+
+    /// By the helper: the connection that is to be closed under the application, which has taken it over; once. Then call
+    /// `hung_up`.
+    pub fn hang_up(&self, seen: Ticket) -> Option<i32> {
+        let first = seen.is_taken() && seen.0 & LEFT == 0;
+        (first && self.swap(seen, Stage::Answering)).then(|| self.fd())
+    }
+
+    /// By the helper, after `hang_up`: the application has a moment to notice.
+    pub fn hung_up(&self) {
+        let seen = self.look();
+        self.word.store(seen.at(Stage::Taken) | LEFT, Release);
+    }
+
     /// By the thread that has begun the response, when all of it has left. Whether the connection outlives it, and nothing
     /// of a next request has been read.
     pub fn end_reply(&self, persists: bool) {
@@ -155,7 +184,9 @@ impl Claim {
     pub fn overrun(&self, seen: Ticket) -> Overrun {
         match seen.stage() {
             Stage::Open if self.swap(seen, Stage::Answering) => Overrun::Answer(self.fd.load(Relaxed)),
-            Stage::Sent if self.swap(seen, Stage::Late) => Overrun::TooLate(self.fd.load(Relaxed)),
+            Stage::Sent | Stage::Taken if self.swap(seen, Stage::Late) => {
+                Overrun::TooLate(self.fd.load(Relaxed))
+            }
             _ => Overrun::Gone,
         }
     }
@@ -178,7 +209,7 @@ impl Claim {
                     (Stage::Parted, Overrun::Replied { fd: self.fd(), persists })
                 }
                 Stage::Sent | Stage::Late | Stage::Parted => (Stage::Late, Overrun::TooLate(self.fd())),
-                Stage::Idle | Stage::Answering | Stage::Expired => return Overrun::Gone,
+                Stage::Idle | Stage::Answering | Stage::Expired | Stage::Taken => return Overrun::Gone,
             };
             if self.swap(seen, to) {
                 return outcome;

@@ -7,6 +7,7 @@ mod body;
 pub mod claim;
 mod interim;
 mod reply;
+mod takeover;
 
 use std::io;
 use std::sync::atomic::AtomicBool;
@@ -178,6 +179,7 @@ impl<'a> Exchange<'a> {
     /// request had run too long, and that was noticed.
     pub fn settle(mut self) -> bool {
         let read = self.skip_body();
+        self.end_take_over();
         // The helper's answer is on its way: a plain close could make the kernel take it back.
         let stage = self.site.claim.close();
         let expired = stage == Stage::Expired;
@@ -192,6 +194,9 @@ impl<'a> Exchange<'a> {
 
     fn fate(&self, body_read: bool) -> Fate {
         let reply = &self.reply;
+        if self.conn.taken {
+            return Fate::Linger;
+        }
         if reply.owed > 0 && reply.ended && !reply.gone {
             log::error!(
                 "Response to {} is {} octets shorter than its Content-Length",

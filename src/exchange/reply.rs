@@ -309,7 +309,7 @@ impl Exchange<'_> {
 
     /// Answers with an error page, if nothing was answered yet; otherwise the response is broken off.
     pub fn fail_with(&mut self, reject: Reject) {
-        if self.has_begun() {
+        if self.has_begun() || self.is_taken() {
             return;
         }
         self.desk.out.clear();

@@ -219,6 +219,22 @@ pub fn shutdown_write(fd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(shutdown(fd.as_raw_fd(), Shutdown::Write)?)
 }
 
+/// The end of a connection for everybody who has a descriptor of it.
+pub fn end(fd: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(shutdown(fd.as_raw_fd(), Shutdown::Both)?)
+}
+
+/// `end`, on a connection by its number: for one whose owner is busy and keeps it open.
+pub fn end_number(number: RawFd) -> io::Result<()> {
+    // SAFETY: the caller knows that the owner keeps the descriptor open meanwhile.
+    end(unsafe { BorrowedFd::borrow_raw(number) })
+}
+
+/// For whoever waits inside of send(2) and recv(2); of every descriptor of the connection.
+pub fn set_blocking(fd: BorrowedFd<'_>) -> io::Result<()> {
+    SockRef::from(&fd).set_nonblocking(false)
+}
+
 /// Errors: the number is not that of an open socket.
 pub fn check(number: i32) -> io::Result<()> {
     // SAFETY: borrowed for this call only; fstat reports EBADF when it is not open.

@@ -46,6 +46,7 @@ struct Keys {
     remote_port: Py<PyString>,
     input: Py<PyString>,
     early_hints: Py<PyString>,
+    socket: Py<PyString>,
     host: Py<PyString>,
     server_name: Py<PyString>,
     server_port: Py<PyString>,
@@ -135,6 +136,7 @@ impl Environ {
             remote_port: text("REMOTE_PORT"),
             input: text("wsgi.input"),
             early_hints: text("wsgi.early_hints"),
+            socket: text("gunicorn.socket"),
             host: text("HTTP_HOST"),
             server_name: text("SERVER_NAME"),
             server_port: text("SERVER_PORT"),
@@ -200,6 +202,7 @@ impl Environ {
             if exchange.is_repeated() { self.repeated(py, exchange)? } else { self.fresh(py, exchange)? };
         environ.set_item(&self.keys.input, &objects.input)?;
         environ.set_item(&self.keys.early_hints, &objects.early_hints)?;
+        environ.set_item(&self.keys.socket, &objects.socket)?;
         Ok(environ)
     }
 

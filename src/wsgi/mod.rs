@@ -13,13 +13,14 @@ pub mod load;
 pub mod names;
 pub mod output;
 pub mod request;
+pub mod socket;
 pub mod start_response;
 pub mod warm_up;
 
 use std::io;
 use std::sync::Arc;
 
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyStopIteration, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
@@ -31,6 +32,7 @@ use self::ffi::Lease;
 use self::file_wrapper::FileWrapper;
 use self::input::Input;
 use self::output::Broken;
+use self::socket::Socket;
 use self::start_response::Reply;
 use crate::app::{App, Caller, Verdict};
 use crate::exchange::{BodyFault, Exchange};
@@ -70,6 +72,7 @@ impl Surroundings {
         base.set_item(intern!(py, "wsgi.input_terminated"), true)?;
         // Of a request that has no client; the others have their own.
         base.set_item(intern!(py, "wsgi.early_hints"), Py::new(py, EarlyHints::new(Arc::default()))?)?;
+        base.set_item(intern!(py, "gunicorn.socket"), Py::new(py, Socket::new(Arc::default()))?)?;
         let software = own_name(py, intern!(py, "SERVER_SOFTWARE"))?;
         base.set_item(
             intern!(py, "SERVER_SOFTWARE"),
@@ -227,6 +230,9 @@ impl WsgiCaller {
             Ok(environ) => {
                 let outcome = self.run(py, exchange, &environ);
                 self.end_child(py, exchange, &outcome);
+                if exchange.is_taken() {
+                    self.objects.socket.get().close(py);
+                }
                 let verdict = match outcome {
                     Ok(()) => Verdict::GoOn,
                     Err(broken) => fail(py, exchange, broken),
@@ -392,6 +398,7 @@ pub struct Objects {
     start_response: Py<PyAny>,
     input: Py<Input>,
     early_hints: Py<EarlyHints>,
+    socket: Py<Socket>,
 }
 
 impl Objects {
@@ -401,7 +408,8 @@ impl Objects {
         let start_response = reply.getattr(intern!(py, "start_response"))?.unbind();
         let input = Py::new(py, Input::new(lease.clone()))?;
         let early_hints = Py::new(py, EarlyHints::new(lease.clone()))?;
-        Ok(Objects { lease, reply: reply.unbind(), start_response, input, early_hints })
+        let socket = Py::new(py, Socket::new(lease.clone()))?;
+        Ok(Objects { lease, reply: reply.unbind(), start_response, input, early_hints, socket })
     }
 
     /// At the end of a request, whether the application still has any of them.
@@ -416,6 +424,8 @@ impl Objects {
         kept || ffi::is_shared(&self.start_response, py)
             || ffi::is_shared(&self.input, py)
             || ffi::is_shared(&self.early_hints, py)
+            || ffi::is_shared(&self.socket, py)
+            || self.socket.get().is_used(py)
     }
 }
 
@@ -473,6 +483,8 @@ fn fail(py: Python<'_>, exchange: &mut Exchange<'_>, broken: Broken) -> Verdict 
         return Verdict::GoOn;
     };
     match exchange.body_fault() {
+        // So the libraries for WebSocket say to gunicorn that there is no response.
+        _ if exchange.is_taken() && e.is_instance_of::<PyStopIteration>(py) => {}
         Some(BodyFault::Incomplete) => {
             log::debug!("Client {} left inside the body of {}", exchange.client(), exchange.request_line());
             exchange.fail_with(Reject::IncompleteBody);

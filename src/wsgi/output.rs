@@ -78,6 +78,9 @@ pub fn respond(
     result: &Bound<'_, PyAny>,
     use_sendfile: bool,
 ) -> Result<(), Broken> {
+    if exchange.is_taken() {
+        return discard(result);
+    }
     if let Ok(list) = result.cast_exact::<PyList>() {
         return match list.len() {
             1 => send_one(exchange, reply, &list.get_item(0)?),
@@ -150,6 +153,17 @@ fn respond_with(
     lease.lend(exchange, || iterate(lease, reply, result))
 }
 
+/// The application has spoken for itself, and may go on while it is iterated.
+fn discard(result: &Bound<'_, PyAny>) -> Result<(), Broken> {
+    if !result.is_exact_instance_of::<PyList>()
+        && !result.is_exact_instance_of::<PyTuple>()
+        && !result.is_none()
+    {
+        result.try_iter()?.try_for_each(|block| block.map(drop))?;
+    }
+    Ok(())
+}
+
 /// Under the lease, so that the application may read its input and call `write()` while it is iterated.
 fn iterate(lease: &Lease, reply: &Bound<'_, Reply>, result: &Bound<'_, PyAny>) -> Result<(), Broken> {
     let py = result.py();
@@ -160,6 +174,9 @@ fn iterate(lease: &Lease, reply: &Bound<'_, Reply>, result: &Bound<'_, PyAny>) -
             continue;
         }
         let satisfied = with(lease, |exchange| {
+            if exchange.is_taken() {
+                return Ok(false);
+            }
             begin_with(reply, exchange, None)?;
             exchange.write(octets, &release(py)).map_err(|Gone| gone(py))?;
             Ok(exchange.is_satisfied())
@@ -169,6 +186,9 @@ fn iterate(lease: &Lease, reply: &Bound<'_, Reply>, result: &Bound<'_, PyAny>) -
         }
     }
     with(lease, |exchange| {
+        if exchange.is_taken() {
+            return Ok(());
+        }
         begin_with(reply, exchange, Some(0))?;
         exchange.finish().map_err(|Gone| gone(py))
     })

@@ -182,6 +182,9 @@ impl Reply {
             reply.lease.clone()
         };
         let sent = lease.with(|exchange| {
+            if exchange.is_taken() {
+                return Ok(true);
+            }
             super::output::begin(&mut slf.try_borrow_mut()?.started, exchange, None);
             Ok::<_, PyErr>(exchange.write(data.as_bytes(), &release(py)).is_ok())
         });
