@@ -5,6 +5,8 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::Arc;
 
 use crate::sys::memory::Pages;
 use crate::sys::socket;
@@ -135,9 +137,47 @@ pub enum Segment {
     File { file: OwnedFd, at: u64, left: u64 },
 }
 
-/// What waits for the peer, in order. Bounded by what one response had materialised when the application returned.
+/// Small pieces are put together into one of this size.
+const PIECE: usize = 16 * 1024;
+
+/// A part of what all queues of a worker together may hold; given back when it is dropped.
+pub struct Charge {
+    used: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl Charge {
+    pub fn new(used: Arc<AtomicUsize>) -> Charge {
+        Charge { used, bytes: 0 }
+    }
+
+    fn take(&mut self, bytes: usize) {
+        self.used.fetch_add(bytes, Relaxed);
+        self.bytes += bytes;
+    }
+
+    /// Less than was asked for where not all of the queue was charged.
+    fn give_back(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.bytes);
+        self.used.fetch_sub(bytes, Relaxed);
+        self.bytes -= bytes;
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.give_back(self.bytes);
+    }
+}
+
+/// What waits for the peer, in order. Bounded by what one response had materialised when the application returned, and by
+/// what may be kept while it goes on.
 #[derive(Default)]
-pub struct OutQueue(VecDeque<Segment>);
+pub struct OutQueue {
+    segments: VecDeque<Segment>,
+    /// For what `push_copy` adds.
+    charge: Option<Charge>,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flushed {
@@ -148,27 +188,61 @@ pub enum Flushed {
 
 impl OutQueue {
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.segments.is_empty()
     }
 
     pub fn push(&mut self, segment: Segment) {
-        self.0.push_back(segment);
+        self.segments.push_back(segment);
+    }
+
+    /// Counts what is added by `push_copy`, until it has left.
+    pub fn charge(&mut self, charge: Charge) {
+        self.charge = Some(charge);
+    }
+
+    /// How much of what was charged is left.
+    pub fn held(&self) -> usize {
+        self.charge.as_ref().map_or(0, |charge| charge.bytes)
+    }
+
+    /// Adds a copy, to the last piece where that is small.
+    pub fn push_copy(&mut self, added: &[u8]) {
+        if added.is_empty() {
+            return;
+        }
+        match self.segments.back_mut() {
+            Some(Segment::Bytes { bytes, .. }) if bytes.len() + added.len() <= PIECE => {
+                bytes.extend_from_slice(added);
+            }
+            _ => self.push(Segment::Bytes { bytes: added.to_vec(), at: 0 }),
+        }
+        if let Some(charge) = &mut self.charge {
+            charge.take(added.len());
+        }
     }
 
     pub fn clear(&mut self) {
-        self.0.clear();
+        *self = OutQueue::default();
+    }
+
+    fn has_left(&mut self, bytes: usize) {
+        if let Some(charge) = &mut self.charge {
+            charge.give_back(bytes);
+        }
     }
 
     /// Sends until everything is gone, the socket is full or a turn is over.
     pub fn flush(&mut self, transport: &Transport) -> io::Result<Flushed> {
         let mut sent = 0;
-        while let Some(segment) = self.0.front_mut() {
+        while let Some(segment) = self.segments.front_mut() {
             match send_segment(segment, transport) {
                 Ok((n, done)) => {
                     sent += n;
                     if done {
-                        self.0.pop_front();
-                    } else if sent >= FILE_TURN {
+                        self.segments.pop_front();
+                    }
+                    self.has_left(n);
+                    if !done && sent >= FILE_TURN {
                         return Ok(Flushed::Some(sent));
                     }
                 }
@@ -177,8 +251,8 @@ impl OutQueue {
                 Err(e) => return Err(e),
             }
         }
-        if self.0.capacity() > 0 {
-            self.0 = VecDeque::new();
+        if self.segments.capacity() > 0 {
+            self.segments = VecDeque::new();
         }
         match transport.flush()? {
             true => Ok(Flushed::All),
@@ -233,6 +307,14 @@ impl Parcel<'_> {
         self.at == self.length()
     }
 
+    pub fn left(&self) -> usize {
+        self.length() - self.at
+    }
+
+    pub fn unsent(&self) -> [&[u8]; 3] {
+        std::array::from_fn(|i| &self.parts[i][self.sent_of(i)..])
+    }
+
     /// What of part `index` has been sent.
     pub fn sent_of(&self, index: usize) -> usize {
         let before: usize = self.parts[..index].iter().map(|part| part.len()).sum();
@@ -243,7 +325,7 @@ impl Parcel<'_> {
     /// was taken.
     pub fn send(&mut self, transport: &Transport) -> io::Result<bool> {
         while !self.is_sent() {
-            let left: [&[u8]; 3] = std::array::from_fn(|i| &self.parts[i][self.sent_of(i)..]);
+            let left = self.unsent();
             let sent = match left {
                 [only, [], []] | [[], only, []] | [[], [], only] => transport.send(only, false),
                 _ => transport.send_vectored(&left.map(IoSlice::new)),

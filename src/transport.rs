@@ -74,6 +74,16 @@ impl Transport {
         Transport::Tls(Arc::new(Tls { fd, session: Mutex::new(session) }))
     }
 
+    /// Another handle for the same connection, by a descriptor of its own.
+    ///
+    /// Errors: there is no descriptor left.
+    pub fn share(&self) -> io::Result<Transport> {
+        match self {
+            Transport::Plain(fd) => fd.try_clone().map(Transport::Plain),
+            Transport::Tls(tls) => Ok(Transport::Tls(tls.clone())),
+        }
+    }
+
     pub fn receive(&self, into: &mut [u8]) -> io::Result<usize> {
         match self {
             Transport::Plain(fd) => socket::receive(fd.as_fd(), into),

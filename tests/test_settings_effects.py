@@ -50,6 +50,7 @@ EFFECTS = {
     "header_timeout": "test_http.py::test_header_deadline",
     "body_timeout": "test_http.py::test_body_deadline",
     "queue_timeout": "test_overload.py::test_who_waits_longer_than_the_queue_timeout_is_told_while_all_are_busy",
+    "response_buffer": "test_response_buffer.py::test_without_it_the_application_waits_for_its_client",
     "write_timeout": HERE + "test_write_timeout",
     "limit_request_line": "test_cli.py::test_limit_request_line",
     "limit_request_fields": "test_cli.py::test_limit_request_fields",

@@ -4,14 +4,14 @@
 use std::cell::RefCell;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::AtomicBool;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use crate::conn::{Conn, Desk, Event, Next, Settings, State, Turn};
 use crate::exchange::claim::Claim;
-use crate::exchange::{BodyFault, Exchange, Site};
+use crate::exchange::{BodyFault, Budget, Exchange, Outbox, Site, Watch};
 use crate::handoff::Handed;
 use crate::http::{Policy, Reject};
 use crate::proxy_protocol::Preface;
@@ -198,6 +198,15 @@ fn slot() -> &'static Slot {
     SLOT.get_or_init(|| Scoreboard::new(1, 1).expect("memory").slot(0))
 }
 
+/// There is no loop that could send while the application goes on.
+struct Nobody;
+
+impl Watch for Nobody {
+    fn watch(&self, _: BorrowedFd<'_>, _: &Arc<Outbox>) {}
+
+    fn unwatch(&self) {}
+}
+
 /// The application's part: what it reads is what it sends back.
 fn call(
     conn: &mut Conn,
@@ -216,7 +225,8 @@ fn call(
     let (claim, closing) = (Claim::default(), AtomicBool::new(false));
     claim.open(conn.as_fd().as_raw_fd());
     let silence = slot().silence(0);
-    let site = Site { settings, access: None, closing: &closing, claim: &claim, silence };
+    let (outlet, budget) = (&Nobody, &Budget::new(0));
+    let site = Site { settings, access: None, closing: &closing, claim: &claim, silence, outlet, budget };
     let mut exchange = Exchange::new(conn, desk, site, monotonic());
     let named = match exchange.client() {
         Peer::Tcp(address) => Some(address.to_string()),

@@ -118,6 +118,7 @@ pub struct Config {
     pub write_timeout: Duration,
     /// How long a complete request may wait for a thread.
     pub queue_timeout: Duration,
+    pub response_buffer: usize,
     pub http: Policy,
     pub check_config: bool,
     pub print_config: bool,
@@ -240,6 +241,7 @@ impl Config {
             keepalive: seconds(&set, "keepalive"),
             header_timeout: seconds(&set, "header_timeout"),
             queue_timeout: seconds(&set, "queue_timeout"),
+            response_buffer: number(&set, "response_buffer"),
             body_timeout: seconds(&set, "body_timeout"),
             write_timeout: seconds(&set, "write_timeout"),
             http: policy(&set),

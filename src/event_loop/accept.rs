@@ -306,6 +306,7 @@ impl EventLoop {
             fd,
             peer,
             tls,
+            outbox: None,
             generation: table.generation,
             watched: None,
             queued: Nanos::MAX,

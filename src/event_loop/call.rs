@@ -7,10 +7,11 @@
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::outlet::Outlet;
 use super::table::Job;
 use super::{EventLoop, Lead};
 use crate::app::{Caller, Verdict};
-use crate::conn::{Conn, Desk, Event};
+use crate::conn::{Desk, Event};
 use crate::defect;
 use crate::exchange::{Exchange, Site};
 use crate::scoreboard::Phase;
@@ -74,7 +75,7 @@ impl EventLoop {
         }
         let mut share = Share::default();
         loop {
-            let entered = self.call(&mut job.conn, thread, desk, caller);
+            let entered = self.call(&mut job, thread, desk, caller);
             let now = clock::monotonic();
             self.learn(now - entered);
             share.add(now - entered);
@@ -96,7 +97,8 @@ impl EventLoop {
     }
 
     /// Returns when the application was entered.
-    fn call(&self, conn: &mut Conn, thread: usize, desk: &mut Desk, caller: &mut dyn Caller) -> Nanos {
+    fn call(&self, job: &mut Job, thread: usize, desk: &mut Desk, caller: &mut dyn Caller) -> Nanos {
+        let Job { key, conn } = job;
         let started = clock::monotonic();
         let octets = desk.scratch.unread();
         let start = &conn.head.start;
@@ -110,6 +112,8 @@ impl EventLoop {
             closing: if conn.is_bound() { &self.draining } else { &self.closing },
             claim,
             silence: self.plan.slot.silence(thread),
+            outlet: &Outlet { event_loop: self, key: *key },
+            budget: &self.budget,
         };
         let mut exchange = Exchange::new(conn, desk, site, started);
         defect::planted("call");

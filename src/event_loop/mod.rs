@@ -11,6 +11,7 @@ mod crash;
 mod deadline;
 mod drain;
 mod helper;
+mod outlet;
 mod ready;
 mod rescue;
 mod room;
@@ -35,6 +36,7 @@ use crate::app::Caller;
 use crate::conn::{Desk, Settings};
 use crate::defect;
 use crate::exchange::claim::Claim;
+use crate::exchange::Budget;
 use crate::handoff::Mailbox;
 use crate::listener::Listener;
 use crate::proxy::{Introductions, Trust};
@@ -112,6 +114,8 @@ pub struct Plan {
     /// How long a complete request may wait for a thread, if that is limited.
     pub queue_timeout: Option<Nanos>,
     pub graceful_timeout: Nanos,
+    /// What is kept of a response while its application goes on, in bytes for each connection.
+    pub response_buffer: usize,
     pub overrun: Box<dyn Overrun>,
 }
 
@@ -130,6 +134,8 @@ pub struct EventLoop {
     /// How each connection stands, and what it is told, should the process crash.
     roll: Roll,
     pages: Pages,
+    /// For what clients are too slow to take.
+    budget: Budget,
     /// How long calls have been lately (`call`).
     habit: AtomicU32,
     /// How many connections other workers should have instead of this one; by the helper.
@@ -212,6 +218,7 @@ impl EventLoop {
         };
         let calls = (0..plan.threads).map(|_| Claim::default()).collect();
         let roll = Roll::new(plan.most_connections);
+        let budget = Budget::new(plan.response_buffer);
         let looped = EventLoop {
             plan,
             poller,
@@ -224,6 +231,7 @@ impl EventLoop {
             calls,
             roll,
             pages: Pages::new(),
+            budget,
             habit: AtomicU32::new(0),
             surplus: AtomicUsize::new(0),
             draining: AtomicBool::new(false),

@@ -12,6 +12,7 @@ use slab::Slab;
 use super::ready::ReadyQueue;
 use super::{lock, EventLoop};
 use crate::conn::{Conn, Desk, Event, Next, State, Turn};
+use crate::exchange::Outbox;
 use crate::sys::clock::{self, Nanos};
 use crate::sys::poll::Interest;
 use crate::timers::Timers;
@@ -49,6 +50,8 @@ pub(super) struct Entry {
     pub(super) peer: Peer,
     /// By which it is answered while a thread serves it for too long.
     pub(super) tls: Option<Arc<Tls>>,
+    /// What is to be sent while a thread serves it.
+    pub(super) outbox: Option<Arc<Outbox>>,
     pub(super) generation: u32,
     /// What the poller watches it for; None when it is not in the poller.
     pub(super) watched: Option<Interest>,
@@ -115,18 +118,27 @@ impl EventLoop {
             table.entries[key].conn = Some(conn);
             return None;
         }
-        let entry = table.entries.get_mut(key)?;
-        if conn.is_none() && entry.watched.take().is_some() {
-            // Out of the poller, as a hang-up is reported however little is asked for. Serving threads close a
-            // descriptor only under this lock, so it is still the connection's.
-            if let Err(e) = self.poller.forget(entry.fd) {
-                log::error!("Cannot put off a busy connection: {e}");
-            }
-        }
         if conn.is_some() {
             self.roll.hold(key);
+        } else if let Some(outbox) = table.entries[key].outbox.clone() {
+            drop(table);
+            self.send_outbox(key, wanted, &outbox);
+        } else {
+            self.put_off(&mut table, key);
         }
         conn
+    }
+
+    /// Watches a connection that a thread serves for nothing: it is out of the poller, as a hang-up is reported however
+    /// little is asked for. Serving threads close a descriptor only under this lock, so it is still the connection's.
+    pub(super) fn put_off(&self, table: &mut Table, key: usize) {
+        let entry = &mut table.entries[key];
+        if entry.watched.take().is_none() {
+            return;
+        }
+        if let Err(e) = self.poller.forget(entry.fd) {
+            log::error!("Cannot put off a busy connection: {e}");
+        }
     }
 
     /// Takes a connection that waits out of the table.

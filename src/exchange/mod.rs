@@ -6,6 +6,7 @@
 mod body;
 pub mod claim;
 mod interim;
+mod outbox;
 mod reply;
 mod takeover;
 
@@ -14,6 +15,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 pub use self::body::BodyFault;
+pub use self::outbox::{Budget, Outbox, Watch};
 pub use self::reply::{Answer, Gone};
 
 use self::body::Body;
@@ -42,6 +44,9 @@ pub struct Site<'a> {
     pub closing: &'a AtomicBool,
     pub claim: &'a Claim,
     pub silence: Silence<'a>,
+    /// What the client is too slow to take: who sends it meanwhile, and how much of it there may be.
+    pub outlet: &'a dyn Watch,
+    pub budget: &'a Budget,
 }
 
 pub struct Exchange<'a> {
@@ -178,6 +183,7 @@ impl<'a> Exchange<'a> {
     /// Leaves the connection with what becomes of it and the scratch at the next request's first octet. True when the
     /// request had run too long, and that was noticed.
     pub fn settle(mut self) -> bool {
+        self.take_back();
         let read = self.skip_body();
         self.end_take_over();
         // The helper's answer is on its way: a plain close could make the kernel take it back.

@@ -1,11 +1,13 @@
 //! Owns: the response as the application gives it: head, blocks, files, and the error page instead.
-//! Rule: the framing that the head promised is kept to the octet. A block that the application waits for is sent whole;
-//! what needs no more of it is sent as far as the socket takes it, and the rest is left to the loop.
+//! Rule: the framing that the head promised is kept to the byte. A block is sent as far as the socket takes it. The rest is
+//! left to the loop, within bounds where the application goes on: beyond them it waits for its client.
 //! Never: decides what becomes of the connection.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::Arc;
 
+use super::outbox::{Outbox, Put};
 use super::{Exchange, Release};
 use crate::buffer::{Flushed, OutQueue, Parcel, Segment, Shared};
 use crate::conn::is_transient;
@@ -40,6 +42,8 @@ pub(super) struct Reply {
     pub(super) overtaken: bool,
     pub(super) wants_fields: bool,
     pub(super) fields: Vec<u8>,
+    /// From the first block on that the client was too slow for.
+    pub(super) outbox: Option<Arc<Outbox>>,
 }
 
 /// What the client was answered. The head is there for whoever asked in time to have it kept.
@@ -173,22 +177,25 @@ impl Exchange<'_> {
 
     fn lost<T>(&mut self) -> Result<T, Gone> {
         self.reply.gone = true;
+        self.take_back();
         self.desk.out.clear();
         self.conn.out.clear();
         Err(Gone)
     }
 
-    /// Sends a block whole before it returns (PEP 3333, "Buffering and Streaming").
+    /// Sends a block, or keeps what the client does not take yet, to be sent while the application makes the next (PEP 3333,
+    /// "Buffering and Streaming"). Where that would be too much it waits.
     pub fn write(&mut self, data: &[u8], release: Release<'_>) -> Result<(), Gone> {
         let (data, tail) = self.frame(data, false);
         let (data, tail) = self.gather(data, tail);
         let mut at = 0;
         let mut pace = None;
         self.site.silence.restart(clock::monotonic());
-        while !self.send(data, tail, &mut at)? {
-            self.wait_to_write(&mut pace, at, release)?;
+        while !self.deliver(data, tail, &mut at)? {
+            let sent = at + self.reply.outbox.as_ref().map_or(0, |outbox| outbox.sent());
+            self.wait_to_write(&mut pace, sent, release)?;
         }
-        if self.is_satisfied() {
+        if self.is_satisfied() && self.reply.outbox.as_ref().is_none_or(|outbox| outbox.is_idle()) {
             self.has_left();
         }
         Ok(())
@@ -202,6 +209,60 @@ impl Exchange<'_> {
             self.wait_to_write(&mut pace, at, release)?;
         }
         Ok(())
+    }
+
+    /// One try to be rid of `out`, `data` and `tail`, of which `at` bytes have left; true when all have, or are kept.
+    fn deliver(&mut self, data: &[u8], tail: &[u8], at: &mut usize) -> Result<bool, Gone> {
+        if self.reply.outbox.is_some() {
+            match self.put(data, tail, *at, false)? {
+                Put::Kept => return Ok(true),
+                Put::Full => {
+                    self.site.outlet.unwatch();
+                    return Ok(false);
+                }
+                Put::Empty => {}
+            }
+        }
+        if self.send(data, tail, at)? {
+            return Ok(true);
+        }
+        if self.site.budget.limit() == 0 {
+            return Ok(false);
+        }
+        if self.reply.outbox.is_none() {
+            // Without a descriptor for it, it is as if nothing might be kept.
+            self.reply.outbox = Outbox::new(&self.conn.transport, self.site.budget).ok();
+        }
+        Ok(self.reply.outbox.is_some() && self.put(data, tail, *at, true)? == Put::Kept)
+    }
+
+    /// Puts what is unsent into the outbox, if it may; see there.
+    fn put(&mut self, data: &[u8], tail: &[u8], at: usize, socket_is_full: bool) -> Result<Put, Gone> {
+        self.claim()?;
+        let Some(outbox) = &self.reply.outbox else {
+            return Ok(Put::Empty);
+        };
+        let parcel = Parcel { parts: [&self.desk.out, data, tail], at };
+        let Ok(put) = outbox.put(&parcel, self.site.budget.limit(), socket_is_full) else {
+            return self.lost();
+        };
+        if put == Put::Kept {
+            self.site.outlet.watch(self.conn.transport.as_fd(), outbox);
+            self.desk.out.clear();
+        }
+        Ok(put)
+    }
+
+    /// What the loop has been sending is the connection's again. Not in a process that the application forked: the lock may
+    /// have been somebody's who is not there.
+    pub(super) fn take_back(&mut self) {
+        if process::is_forked() {
+            return;
+        }
+        if let Some(outbox) = self.reply.outbox.take() {
+            self.site.outlet.unwatch();
+            self.conn.out = outbox.take_back();
+        }
     }
 
     fn wait_to_write(
@@ -228,6 +289,7 @@ impl Exchange<'_> {
     /// Takes a block that needs no more of the application: sends what the socket has room for and leaves the rest to
     /// the loop. `own` gives a handle that keeps a large block alive meanwhile.
     pub fn post(&mut self, data: &[u8], last: bool, own: &mut dyn FnMut() -> Shared) -> Result<(), Gone> {
+        self.take_back();
         self.reply.ended |= last;
         let whole = data.len();
         let (data, tail) = self.frame(data, last);
@@ -278,6 +340,7 @@ impl Exchange<'_> {
 
     /// Takes `length` octets of a file from `offset` as the whole body, to be sent by the kernel.
     pub fn post_file(&mut self, file: OwnedFd, offset: u64, length: u64) -> Result<(), Gone> {
+        self.take_back();
         self.reply.ended = true;
         let length = match self.reply.delivery {
             Some(Delivery::Length(_)) => length.min(self.reply.owed),
@@ -288,10 +351,14 @@ impl Exchange<'_> {
         self.reply.sent += length;
         self.claim()?;
         let head = std::mem::take(&mut self.desk.out);
-        let sent = match self.conn.transport.send(&head, length > 0) {
-            Ok(sent) => sent,
-            Err(e) if is_transient(&e) => 0,
-            Err(_) => return self.lost(),
+        let sent = match self.conn.out.is_empty() {
+            // What `write()` was given goes first.
+            false => 0,
+            true => match self.conn.transport.send(&head, length > 0) {
+                Ok(sent) => sent,
+                Err(e) if is_transient(&e) => 0,
+                Err(_) => return self.lost(),
+            },
         };
         queue_copy(&mut self.conn.out, &head[sent..]);
         self.desk.out = head;

@@ -106,6 +106,7 @@ pub(super) fn plan(
         timeout: limit(config.timeout),
         queue_timeout: Some(nanos(config.queue_timeout)).filter(|limit| *limit > 0),
         graceful_timeout: nanos(config.graceful_timeout),
+        response_buffer: config.response_buffer,
         overrun: Box::new(OverrunPolicy(heritage.interrupts.clone())),
     })
 }

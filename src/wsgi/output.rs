@@ -1,6 +1,6 @@
 //! Owns: from what the application returned to blocks on the exchange (PEP 3333, "The Server/Gateway Side").
 //! Rule: what is all there (a list or tuple of bytes, a file) is handed over at once and the application is done with;
-//! anything else is iterated, each block sent whole before the next is asked for. `close()` is called exactly once on
+//! anything else is iterated, each block sent, or kept within bounds, before the next is asked for. `close()` is called exactly once on
 //! every path, in the thread that iterated.
 //! Never: frames or cuts; that is `exchange`.
 

@@ -175,8 +175,15 @@ mod tests {
 
     #[test]
     fn every_setting_of_gunicorn_is_known_once() {
-        let ours =
-            ["warm_up", "boot_timeout", "header_timeout", "body_timeout", "write_timeout", "queue_timeout"];
+        let ours = [
+            "warm_up",
+            "boot_timeout",
+            "header_timeout",
+            "body_timeout",
+            "write_timeout",
+            "queue_timeout",
+            "response_buffer",
+        ];
         let names: BTreeSet<_> = options().map(|opt| opt.name).filter(|name| !ours.contains(name)).collect();
         assert_eq!(names.len(), 120);
         assert_eq!(options().count() - ours.len(), 120);

@@ -150,6 +150,17 @@ pub const ROWS: &[Opt] = &[
         ..ROW
     },
     Opt {
+        name: "response_buffer",
+        long: &["response-buffer"],
+        kind: Kind::Int { min: 0, max: u32::MAX as i64 },
+        default: "262144",
+        section: WORKERS,
+        help: "Bytes of a response that are kept for a client that is slow to take them, so that the application can go \
+               on; all connections of a worker together keep 128 times as much. Beyond either, and with 0, the \
+               application waits for the client.",
+        ..ROW
+    },
+    Opt {
         name: "limit_request_line",
         long: &["limit-request-line"],
         kind: Kind::Int { min: 0, max: ANY },
