@@ -1,10 +1,10 @@
-//! Every order in which the steps of two or three threads can fall, for the words that decide who leads a worker's loop
-//! and who answers a request. The files under test are compiled here with loom's primitives in place of std's.
+//! Every order in which the steps of two or three threads can fall, for the words that decide who leads a worker's loop,
+//! who answers a request, and who has a connection when the process crashes. The files under test are compiled here with loom's primitives in place of std's.
 
 #![allow(dead_code)]
 
 pub mod atomics {
-    pub use loom::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
+    pub use loom::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering};
     pub use loom::sync::{Condvar, Mutex, MutexGuard};
     pub use loom::thread::yield_now;
 
@@ -30,6 +30,8 @@ pub mod sys {
 mod baton;
 #[path = "../src/exchange/claim.rs"]
 mod claim;
+#[path = "../src/event_loop/roll.rs"]
+mod roll;
 
 use loom::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use loom::sync::Arc;
@@ -325,4 +327,145 @@ fn the_helper_and_a_crash_do_not_both_answer() {
         let crash = crash.join().unwrap();
         assert!((helper == Overrun::Answer(7)) != (crash == Overrun::Answer(7)), "{helper:?} {crash:?}");
     });
+}
+
+/// Threads of the loop and the handler of a crash, by what the roll says.
+mod roll_in_a_crash {
+    use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+    use loom::sync::Arc;
+    use loom::thread;
+
+    use crate::roll::{Place, Roll, Standing};
+
+    const FD: i32 = 7;
+
+    /// A roll with one connection, which a thread has.
+    fn roll() -> Arc<Roll> {
+        let roll = Roll::of(1);
+        roll.write(0, Place::new(FD, 0, false, true));
+        Arc::new(roll)
+    }
+
+    /// What the handler of a crash finds, when it has given others so many moments.
+    fn found(roll: &Roll, moments: usize) -> Option<Standing> {
+        roll.take_all();
+        for _ in 0..moments {
+            match roll.look(0)?.standing() {
+                Standing::Held | Standing::Parting => thread::yield_now(),
+                _ => break,
+            }
+        }
+        roll.look(0).map(Place::standing)
+    }
+
+    #[test]
+    fn a_crash_has_a_waiting_connection_or_its_thread_has() {
+        loom::model(|| {
+            let roll = roll();
+            roll.put(0, Standing::Idle);
+            let in_use = Arc::new(AtomicBool::new(false));
+            let crash = {
+                let (roll, in_use) = (roll.clone(), in_use.clone());
+                thread::spawn(move || {
+                    let found = found(&roll, 2);
+                    // What is idle is passed on: nobody may be using it.
+                    assert!(found != Some(Standing::Idle) || !in_use.load(SeqCst));
+                    found
+                })
+            };
+            for _ in 0..2 {
+                if !roll.try_move(0, Standing::Held) {
+                    break;
+                }
+                in_use.store(true, SeqCst);
+                in_use.store(false, SeqCst);
+                roll.put(0, Standing::Idle);
+            }
+            let found = crash.join().unwrap();
+            assert!(matches!(found, Some(Standing::Idle | Standing::Held)), "{found:?}");
+            assert!(!roll.try_move(0, Standing::Held), "a thread has it after the crash");
+        });
+    }
+
+    #[test]
+    fn a_connection_that_is_left_to_another_worker_is_not_answered_in_a_crash_too() {
+        loom::model(|| {
+            let roll = roll();
+            let served = Arc::new(AtomicUsize::new(0));
+            let crash = {
+                let (roll, served) = (roll.clone(), served.clone());
+                thread::spawn(move || match found(&roll, 2) {
+                    // Answered, or passed on.
+                    Some(Standing::Held | Standing::Idle) => drop(served.fetch_add(1, SeqCst)),
+                    Some(Standing::Parting) | None => {}
+                    other => panic!("{other:?}"),
+                })
+            };
+            if roll.try_move(0, Standing::Parting) {
+                // The other worker has it from here on, and serves it.
+                served.fetch_add(1, SeqCst);
+                roll.leave(0);
+            }
+            crash.join().unwrap();
+            assert!(served.load(SeqCst) <= 1, "two processes answer");
+        });
+    }
+
+    #[test]
+    fn a_connection_for_which_the_mailbox_has_no_room_is_the_crash_s_or_the_thread_s() {
+        loom::model(|| {
+            let roll = roll();
+            let crash = {
+                let roll = roll.clone();
+                thread::spawn(move || found(&roll, 2))
+            };
+            let parted = roll.try_move(0, Standing::Parting);
+            if parted {
+                // It was not sent: the thread has it, and lets it wait here again.
+                roll.put(0, Standing::Held);
+                roll.put(0, Standing::Idle);
+            }
+            let found = crash.join().unwrap();
+            match parted {
+                true => assert!(
+                    matches!(found, Some(Standing::Idle | Standing::Parting | Standing::Held)),
+                    "{found:?}"
+                ),
+                false => assert_eq!(found, Some(Standing::Held)),
+            }
+            assert!(!roll.try_move(0, Standing::Held), "a thread has it after the crash");
+        });
+    }
+
+    #[test]
+    fn a_crash_sees_each_connection_that_has_been_taken_from_where_it_waits() {
+        loom::model(|| {
+            let roll = Arc::new(Roll::of(1));
+            let waiting = Arc::new(AtomicBool::new(true));
+            let taker = {
+                let (roll, waiting) = (roll.clone(), waiting.clone());
+                thread::spawn(move || {
+                    let expected = roll.expect();
+                    let taken = waiting.swap(false, SeqCst);
+                    if taken {
+                        roll.write(0, Place::new(FD, 0, false, true));
+                    }
+                    drop(expected);
+                    taken
+                })
+            };
+            // The handler first sees to it that nothing can be taken any more; the kernel puts the two in an order.
+            waiting.swap(false, SeqCst);
+            roll.take_all();
+            while roll.is_expecting() {
+                thread::yield_now();
+            }
+            let seen = roll.look(0);
+            let taken = taker.join().unwrap();
+            assert_eq!(
+                seen.map(|place| (place.fd(), place.standing())),
+                taken.then_some((FD, Standing::Held))
+            );
+        });
+    }
 }

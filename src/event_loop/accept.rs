@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::crash::Expected;
+use super::roll::Expected;
 use super::table::{Entry, Job, Table};
 use super::{lock, room, EventLoop, Lead, LISTENER, MAILBOX};
 use crate::conn::{Conn, Desk, Event};

@@ -1,16 +1,12 @@
-//! Owns: what the worker's connections are told when the process crashes, and the roll that says how each stands.
+//! Owns: what the worker's connections are told when the process crashes; how each stands is in the `roll`.
 //! Rule: nobody is told twice and nothing is run twice. A request that is with the application gets a 500, one that is not
 //! a 503; a response that has begun is reset, unless all of it has left; a connection of which nothing has been read goes to
 //! another worker. All of it happens in a signal handler: atomics, and system calls on numbers that were noted before.
 //! Never: allocates, locks, reads a connection from the table.
-//!
-//! The roll costs a request two compare-and-swaps of a word that nobody else uses. `hold` is the first: after it the connection is its
-//! thread's, and without it the thread goes no further, as the connection has been passed on by a crash elsewhere.
 
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
-use std::sync::atomic::{AtomicU32, AtomicU64};
 
+use super::roll::{Expected, Place, Roll, Standing};
 use super::EventLoop;
 use crate::conn::{Conn, State};
 use crate::crash_report::announce;
@@ -25,76 +21,11 @@ use crate::sys::socket;
 use crate::transport::Peer;
 use crate::version;
 
-/// Connections beyond the worker's most, which it may take when it leaves.
-const SPARE: usize = 256;
 /// Milliseconds that the handler may wait, in all: for other threads, for room in the mailbox.
 const MOST_WAITS: u32 = 100;
 
-/// How a connection stands, as far as a crash is concerned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u64)]
-enum Standing {
-    Absent,
-    /// A thread has it.
-    Held,
-    /// Nothing of its next request has been read.
-    Idle,
-    /// A request has been read, in part or whole.
-    Begun,
-    /// Part of a response has left.
-    Replying,
-    /// All is said.
-    Ended,
-}
-
-const STANDINGS: [Standing; 6] =
-    [Standing::Absent, Standing::Held, Standing::Idle, Standing::Begun, Standing::Replying, Standing::Ended];
-
-/// One connection: its descriptor (32 bits), listener (23), whether the descriptor is all there is to it, whether it has
-/// TLS, whether a crash has taken it, standing.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Place(u64);
-
-const LISTENER: u64 = 0x7f_ffff;
-const BARE: u64 = 1 << 8;
-const SECURE: u64 = 1 << 7;
-const TAKEN: u64 = 1 << 6;
-const STANDING: u64 = 0x3f;
-
-impl Place {
-    fn new(conn: &Conn, fd: i32) -> Place {
-        let secure = if conn.is_bound() { SECURE } else { 0 };
-        let bare = if conn.is_bare() { BARE } else { 0 };
-        Place(u64::from(fd as u32) << 32 | (conn.listener as u64 & LISTENER) << 9 | bare | secure)
-    }
-
-    fn at(self, standing: Standing) -> Place {
-        Place(self.0 & !STANDING | standing as u64)
-    }
-
-    fn standing(self) -> Standing {
-        STANDINGS[(self.0 & STANDING) as usize % STANDINGS.len()]
-    }
-
-    fn is_taken(self) -> bool {
-        self.0 & TAKEN != 0
-    }
-
-    fn fd(self) -> i32 {
-        (self.0 >> 32) as i32
-    }
-
-    fn listener(self) -> usize {
-        (self.0 >> 9 & LISTENER) as usize
-    }
-
-    fn is_bare(self) -> bool {
-        self.0 & BARE != 0
-    }
-
-    fn is_secure(self) -> bool {
-        self.0 & SECURE != 0
-    }
+fn place(conn: &Conn, fd: i32) -> Place {
+    Place::new(fd, conn.listener, conn.is_bound(), conn.is_bare())
 }
 
 fn standing(state: State) -> Standing {
@@ -107,39 +38,12 @@ fn standing(state: State) -> Standing {
     }
 }
 
-/// Every connection of the worker by its key in the table. Connections beyond its length end unanswered.
-pub(super) struct Roll {
-    places: Box<[AtomicU64]>,
-    /// Threads that may have a connection in their hands that is not on it yet.
-    arriving: AtomicU32,
-}
-
-/// Until it is dropped, a crash waits for a connection to be entered.
-pub(super) struct Expected<'a>(&'a AtomicU32);
-
-impl Drop for Expected<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, SeqCst);
-    }
-}
-
+/// What threads of the loop do with the roll. Where a crash has what they want, they go no further.
 impl Roll {
-    pub(super) fn new(most_connections: usize) -> Roll {
-        let places = (0..most_connections + SPARE).map(|_| AtomicU64::new(0)).collect();
-        Roll { places, arriving: AtomicU32::new(0) }
-    }
-
-    /// By a thread that is about to take a connection from where it waits.
-    pub(super) fn expect(&self) -> Expected<'_> {
-        self.arriving.fetch_add(1, SeqCst);
-        Expected(&self.arriving)
-    }
-
     /// A new connection, in the hands of the thread that took it. One that has come while the process crashes stays as it
     /// came: the thread goes no further.
     pub(super) fn enter(&self, key: usize, conn: &Conn, fd: i32, expected: Expected<'_>) {
-        let Some(word) = self.places.get(key) else { return };
-        word.store(Place::new(conn, fd).at(Standing::Held).0, SeqCst);
+        self.write(key, place(conn, fd));
         if crash::is_near() {
             self.wait(key, conn.state());
             drop(expected);
@@ -149,59 +53,33 @@ impl Roll {
 
     /// A thread takes the connection into its hands.
     pub(super) fn hold(&self, key: usize) {
-        let Some(word) = self.places.get(key) else { return };
-        let seen = Place(word.load(Relaxed));
-        let held = seen.at(Standing::Held).0;
-        if seen.is_taken() || word.compare_exchange(seen.0, held, AcqRel, Relaxed).is_err() {
+        if !self.try_move(key, Standing::Held) {
             crash::wait_for_the_end();
         }
     }
 
+    /// The thread that has it leaves it to another worker: `leave` follows, or `stay`.
+    pub(super) fn part(&self, key: usize) {
+        if !self.try_move(key, Standing::Parting) {
+            crash::wait_for_the_end();
+        }
+    }
+
+    /// No other worker has it, and the thread goes on with it.
+    pub(super) fn stay(&self, key: usize) {
+        self.put(key, Standing::Held);
+    }
+
     /// It is back, and waits.
     pub(super) fn wait(&self, key: usize, state: State) {
-        let Some(word) = self.places.get(key) else { return };
-        // A crash may mark it meanwhile, and wants to know too.
-        let set = |word| Some(Place(word).at(standing(state)).0);
-        let _ = word.fetch_update(Release, Relaxed, set);
-    }
-
-    /// Its descriptor is closed, or another worker's.
-    pub(super) fn leave(&self, key: usize) {
-        if let Some(word) = self.places.get(key) {
-            word.store(Standing::Absent as u64, Release);
-        }
-    }
-
-    /// By a crash: from now on no thread gets hold of a connection that it does not have.
-    fn take_all(&self) {
-        for word in &self.places {
-            if word.load(Acquire) != Standing::Absent as u64 {
-                word.fetch_or(TAKEN, AcqRel);
-            }
-        }
+        self.put(key, standing(state));
     }
 
     /// By a crash, when nothing can be taken from where it waits any more: gives those a moment who just have.
     fn await_arrivals(&self, waits: &mut u32) {
-        while self.arriving.load(SeqCst) > 0 && *waits > 0 {
+        while self.is_expecting() && *waits > 0 {
             *waits -= 1;
             crash::pause_briefly();
-        }
-    }
-
-    /// The keys of all that may be there.
-    fn keys(&self) -> std::ops::Range<usize> {
-        0..self.places.len()
-    }
-
-    fn look(&self, key: usize) -> Option<Place> {
-        let word = &self.places[key];
-        let place = Place(word.load(Acquire));
-        match place.standing() {
-            Standing::Absent => None,
-            // It has been accepted since.
-            _ if !place.is_taken() => Some(Place(word.fetch_or(TAKEN, AcqRel) | TAKEN)),
-            _ => Some(place),
         }
     }
 }
@@ -261,6 +139,8 @@ impl Scene for EventLoop {
                 Standing::Idle => self.end_idle(place, &mut waits, &mut toll),
                 Standing::Begun => self.turn_away(place, &mut toll),
                 Standing::Replying => reset(place, &mut toll),
+                // Another worker has it, or nobody: to say anything could be to answer beside that one.
+                Standing::Parting => {}
                 Standing::Ended | Standing::Absent => {}
             }
         }
@@ -269,11 +149,16 @@ impl Scene for EventLoop {
 }
 
 impl EventLoop {
-    /// Another thread may be about to put it back, or to open its claim: it is given a moment.
+    /// Another thread may be about to put it back, to leave it to another worker or to open its claim: it is given a moment.
     fn settled(&self, key: usize, waits: &mut u32) -> Option<Place> {
         loop {
             let place = self.roll.look(key)?;
-            if place.standing() != Standing::Held || self.claim(place).is_some() || *waits == 0 {
+            let passes = match place.standing() {
+                Standing::Held => self.claim(place).is_none(),
+                Standing::Parting => true,
+                _ => false,
+            };
+            if !passes || *waits == 0 {
                 return Some(place);
             }
             *waits -= 1;

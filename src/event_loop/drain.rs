@@ -99,9 +99,12 @@ impl EventLoop {
         // Before it is sent: the duplicate in the mailbox would keep the registration alive.
         self.unwatch(table, key, conn);
         let listener = self.plan.listeners[conn.listener].id();
+        // Before another worker can have it: a crash may come between here and the entry's end.
+        self.roll.part(key);
         match conn.leave_in(&self.plan.mailbox, listener) {
             Ok(()) => true,
             Err(e) => {
+                self.roll.stay(key);
                 log::debug!("A connection from {} cannot be left to other workers: {e}", conn.peer);
                 false
             }

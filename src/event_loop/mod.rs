@@ -14,6 +14,7 @@ mod helper;
 mod outlet;
 mod ready;
 mod rescue;
+mod roll;
 mod room;
 mod shed;
 mod table;
@@ -27,8 +28,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use slab::Slab;
 
 use self::accept::Source;
-use self::crash::{Pages, Roll};
+use self::crash::Pages;
 use self::ready::ReadyQueue;
+use self::roll::Roll;
 use self::room::Reserve;
 use self::table::{Job, Table};
 use crate::access_sink::AccessLog;
