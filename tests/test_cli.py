@@ -416,6 +416,29 @@ def test_limit_request_field_size(server):
     assert running.get("/", [("Name", fits + "vvv")]).status == 431
 
 
+def test_limits_of_zero_are_those_of_the_head(server):
+    """gunicorn's documentation has 0 for no limit; a token of an identity provider is longer than 8190 bytes at times."""
+    running = server(ECHO, "--limit-request-line", "0", "--limit-request-field_size", "0")
+    assert running.get("/", [("Token", "v" * 60000)]).status == 200
+    assert running.get("/" + "a" * 60000).status == 200
+    assert running.get("/", [("Token", "v" * 66000)]).status == 431
+    assert running.get("/" + "a" * 66000).status in (414, 431)
+
+
+def test_limit_request_head(server):
+    running = server(ECHO, "--limit-request-head", "200000", "--limit-request-field_size", "0", "--limit-request-line", "0")
+    assert running.get("/", [("Token", "v" * 199000)]).status == 200
+    assert running.get("/", [("Token", "v" * 200000)]).status == 431
+    small = server(ECHO, "--limit-request-head", "300")
+    assert small.get("/").status == 200
+    assert small.get("/", [("Token-%d" % n, "v" * 50) for n in range(5)]).status == 431
+
+
+def test_a_request_line_of_eight_thousand_bytes_is_served(server):
+    """RFC 9112, 3: "RECOMMENDED that all HTTP senders and recipients support, at a minimum, request-line lengths of 8000"."""
+    assert server(ECHO).get("/" + "a" * 7985).status == 200
+
+
 def test_access_logfile(server):
     running = server(HELLO, "--access-logfile", "access.log")
     running.get("/path?q")

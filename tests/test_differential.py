@@ -190,7 +190,7 @@ LENIENT = ["--permit-obsolete-folding", "--strip-header-spaces", "--permit-uncon
 def ours(module_server, request, tmp_path_factory):
     """What an operator may permit must be as safe. A unix socket, as there are not so many ports."""
     path = os.path.join(str(tmp_path_factory.mktemp("ours")), "socket")
-    running = module_server(APP, *request.param, "--bind", "unix:" + path, "--limit-request-line", "8190")
+    running = module_server(APP, *request.param, "--bind", "unix:" + path)
     running.expect_errors(r"Error handling request")
     return running
 

@@ -17,7 +17,7 @@ END = b"\r\n"
 
 @pytest.fixture(scope="module")
 def echo(module_server):
-    running = module_server("apps.echo", "--keep-alive", "30", "--timeout", "60", "--limit-request-line", "8190")
+    running = module_server("apps.echo", "--keep-alive", "30", "--timeout", "60")
     running.worker_pids = running.wait_workers(1)
     # Rows that break the body make the application raise what it was given.
     running.expect_errors(r"Error handling request")

@@ -55,6 +55,7 @@ EFFECTS = {
     "limit_request_line": "test_cli.py::test_limit_request_line",
     "limit_request_fields": "test_cli.py::test_limit_request_fields",
     "limit_request_field_size": "test_cli.py::test_limit_request_field_size",
+    "limit_request_head": "test_cli.py::test_limit_request_head",
     # Behind a proxy
     "forwarded_allow_ips": "test_environ.py::test_who_is_believed",
     "secure_scheme_headers": HERE + "test_secure_scheme_headers",

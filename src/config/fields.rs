@@ -15,12 +15,10 @@ use super::values::{Address, LogTarget};
 use super::{Authorities, ClientCertificate, ReloadEngine, Tls};
 use crate::http::{Forwarders, HeaderMap, Leniency, Limits, Methods, Policy};
 
-/// The most that a request head may take, whatever the other limits say.
-const HEAD_LIMIT: usize = 64 * 1024;
+/// The most that a request head may take, whatever the limits say: each thread has address space for one.
+const HEAD_LIMIT: usize = 16 << 20;
 /// The most fields that gunicorn accepts, and what its "no limit" amounts to.
 const FIELDS_LIMIT: usize = 32_768;
-/// What gunicorn makes of a field size of 0.
-const FIELD_SIZE_DEFAULT: usize = 8190;
 
 pub(super) fn tls(set: &Settings) -> Option<Tls> {
     Some(Tls {
@@ -49,12 +47,13 @@ pub(super) fn proc_name(set: &Settings, app: Option<&AppSpec>) -> String {
 
 pub(super) fn policy(set: &Settings) -> Policy {
     let upper = |name: String| name.to_ascii_uppercase();
+    let head = limit(set, "limit_request_head", HEAD_LIMIT);
     Policy {
         limits: Limits {
-            request_line: limit(set, "limit_request_line", HEAD_LIMIT).min(HEAD_LIMIT),
-            fields: limit(set, "limit_request_fields", FIELDS_LIMIT).min(FIELDS_LIMIT),
-            field_size: limit(set, "limit_request_field_size", FIELD_SIZE_DEFAULT).min(HEAD_LIMIT),
-            head: HEAD_LIMIT,
+            request_line: limit(set, "limit_request_line", head),
+            fields: limit(set, "limit_request_fields", FIELDS_LIMIT),
+            field_size: limit(set, "limit_request_field_size", head),
+            head,
         },
         header_map: header_map(&optional_text(set, "header_map").unwrap_or_default()),
         forwarders: Forwarders::new(
@@ -74,11 +73,11 @@ pub(super) fn policy(set: &Settings) -> Policy {
     }
 }
 
-/// A limit of which 0 stands for `instead`.
-fn limit(set: &Settings, name: &str, instead: usize) -> usize {
+/// A limit that cannot be above `most`, which 0 stands for.
+fn limit(set: &Settings, name: &str, most: usize) -> usize {
     match number(set, name) {
-        0 => instead,
-        limit => limit,
+        0 => most,
+        limit => most.min(limit),
     }
 }
 

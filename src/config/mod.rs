@@ -388,7 +388,7 @@ mod tests {
         assert_eq!(config.timeout, Duration::from_secs(30));
         assert_eq!(config.graceful_timeout, Duration::from_secs(30));
         assert_eq!(config.keepalive, Duration::from_secs(2));
-        assert_eq!(config.http.limits.request_line, 4094);
+        assert_eq!(config.http.limits.request_line, 8190);
         assert_eq!(config.http.limits.fields, 100);
         assert_eq!(config.http.limits.field_size, 8190);
         assert_eq!(config.http.limits.head, 65_536);
@@ -416,7 +416,11 @@ mod tests {
         let limits = config(none).http.limits;
         assert_eq!(limits.request_line, 65_536);
         assert_eq!(limits.fields, 32_768);
-        assert_eq!(limits.field_size, 8190);
+        assert_eq!(limits.field_size, 65_536);
+        let limits = config(&format!("{none} --limit-request-head 0")).http.limits;
+        assert_eq!((limits.request_line, limits.field_size, limits.head), (16 << 20, 16 << 20, 16 << 20));
+        let limits = config(&format!("{none} --limit-request-head 100000")).http.limits;
+        assert_eq!((limits.request_line, limits.field_size, limits.head), (100_000, 100_000, 100_000));
     }
 
     #[test]

@@ -164,9 +164,9 @@ pub const ROWS: &[Opt] = &[
         name: "limit_request_line",
         long: &["limit-request-line"],
         kind: Kind::Int { min: 0, max: ANY },
-        default: "4094",
+        default: "8190",
         section: LIMITS,
-        help: "Octets in the request line. 0 = no limit but that of a whole head, 64 KiB.",
+        help: "Bytes in the request line. 0 = no limit but that of the whole head.",
         ..ROW
     },
     Opt {
@@ -185,7 +185,17 @@ pub const ROWS: &[Opt] = &[
         kind: Kind::Int { min: 0, max: ANY },
         default: "8190",
         section: LIMITS,
-        help: "Octets in one header field, name and value. 0 = 8190, as in gunicorn.",
+        help: "Bytes in one header field, name and value. 0 = no limit but that of the whole head.",
+        ..ROW
+    },
+    Opt {
+        name: "limit_request_head",
+        long: &["limit-request-head"],
+        kind: Kind::Int { min: 0, max: ANY },
+        default: "65536",
+        section: LIMITS,
+        help: "Bytes in the request line and all header fields together, whatever the other limits allow. A connection \
+               whose head has not ended keeps them in memory. 0 = as many as possible, 16 MiB.",
         ..ROW
     },
 ];
