@@ -53,11 +53,13 @@ impl fmt::Display for Papers {
         match peer {
             Peer::Tcp(address) => write!(f, "{address} ")?,
             Peer::Unix => f.write_str("- ")?,
+            Peer::Other => f.write_str("? ")?,
         }
         f.write_str(match preface {
             Preface::None => "none",
             Preface::Due(mode) => mode.as_str(),
             Preface::Barred => "barred",
+            Preface::Unnamed => "unnamed",
         })?;
         match origin {
             Some(origin) => write!(f, " {origin}"),
@@ -147,11 +149,13 @@ fn read(message: &[u8], fd: OwnedFd) -> Option<Handed> {
     let (listener, requests, deadline, secure) = (number()?, number()?, number()?, number()? == 1);
     let peer = match words.next()? {
         "-" => Peer::Unix,
+        "?" => Peer::Other,
         address => Peer::Tcp(address.parse::<SocketAddr>().ok()?),
     };
     let preface = match words.next()? {
         "none" => Preface::None,
         "barred" => Preface::Barred,
+        "unnamed" => Preface::Unnamed,
         mode => Preface::Due(Mode::of(mode)?),
     };
     let origin = match words.next()? {
@@ -214,11 +218,12 @@ mod tests {
     }
 
     #[test]
-    fn a_unix_peer_has_no_address() {
+    fn a_peer_without_an_address_stays_what_it_is() {
         let mailbox = Mailbox::new().unwrap();
         let (near, _far) = UnixStream::pair().unwrap();
-        for preface in [Preface::None, Preface::Barred, Preface::Due(Mode::V1)] {
-            let papers = Papers { listener: 1, secure: false, preface, origin: None, ..papers(Peer::Unix) };
+        let prefaces = [Preface::None, Preface::Barred, Preface::Due(Mode::V1), Preface::Unnamed];
+        for (preface, peer) in prefaces.into_iter().zip([Peer::Unix, Peer::Other].into_iter().cycle()) {
+            let papers = Papers { listener: 1, secure: false, preface, origin: None, ..papers(peer) };
             mailbox.send(near.as_fd(), papers, b"").unwrap();
             let handed = mailbox.receive(&mut Vec::new()).unwrap().unwrap();
             assert_eq!((handed.papers, handed.octets.len()), (papers, 0));

@@ -48,6 +48,16 @@ impl fmt::Display for BadNetwork {
 
 impl std::error::Error for BadNetwork {}
 
+/// What is known of whoever speaks on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Identity {
+    Ip(IpAddr),
+    /// The peer of a unix socket.
+    UnixSocket,
+    /// A peer by another family of addresses, or a client whom a PROXY header does not name.
+    Unknown,
+}
+
 /// A set of peers: `127.0.0.1`, `10.0.0.0/8`, `*`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Peers {
@@ -65,10 +75,15 @@ impl Peers {
         Ok(Peers::Of(named.map(network).collect::<Result<_, _>>()?))
     }
 
-    /// A peer without an address speaks through a unix socket, whose file mode has let it in.
-    pub fn contain(&self, peer: Option<IpAddr>) -> bool {
-        let (Peers::Of(networks), Some(peer)) = (self, peer) else {
+    pub fn contain(&self, peer: Identity) -> bool {
+        let Peers::Of(networks) = self else {
             return true;
+        };
+        let peer = match peer {
+            Identity::Ip(peer) => peer,
+            // The mode of the socket's file has let it in.
+            Identity::UnixSocket => return true,
+            Identity::Unknown => return false,
         };
         // On a dual-stack listener an IPv4 peer looks like ::ffff:127.0.0.1.
         let canonical = peer.to_canonical();
@@ -101,7 +116,7 @@ impl Introductions {
     }
 
     /// "The receiver MUST NOT try to guess" (The PROXY protocol, §2): from a proxy the header must come.
-    pub fn preface(&self, peer: Option<IpAddr>) -> Preface {
+    pub fn preface(&self, peer: Identity) -> Preface {
         match self.peers.contain(peer) {
             true => Preface::Due(self.mode),
             false => Preface::Barred,
@@ -125,9 +140,9 @@ impl Trust {
         Ok(Trust { peers: Peers::new(forwarded_allow_ips)?, schemes: secure_scheme_headers })
     }
 
-    /// Asked once per connection; the answer also goes to `http::parse::head`.
-    pub fn trusts(&self, peer: Option<IpAddr>) -> bool {
-        self.peers.contain(peer)
+    /// Asked of the peer, and again of the client whom a PROXY header has named in its place.
+    pub fn trusts(&self, speaker: Identity) -> bool {
+        self.peers.contain(speaker)
     }
 
     /// What a trusted peer says about the scheme; `block` is what the spans of `fields` are relative to. The exact value
@@ -171,8 +186,8 @@ mod tests {
         Peers::new(entries).unwrap()
     }
 
-    fn peer(text: &str) -> Option<IpAddr> {
-        Some(text.parse().unwrap())
+    fn peer(text: &str) -> Identity {
+        Identity::Ip(text.parse().unwrap())
     }
 
     #[test]
@@ -189,8 +204,10 @@ mod tests {
     }
 
     #[test]
-    fn unix_peers_are_trusted() {
-        assert!(peers(&[]).contain(None));
+    fn unix_peers_are_trusted_and_those_of_unknown_families_are_not() {
+        assert!(peers(&[]).contain(Identity::UnixSocket));
+        assert!(!peers(&["127.0.0.1", "0.0.0.0/0", "::/0"]).contain(Identity::Unknown));
+        assert!(peers(&["*"]).contain(Identity::Unknown));
     }
 
     #[test]
@@ -215,7 +232,7 @@ mod tests {
         assert_eq!(some.preface(peer("10.1.2.3")), Preface::Due(Mode::V2));
         assert_eq!(some.preface(peer("::ffff:10.1.2.3")), Preface::Due(Mode::V2));
         assert_eq!(some.preface(peer("11.1.2.3")), Preface::Barred);
-        assert_eq!(some.preface(None), Preface::Due(Mode::V2));
+        assert_eq!(some.preface(Identity::UnixSocket), Preface::Due(Mode::V2));
     }
 
     fn scheme(lines: &[(&str, &str)]) -> Result<Option<Scheme>, Reject> {

@@ -62,6 +62,8 @@ pub enum Preface {
     Due(Mode),
     /// The request; a header from this peer is forbidden.
     Barred,
+    /// The request. A header has come, from a proxy that speaks for a client without an address.
+    Unnamed,
 }
 
 /// The connection that a proxy has with its client: who made it, and to which address.
@@ -120,6 +122,11 @@ pub fn header(bytes: &[u8], mode: Mode) -> Result<Header, Malformed> {
         (Some(b'\r'), Mode::V2 | Mode::Auto) => version_2(bytes),
         _ => Err(Malformed),
     }
+}
+
+/// Whether a whole header says that the proxy speaks for itself (§2.2, LOCAL). UNKNOWN of version 1 does not tell.
+pub fn is_local(header: &[u8]) -> bool {
+    header.starts_with(V2_SIGNATURE) && header.get(V2_SIGNATURE.len()) == Some(&0x20)
 }
 
 /// Whether octets that are no request are, or begin like, a header: for a peer that may not send one.

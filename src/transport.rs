@@ -5,26 +5,41 @@
 
 use std::fmt;
 use std::io::{self, IoSlice};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use socket2::SockAddr;
+
+use crate::proxy::Identity;
 use crate::sys::{file, socket};
 use crate::tls::{Facts, Failure, Session};
 
-/// The other end of a connection. Shown, it is an address without its port; a unix socket's peer has none.
+/// The other end of a connection. Shown, it is an address without its port; only TCP has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
     Tcp(SocketAddr),
     Unix,
+    /// By a family of addresses that an inherited listener has brought along, such as AF_VSOCK.
+    Other,
 }
 
 impl Peer {
-    pub fn ip(&self) -> Option<IpAddr> {
+    /// By the address that the kernel gives for the other end of a socket.
+    pub fn at(address: &SockAddr) -> Peer {
+        match address.as_socket() {
+            Some(address) => Peer::Tcp(address),
+            None if address.is_unix() => Peer::Unix,
+            None => Peer::Other,
+        }
+    }
+
+    pub fn identity(&self) -> Identity {
         match self {
-            Peer::Tcp(address) => Some(address.ip()),
-            Peer::Unix => None,
+            Peer::Tcp(address) => Identity::Ip(address.ip()),
+            Peer::Unix => Identity::UnixSocket,
+            Peer::Other => Identity::Unknown,
         }
     }
 }
@@ -33,7 +48,7 @@ impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Peer::Tcp(address) => write!(f, "{}", address.ip().to_canonical()),
-            Peer::Unix => Ok(()),
+            Peer::Unix | Peer::Other => Ok(()),
         }
     }
 }

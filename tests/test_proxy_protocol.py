@@ -9,6 +9,7 @@ import socket
 import ssl
 import struct
 import subprocess
+import time
 
 import pytest
 
@@ -181,13 +182,79 @@ def test_a_method_of_that_name_is_no_header(server):
     assert environ(running.request("PROXY", "/"))["REQUEST_METHOD"] == "PROXY"
 
 
-def test_trust_is_about_the_peer_not_about_its_client(server):
-    """Forwarded fields are the proxy's words, and the proxy is at the other end of the socket."""
-    for trusted, scheme in (("127.0.0.1", "https"), ("192.0.2.7", "http")):
-        running = server(ECHO, "--proxy-protocol", "--forwarded-allow-ips", trusted)
+FORWARDED = [("X-Forwarded-Proto", "https"), ("SCRIPT_NAME", "/mount"), ("REMOTE_USER", "root")]
+
+
+def believed(response):
+    """Whether what the fields of FORWARDED say has been taken for the truth; all of it, or nothing."""
+    found = environ(response)
+    seen = (found["wsgi.url_scheme"], found["SCRIPT_NAME"], found.get("HTTP_REMOTE_USER"))
+    assert seen in (("https", "/mount", "root"), ("http", "", None)), seen
+    return found["SCRIPT_NAME"] != ""
+
+
+def ask(connection):
+    return believed(connection.exchange("GET", "/mount/page", FORWARDED))
+
+
+TRUST = ("--proxy-protocol", "--forwarder-headers", "SCRIPT_NAME,REMOTE_USER", "--forwarded-allow-ips")
+
+
+@pytest.mark.parametrize("trusted, named, itself", [
+    ("127.0.0.1", False, True), ("192.0.2.7", True, False), ("*", True, True), ("127.0.0.1,192.0.2.0/24", True, True),
+])
+def test_trust_is_about_the_client_that_is_named(server, trusted, named, itself):
+    """A balancer of connections passes on what its client sends: the fields are the client's words, not the balancer's."""
+    running = server(ECHO, *TRUST, trusted, "--keep-alive", "30")
+    for header, wanted in [(V1, named), (v2(), named), (v2(command=0), itself)]:
         with running.connect() as connection:
-            connection.send(V1)
-            assert environ(connection.exchange("GET", "/", [("X-Forwarded-Proto", "https")]))["wsgi.url_scheme"] == scheme
+            connection.send(header)
+            assert [ask(connection) for _ in range(3)] == [wanted] * 3, header
+
+
+@pytest.mark.parametrize("header", [b"PROXY UNKNOWN\r\n", v2(family=0), SIGNATURE + b"\x21\x31" + struct.pack("!H", 216) + bytes(216)],
+                         ids=["v1 UNKNOWN", "v2 UNSPEC", "v2 AF_UNIX"])
+def test_a_client_without_a_name_is_not_the_balancer(server, header):
+    running = server(ECHO, *TRUST, "127.0.0.1", "--keep-alive", "30")
+    with running.connect() as connection:
+        connection.send(header)
+        assert not ask(connection) and not ask(connection)
+
+
+def test_a_client_of_a_balancer_on_a_unix_socket_is_not_the_balancer(server, tmp_path):
+    running = server(ECHO, *TRUST, "127.0.0.1", bind="unix:%s/s" % tmp_path)
+    with running.connect() as connection:
+        connection.send(V1)
+        assert not ask(connection)
+
+
+def test_trust_travels_with_the_connection(server):
+    running = server(ECHO, *TRUST, "127.0.0.1", "--keep-alive", "60", "--header-timeout", "60")
+    headers = [(V1, False), (b"PROXY UNKNOWN\r\n", False), (v2(command=0), True)]
+    with Crowd(running, 6) as crowd:
+        for connection, (header, wanted) in zip(crowd.connections, headers):
+            connection.send(header)
+            assert ask(connection) == wanted
+        for connection, (header, _) in zip(crowd.connections[3:], headers):
+            connection.send(header[:13])
+        old = wait_ready(running, 1)
+        running.signal(signal.SIGHUP)
+        wait_until(lambda: not set(old) & set(running.workers()), 20, running.log)
+        for connection, (header, wanted) in zip(crowd.connections[3:], headers):
+            connection.send(header[13:])
+            assert ask(connection) == wanted, header
+        for connection, (header, wanted) in zip(crowd.connections, headers):
+            assert ask(connection) == wanted, header
+
+
+def test_when_a_request_began_is_a_clients_word_too(server):
+    """X-Request-Start decides how long a request has waited (queue_timeout)."""
+    running = server(ECHO, *TRUST, "127.0.0.1", "--queue-timeout", "5")
+    long_ago = [("X-Request-Start", "t=%.3f" % (time.time() - 60))]
+    for header, status in [(V1, 200), (v2(command=0), 503)]:
+        with running.connect() as connection:
+            connection.send(header)
+            assert connection.exchange("GET", "/", long_ago).status == status
 
 
 def test_over_a_unix_socket(server, tmp_path):
@@ -370,8 +437,8 @@ def test_it_comes_before_tls(server, certificate):
             connection.send(header[:9], header[9:])
             connection.sock = context.wrap_socket(connection.sock, server_hostname="localhost")
             for _ in range(2):
-                found = environ(connection.exchange())
-                assert part(found) == CLIENT and found["wsgi.url_scheme"] == "https"
+                found = environ(connection.exchange("GET", "/a", [("SCRIPT_NAME", "/a"), ("X-Forwarded-Proto", "http")]))
+                assert part(found) == CLIENT and (found["wsgi.url_scheme"], found["SCRIPT_NAME"]) == ("https", "")
     # A handshake at once is no header: nothing is served, and the log says to whom.
     with running.connect() as connection, pytest.raises((ssl.SSLError, OSError)):
         context.wrap_socket(connection.sock, server_hostname="localhost")

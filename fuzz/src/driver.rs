@@ -14,6 +14,7 @@ use crate::exchange::claim::Claim;
 use crate::exchange::{BodyFault, Budget, Exchange, Outbox, Site, Watch};
 use crate::handoff::Handed;
 use crate::http::{Policy, Reject};
+use crate::proxy::Trust;
 use crate::proxy_protocol::Preface;
 use crate::scoreboard::{Scoreboard, Slot};
 use crate::sys::clock::{monotonic, SECOND};
@@ -124,7 +125,7 @@ pub fn pair() -> (OwnedFd, UnixStream) {
 /// Serves a connection until it is closed, and returns the requests that the application saw.
 pub fn serve(transport: Transport, client: &mut dyn Client, plan: &Plan<'_>) -> Vec<Seen> {
     run(client, plan, |turn| {
-        let mut conn = Conn::new(transport, Peer::Unix, 0, plan.trusted, turn);
+        let mut conn = Conn::new(transport, if plan.trusted { Peer::Unix } else { Peer::Other }, 0, turn);
         conn.expect(plan.preface);
         conn
     })
@@ -134,14 +135,14 @@ pub fn serve(transport: Transport, client: &mut dyn Client, plan: &Plan<'_>) -> 
 pub fn resume(handed: Handed, client: &mut dyn Client, plan: &Plan<'_>) -> Vec<Seen> {
     run(client, plan, |turn| {
         let transport = Transport::Plain(handed.fd);
-        let mut conn = Conn::new(transport, handed.papers.peer, 0, plan.trusted, turn);
-        conn.resume(&handed.papers, handed.octets);
+        let mut conn = Conn::new(transport, handed.papers.peer, 0, turn);
+        conn.resume(&handed.papers, handed.octets, &turn.settings.trust);
         conn
     })
 }
 
 fn run(client: &mut dyn Client, plan: &Plan<'_>, begin: impl FnOnce(&mut Turn<'_>) -> Conn) -> Vec<Seen> {
-    let settings = settings(plan.policy);
+    let settings = settings(plan);
     let (mut desk, now, client) = (Desk::new(&settings), monotonic(), RefCell::new(client));
     let mut conn = begin(&mut turn(&mut desk, &settings, now));
     let (mut seen, mut next, mut held) = (Vec::new(), Next::Wait(conn.interest()), 0);
@@ -177,10 +178,12 @@ fn run(client: &mut dyn Client, plan: &Plan<'_>, begin: impl FnOnce(&mut Turn<'_
     panic!("it makes no progress in {:?}", conn.state());
 }
 
-fn settings(policy: &Policy) -> Settings {
+fn settings(plan: &Plan<'_>) -> Settings {
     let long = 3600 * SECOND;
+    let peers: &[&str] = if plan.trusted { &["*"] } else { &[] };
     Settings {
-        policy: policy.clone(),
+        policy: plan.policy.clone(),
+        trust: Trust::new(peers, Vec::new()).expect("a list of peers"),
         keepalive: long,
         header_timeout: long,
         body_timeout: long,
@@ -230,7 +233,7 @@ fn call(
     let mut exchange = Exchange::new(conn, desk, site, monotonic());
     let named = match exchange.client() {
         Peer::Tcp(address) => Some(address.to_string()),
-        Peer::Unix => None,
+        Peer::Unix | Peer::Other => None,
     };
     let head = exchange.head_octets().to_vec();
     let is_head = exchange.head().start.method.of(&head) == b"HEAD";

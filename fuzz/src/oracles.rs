@@ -10,7 +10,7 @@ use crate::http::parse::{self, Status};
 use crate::http::{
     response, Forwarders, Framing, Head, HeaderMap, Leniency, Limits, Methods, Policy, Reject,
 };
-use crate::proxy::{Peers, Scheme, Trust};
+use crate::proxy::{Identity, Peers, Scheme, Trust};
 use crate::proxy_protocol::{header, Header, Malformed, Mode, Origin, MOST_OCTETS};
 
 /// Takes the first octets of an input for what the operator decided, and gives back the rest.
@@ -263,14 +263,15 @@ fn peers(text: &str) {
     let Ok(peers) = Peers::new(&entries) else {
         return;
     };
-    assert!(peers.contain(None), "a unix socket's peer");
+    assert!(peers.contain(Identity::UnixSocket));
+    assert_eq!(peers.contain(Identity::Unknown), peers == Peers::Any);
     for entry in entries.iter().map(|entry| entry.trim()) {
         let Ok(address) = entry.parse::<IpAddr>() else {
             continue;
         };
-        assert!(peers.contain(Some(address)), "{entry}");
+        assert!(peers.contain(Identity::Ip(address)), "{entry}");
         if let IpAddr::V4(address) = address {
-            assert!(peers.contain(Some(IpAddr::V6(address.to_ipv6_mapped()))), "{entry}");
+            assert!(peers.contain(Identity::Ip(IpAddr::V6(address.to_ipv6_mapped()))), "{entry}");
         }
     }
     for address in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
@@ -278,7 +279,7 @@ fn peers(text: &str) {
             IpAddr::V4(address) => IpAddr::V6(address.to_ipv6_mapped()),
             other => other,
         };
-        assert!(!peers.contain(Some(address)) || peers.contain(Some(mapped)));
+        assert!(!peers.contain(Identity::Ip(address)) || peers.contain(Identity::Ip(mapped)));
     }
 }
 

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use nix::sys::socket::{recv, send, MsgFlags};
 
 /// Of these words and of the messages in the mailbox, which both servers use. Another version is not spoken to.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// What a server says of itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

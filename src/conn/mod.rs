@@ -29,6 +29,7 @@ use crate::buffer::{OutQueue, Scratch, READ_SIZE};
 use crate::http::body::Decoder;
 use crate::http::date::ServerDate;
 use crate::http::{Head, Policy};
+use crate::proxy::Trust;
 use crate::proxy_protocol::{Origin, Preface};
 use crate::sys::clock::{Nanos, SECOND};
 use crate::sys::poll::{wait_one, Interest};
@@ -97,6 +98,7 @@ pub enum Fate {
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub policy: Policy,
+    pub trust: Trust,
     /// 0: no keep-alive.
     pub keepalive: Nanos,
     pub header_timeout: Nanos,
@@ -138,6 +140,7 @@ pub struct Conn {
     pub(crate) peer: Peer,
     /// Which of the worker's listeners accepted it.
     pub(crate) listener: usize,
+    /// Whether its client's forwarded fields are believed.
     pub(crate) trusted: bool,
     preface: Preface,
     /// What a PROXY header has said, for all its requests.
@@ -168,18 +171,12 @@ pub struct Conn {
 }
 
 impl Conn {
-    pub fn new(
-        transport: Transport,
-        peer: Peer,
-        listener: usize,
-        trusted: bool,
-        turn: &mut Turn<'_>,
-    ) -> Conn {
+    pub fn new(transport: Transport, peer: Peer, listener: usize, turn: &mut Turn<'_>) -> Conn {
         Conn {
             transport,
             peer,
             listener,
-            trusted,
+            trusted: turn.settings.trust.trusts(peer.identity()),
             preface: Preface::None,
             origin: None,
             state: State::Idle,

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 
 use super::{is_transient, Conn, Next, Turn};
 use crate::http::Reject;
+use crate::proxy::Identity;
 use crate::proxy_protocol::{self, Header, Mode, Preface};
 use crate::transport::Peer;
 
@@ -18,6 +19,14 @@ impl Conn {
     /// For whom it is served: the client that a PROXY header has named, else the peer.
     pub(crate) fn client(&self) -> Peer {
         self.origin.as_ref().map_or(self.peer, |origin| Peer::Tcp(origin.client))
+    }
+
+    /// Whom its requests come from, as far as that can be told: a proxy's own address says nothing of its clients.
+    pub(super) fn speaker(&self) -> Identity {
+        match self.preface {
+            Preface::Unnamed => Identity::Unknown,
+            _ => self.client().identity(),
+        }
     }
 
     /// Its client has been named since it was entered in the table.
@@ -52,9 +61,11 @@ impl Conn {
         match read {
             Ok(Header::Partial) => Some(self.park(turn)),
             Ok(Header::Complete { origin, .. }) => {
+                let speaks_for_itself = origin.is_some() || proxy_protocol::is_local(scratch.unread());
                 scratch.forget();
-                self.preface = Preface::None;
+                self.preface = if speaks_for_itself { Preface::None } else { Preface::Unnamed };
                 self.origin = origin.map(Box::new);
+                self.trusted = turn.settings.trust.trusts(self.speaker());
                 None
             }
             Err(_) => Some(self.refuse_preface(turn)),

@@ -8,13 +8,15 @@ use std::os::fd::AsFd;
 
 use super::{Conn, State};
 use crate::handoff::{Mailbox, Papers, MOST_OCTETS};
+use crate::proxy::Trust;
 use crate::proxy_protocol::Preface;
 
 impl Conn {
     /// Goes on where another worker has left it: between requests, or at the beginning of one.
-    pub fn resume(&mut self, papers: &Papers, octets: Vec<u8>) {
+    pub fn resume(&mut self, papers: &Papers, octets: Vec<u8>, trust: &Trust) {
         self.preface = papers.preface;
         self.origin = papers.origin.map(Box::new);
+        self.trusted = trust.trusts(self.speaker());
         if !octets.is_empty() && !self.is_unintroduced() {
             self.go(State::Head);
         }

@@ -154,7 +154,7 @@ impl EventLoop {
         loop {
             match socket::accept(self.plan.listeners[index].as_fd()) {
                 Ok((fd, address)) => {
-                    let comes = Comes::New(fd, address.map_or(Peer::Unix, Peer::Tcp), index);
+                    let comes = Comes::New(fd, Peer::at(&address), index);
                     return Ok(Some(Arrival { comes, expected }));
                 }
                 Err(e) => match e.raw_os_error() {
@@ -254,10 +254,9 @@ impl EventLoop {
         let conn = Box::new(match comes {
             Comes::New(fd, peer, listener) => {
                 let transport = self.transport(fd, peer, self.plan.tls.is_some())?;
-                let trusted = self.plan.trust.trusts(peer.ip());
-                let mut conn = Conn::new(transport, peer, listener, trusted, &mut turn);
+                let mut conn = Conn::new(transport, peer, listener, &mut turn);
                 if let Some(introductions) = &self.plan.introductions {
-                    conn.expect(introductions.preface(peer.ip()));
+                    conn.expect(introductions.preface(peer.identity()));
                 }
                 conn
             }
@@ -269,9 +268,8 @@ impl EventLoop {
                     return None;
                 };
                 let transport = self.transport(fd, peer, papers.secure)?;
-                let trusted = self.plan.trust.trusts(peer.ip());
-                let mut conn = Conn::new(transport, peer, listener, trusted, &mut turn);
-                conn.resume(&papers, octets);
+                let mut conn = Conn::new(transport, peer, listener, &mut turn);
+                conn.resume(&papers, octets, &self.plan.settings.trust);
                 conn
             }
         });

@@ -218,9 +218,8 @@ impl EventLoop {
             return false;
         };
         let deadline = clock::monotonic() + self.plan.settings.keepalive.max(GRACE);
-        let peer = peer.map_or(Peer::Unix, Peer::Tcp);
         let papers = Papers {
-            peer,
+            peer: Peer::at(&peer),
             listener: listener.id(),
             requests: 1,
             deadline,

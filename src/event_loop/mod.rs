@@ -41,7 +41,7 @@ use crate::exchange::claim::Claim;
 use crate::exchange::Budget;
 use crate::handoff::Mailbox;
 use crate::listener::Listener;
-use crate::proxy::{Introductions, Trust};
+use crate::proxy::Introductions;
 use crate::scoreboard::{Notice, Slot};
 use crate::sys::baton::{Baton, Held};
 use crate::sys::clock::{self, Nanos};
@@ -89,7 +89,6 @@ pub trait Overrun: Send + Sync {
 
 pub struct Plan {
     pub settings: Settings,
-    pub trust: Trust,
     /// None: the PROXY protocol is off.
     pub introductions: Option<Introductions>,
     pub access: Option<Arc<AccessLog>>,

@@ -176,7 +176,8 @@ impl EventLoop {
 
     /// Of a connection that has just been accepted.
     fn first_papers(&self, peer: Peer, listener: usize) -> Papers {
-        let preface = self.plan.introductions.as_ref().map(|introductions| introductions.preface(peer.ip()));
+        let preface =
+            self.plan.introductions.as_ref().map(|introductions| introductions.preface(peer.identity()));
         Papers {
             peer,
             listener: self.plan.listeners[listener].id(),

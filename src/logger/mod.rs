@@ -171,7 +171,7 @@ impl Logger {
         let Answered { peer, method, target, status, sent, elapsed } = request;
         let peer = match peer {
             Peer::Tcp(address) => (peer.to_string(), address.port().to_string()),
-            Peer::Unix => (String::new(), String::new()),
+            Peer::Unix | Peer::Other => (String::new(), String::new()),
         };
         let text = |octets: &[u8]| octets.iter().map(|octet| char::from(*octet)).collect::<String>();
         let seconds = elapsed.as_secs_f64();

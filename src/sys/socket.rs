@@ -5,7 +5,6 @@
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, IoSliceMut};
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -16,7 +15,7 @@ use nix::sys::socket::{getsockopt, recv, recvmsg, send, shutdown, ControlMessage
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 /// accept4(2): the connection, and the peer's address unless the listener is a unix socket.
-pub fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
+pub fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, SockAddr)> {
     let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
     // SAFETY: `storage` is a sockaddr_storage of `length` octets as accept4 wants; it is initialised on success.
     let (fd, address) = unsafe {
@@ -27,7 +26,7 @@ pub fn accept(listener: BorrowedFd<'_>) -> io::Result<(OwnedFd, Option<SocketAdd
             }
         })?
     };
-    Ok((fd, address.as_socket()))
+    Ok((fd, address))
 }
 
 pub fn receive(fd: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<usize> {
@@ -81,10 +80,10 @@ pub fn send_descriptor(by: BorrowedFd<'_>, message: &[u8], passed: BorrowedFd<'_
 
 /// The peer of a connection given by its number, None where it has no address; and the connection, for as long as the
 /// caller knows it to be open. Async-signal-safe.
-pub fn by_number<'a>(number: RawFd) -> io::Result<(BorrowedFd<'a>, Option<SocketAddr>)> {
+pub fn by_number<'a>(number: RawFd) -> io::Result<(BorrowedFd<'a>, SockAddr)> {
     // SAFETY: the caller knows that the owner keeps the descriptor open meanwhile; a wrong number is reported below.
     let fd = unsafe { BorrowedFd::borrow_raw(number) };
-    let peer = SockRef::from(&fd).peer_addr()?.as_socket();
+    let peer = SockRef::from(&fd).peer_addr()?;
     Ok((fd, peer))
 }
 

@@ -88,8 +88,7 @@ pub(super) fn plan(
 ) -> PyResult<Plan> {
     let config = &heritage.config;
     Ok(Plan {
-        settings: settings(config),
-        trust,
+        settings: settings(config, trust),
         introductions: introductions(config)?,
         access: logs.access.clone(),
         tls: heritage.tls.clone(),
@@ -141,9 +140,10 @@ fn access_log(
     AccessLog::new(to, &config.access_log_format).map(Arc::new)
 }
 
-fn settings(config: &Config) -> Settings {
+fn settings(config: &Config, trust: Trust) -> Settings {
     Settings {
         policy: config.http.clone(),
+        trust,
         keepalive: nanos(config.keepalive),
         header_timeout: limit(config.header_timeout),
         body_timeout: limit(config.body_timeout),

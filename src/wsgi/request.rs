@@ -57,7 +57,7 @@ fn fields<'py>(py: Python<'py>, exchange: &Exchange<'_>) -> PyResult<Bound<'py, 
 fn peer(py: Python<'_>, peer: Peer) -> PyResult<Bound<'_, PyAny>> {
     match peer {
         Peer::Tcp(address) => Ok((address.ip().to_string(), address.port()).into_pyobject(py)?.into_any()),
-        Peer::Unix => Ok("".into_pyobject(py)?.into_any()),
+        Peer::Unix | Peer::Other => Ok("".into_pyobject(py)?.into_any()),
     }
 }
 
