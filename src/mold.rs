@@ -20,6 +20,7 @@ use crate::fork_doctor::Doctor;
 use crate::panic;
 use crate::python::{self, Fork};
 use crate::scoreboard::Scoreboard;
+use crate::sys::child::{self, Handle};
 use crate::sys::clock::{self, Nanos, SECOND};
 use crate::sys::poll::{wait_one, Interest};
 use crate::sys::signal::{self, Blocked, SIGKILL};
@@ -60,6 +61,7 @@ enum State {
 /// The arbiter's side.
 pub struct Mold {
     pub pid: i32,
+    process: Handle,
     pub born: Nanos,
     socket: OwnedFd,
     state: State,
@@ -75,8 +77,19 @@ pub enum Answer {
 }
 
 impl Mold {
-    pub fn new(pid: i32, socket: OwnedFd) -> Mold {
-        Mold { pid, born: clock::monotonic(), socket, state: State::Loading }
+    pub fn new(process: Handle, socket: OwnedFd) -> Mold {
+        let (pid, born) = (process.pid(), clock::monotonic());
+        Mold { pid, process, born, socket, state: State::Loading }
+    }
+
+    pub fn process(&self) -> &Handle {
+        &self.process
+    }
+
+    /// It has been reaped. What it said before its end stays true.
+    pub fn set_reaped(&mut self) {
+        self.process.set_reaped();
+        self.listen();
     }
 
     /// Takes what is in the socket; what stayed there would keep the arbiter from waiting, and so would a mold that does not
@@ -111,7 +124,8 @@ impl Mold {
 
     /// Ends it; its place is free when it has been reaped.
     pub fn give_up(&mut self) {
-        process::send_signal(self.pid, SIGKILL);
+        // One that has ended needs no end.
+        let _ = self.process.signal(SIGKILL);
         self.state = State::Lost { was_ready: self.was_ready() };
     }
 
@@ -261,7 +275,7 @@ fn fork_grandchild(py: Python<'_>) -> io::Result<Grand> {
             drop(write);
             let mut pid = [0; 4];
             let told = nix::unistd::read(&read, &mut pid);
-            process::await_child(middle)?;
+            child::await_child(middle)?;
             match told {
                 Ok(4) => Ok(Grand::Mold(i32::from_ne_bytes(pid))),
                 _ => Err(io::Error::from_raw_os_error(libc::EAGAIN)),
@@ -291,7 +305,7 @@ mod tests {
     /// A mold without a process: the arbiter's side, and the socket of the other.
     fn mold() -> (Mold, OwnedFd) {
         let (ours, theirs) = sockets().unwrap();
-        (Mold::new(i32::MAX, ours), theirs)
+        (Mold::new(Handle::by_number(i32::MAX), ours), theirs)
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Never: forks, kills, logs.
 
 use crate::scoreboard::{Phase, Slot};
+use crate::sys::child::Handle;
 use crate::sys::clock::{Nanos, SECOND};
 
 /// A worker that lived so long, or served so much, does not make its successor wait when it dies.
@@ -37,6 +38,7 @@ pub enum Stage {
 
 pub struct Child {
     pub pid: i32,
+    pub process: Handle,
     /// Serial number: the lower, the older.
     pub age: u64,
     pub generation: u64,
@@ -305,7 +307,17 @@ mod tests {
                 slot.set_phase(Phase::Ready);
             }
             let (pid, age) = (100 + i as i32, i as u64);
-            children.add(Child { pid, age, generation: 1, slot, stage: *stage, born: 0, stopped: None });
+            let process = Handle::by_number(0);
+            children.add(Child {
+                pid,
+                process,
+                age,
+                generation: 1,
+                slot,
+                stage: *stage,
+                born: 0,
+                stopped: None,
+            });
         }
         children
     }

@@ -8,8 +8,8 @@ use std::os::fd::BorrowedFd;
 
 use super::oom::{Oom, OomKills};
 use crate::scoreboard::{InFlight, SelfFault, Slot};
+use crate::sys::child::Ending;
 use crate::sys::clock::{self, Nanos, SECOND};
-use crate::sys::process::Ending;
 use crate::sys::signal;
 use crate::worker::{APP_NOT_FOUND, BOOT_FAILED};
 
@@ -70,6 +70,8 @@ pub enum Reason<'a> {
     Aborted,
     /// By a signal that has come from somewhere.
     Signalled,
+    /// Something else has taken its status.
+    Unknown,
 }
 
 impl Facts<'_> {
@@ -82,6 +84,7 @@ impl Facts<'_> {
             Ending::Exited(_) => Reason::Exited,
             Ending::Signalled { signal: signal::SIGKILL, .. } => self.killed_by_whom(),
             Ending::Signalled { signal, .. } => self.crashed(signal),
+            Ending::Unknown => Reason::Unknown,
         }
     }
 
@@ -145,6 +148,9 @@ impl fmt::Display for Reason<'_> {
             Reason::Crashed => "It crashed in C code of Python, of an extension or of a library.",
             Reason::Aborted => {
                 "It was aborted: by Python's own checks, by C code of an extension or library, or os.abort."
+            }
+            Reason::Unknown => {
+                "A hook or a library in the arbiter has waited for it (os.waitpid, signal.SIGCHLD), and knows."
             }
             Reason::Signalled => {
                 "The signal came from outside or from the application itself, not from this server."
@@ -308,6 +314,9 @@ mod tests {
             ),
             (signalled(libc::SIGALRM), Reason::Signalled),
             (signalled(signal::SIGTERM), Reason::Signalled),
+            (signalled(64), Reason::Signalled),
+            (Facts { ending: Ending::Unknown, ..ALIVE }, Reason::Unknown),
+            (Facts { ending: Ending::Unknown, told: true, ..ALIVE }, Reason::Unknown),
         ];
         for (facts, reason) in table {
             assert_eq!(facts.reason(), reason, "{facts:?}");

@@ -18,7 +18,8 @@ use crate::identity::Identity;
 use crate::listener::{Listener, Manner};
 use crate::mold::Mold;
 use crate::scoreboard::Scoreboard;
-use crate::sys::process::{self, Ending};
+use crate::sys::child::Ending;
+use crate::sys::process;
 use crate::tls::Context;
 use crate::watch::Watch;
 

@@ -18,6 +18,7 @@ mod oom;
 mod operators;
 mod origin;
 mod raw_env;
+mod reaping;
 mod reload;
 mod setup;
 mod spawn;
@@ -56,9 +57,9 @@ use crate::launch::Launch;
 use crate::mold::{Mold, MoldSeed};
 use crate::python::{self, Interrupts};
 use crate::scoreboard::{Notice, Phase};
+use crate::sys::child::{Ending, Handle};
 use crate::sys::clock::{self, Nanos, Vigil, SECOND};
 use crate::sys::poll::{wait_each, Interest, Waker};
-use crate::sys::process::{self, Ending};
 use crate::sys::signal::{self, Signals};
 use crate::systemd::Service;
 use crate::worker::{Lifeline, Seed, APP_NOT_FOUND, BOOT_FAILED};
@@ -225,24 +226,18 @@ impl Arbiter {
 
     fn signal_all(&self, signal: i32) {
         for child in self.children.iter() {
-            process::send_signal(child.pid, signal);
+            // One that has ended will be reaped.
+            let _ = child.process.signal(signal);
+        }
+    }
+
+    fn signal_worker(&self, pid: i32, signal: i32) {
+        if let Some(child) = self.children.iter().find(|child| child.pid == pid) {
+            let _ = child.process.signal(signal);
         }
     }
 
     // ---- the dead
-
-    fn reap(&mut self, py: Python<'_>, now: Nanos) -> Flow {
-        while let Some((pid, stopped)) = process::halted() {
-            self.children.set_stopped(pid, Some(now).filter(|_| stopped));
-        }
-        while let Some((pid, ending)) = process::reap() {
-            match self.children.remove(pid, self.current.number, now) {
-                Some(child) => self.worker_died(py, &child, ending, now)?,
-                None => self.other_died(py, pid, ending, now)?,
-            }
-        }
-        ControlFlow::Continue(())
-    }
 
     fn worker_died(&mut self, py: Python<'_>, child: &Child, ending: Ending, now: Nanos) -> Flow {
         let told = self.bury(child, ending, now);
@@ -309,7 +304,7 @@ impl Arbiter {
         if is_mold(&self.current) {
             if let Some(mut mold) = self.current.mold.take() {
                 let given_up = mold.is_given_up();
-                mold.listen();
+                mold.set_reaped();
                 self.bury_mold(&mold, given_up, ending, now);
                 let was_ready = mold.was_ready();
                 let stable = was_ready && children::is_old(mold.born, now);
@@ -322,7 +317,7 @@ impl Arbiter {
             let why = format!("its mold {}", next.generation.why(ending));
             if let Some(mut mold) = next.generation.mold.take() {
                 let given_up = mold.is_given_up();
-                mold.listen();
+                mold.set_reaped();
                 self.bury_mold(&mold, given_up, ending, now);
             }
             self.abandon_reload(py, &why);
@@ -373,7 +368,7 @@ impl Arbiter {
     }
 
     fn drain(&mut self, pid: i32) {
-        process::send_signal(pid, signal::SIGTERM);
+        self.signal_worker(pid, signal::SIGTERM);
         self.children.set_stage(pid, Stage::Draining { since: clock::monotonic() });
     }
 
@@ -403,7 +398,7 @@ impl Arbiter {
         log::error!("Killing worker (pid:{pid}), which {why}");
         self.coroner.killed(pid, why);
         self.control.count_killed();
-        process::send_signal(pid, signal::SIGKILL);
+        self.signal_worker(pid, signal::SIGKILL);
         self.children.set_stage(pid, Stage::Killed);
     }
 
@@ -448,6 +443,7 @@ impl Arbiter {
         fds.extend(heard.into_iter().flat_map(Askers::waits));
         fds.extend(self.code_fds());
         fds.extend(self.coroner.waits());
+        fds.extend(self.processes().filter_map(Handle::waits));
         let waits = fds.into_iter().map(|fd| (fd, Interest::Read)).chain(self.control.waits());
         let waits: Vec<_> = waits.collect();
         let patience = hurry.or(until.map(|until| until.saturating_sub(now)));

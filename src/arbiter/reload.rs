@@ -14,7 +14,6 @@ use crate::config::fixed_changes;
 use crate::error::Error;
 use crate::scoreboard::Phase;
 use crate::sys::clock::{self, Nanos, SECOND};
-use crate::sys::{process, signal};
 use crate::worker::QUIET;
 
 /// How long all new workers have to be ready together before the old ones go: first without requests, then, beside the old
@@ -252,8 +251,8 @@ impl Arbiter {
         for pid in new {
             self.drain(pid);
         }
-        if let Some(mold) = &generation.mold {
-            process::send_signal(mold.pid, signal::SIGKILL);
+        if let Some(mold) = &mut generation.mold {
+            mold.give_up();
         }
     }
 }

@@ -4,6 +4,7 @@
 
 use std::io;
 use std::ops::ControlFlow;
+use std::sync::Once;
 
 use pyo3::prelude::*;
 
@@ -11,9 +12,11 @@ use super::children::{Child, Stage};
 use super::generation::Generation;
 use super::{Arbiter, Flow, Outcome};
 use crate::config::Config;
+use crate::error::reason;
 use crate::mold::{self, Answer, Mold, MoldSeed};
 use crate::python::{self, Fork};
 use crate::scoreboard::Slot;
+use crate::sys::child::{self, Handle};
 use crate::sys::clock::{self, Nanos};
 use crate::sys::process;
 use crate::sys::signal::Blocked;
@@ -143,7 +146,7 @@ impl Arbiter {
         match python::fork(py).map_err(io::Error::from)? {
             Fork::Parent(pid) => {
                 drop(blocked);
-                self.generation(which).mold = Some(Mold::new(pid, ours));
+                self.generation(which).mold = Some(Mold::new(handle(pid), ours));
                 Ok(None)
             }
             Fork::Child => {
@@ -196,7 +199,7 @@ impl Arbiter {
         let is_known =
             is_mold || self.is_successor(pid) || self.children.iter().any(|child| child.pid == pid);
         let is_theirs = self.identity.as_ref().is_none_or(|one| process::acts_as(pid, one.owner().uid));
-        process::is_child(pid) && is_theirs && !is_known
+        child::is_child(pid) && is_theirs && !is_known
     }
 
     fn free_slot(&mut self, which: Which) -> io::Result<Slot> {
@@ -213,12 +216,25 @@ impl Arbiter {
         slot: Slot,
         worker: &Py<PyAny>,
     ) -> io::Result<()> {
+        let process = handle(pid);
         let (age, born) = (self.next_age, clock::monotonic());
         self.next_age += 1;
         let generation = self.generation(which).number;
-        self.children.add(Child { pid, age, generation, slot, stage: Stage::Booting, born, stopped: None });
+        let stage = Stage::Booting;
+        self.children.add(Child { pid, process, age, generation, slot, stage, born, stopped: None });
         Ok(self.server.add(py, pid, age, worker)?)
     }
+}
+
+/// Of a child that has just been forked and cannot have been reaped.
+pub(super) fn handle(pid: i32) -> Handle {
+    static SAID: Once = Once::new();
+    Handle::open(pid).unwrap_or_else(|e| {
+        SAID.call_once(|| {
+            log::warn!("Children are signalled by their numbers, as they cannot be by pidfd: {}", reason(&e));
+        });
+        Handle::by_number(pid)
+    })
 }
 
 /// With this worker's share of the jitter, so that workers do not retire together.

@@ -8,15 +8,20 @@ use pyo3::prelude::*;
 
 use super::asker::Askers;
 use super::children::BACKSTOP;
+use super::reaping::MOST_ENDINGS;
 use super::{Arbiter, Outcome};
 use crate::daemon::PidFile;
 use crate::hooks::Hook;
+use crate::mold::Mold;
+use crate::sys::child::Handle;
 use crate::sys::clock::{self, Nanos, SECOND};
 use crate::sys::poll::{wait_few, Interest};
-use crate::sys::{process, signal};
+use crate::sys::signal;
 
 /// What a hurried operator has to wait at the most.
 const QUICK: Nanos = 2 * SECOND;
+/// What the kernel has for ending a process that was killed.
+const LAST: Nanos = 10 * SECOND;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Manner {
@@ -58,22 +63,35 @@ impl Arbiter {
         for pid in left {
             self.kill(pid, "did not stop in time (--graceful-timeout)");
         }
-        // SIGKILL needs no consent: they are reaped as soon as the kernel is done with them.
-        self.await_children(py, &mut molds, Manner::Quick, Nanos::MAX);
+        // SIGKILL needs no consent: they are reaped as soon as the kernel, or a debugger, is done with them.
+        let killed = clock::monotonic();
+        self.await_children(py, &mut molds, Manner::Quick, killed.saturating_add(LAST));
+        self.tell_of_those_left(&molds);
         self.unlink(&self.current, &[]);
         self.askers.iter().for_each(Askers::remove);
         self.pidfile.iter().for_each(PidFile::remove);
     }
 
+    fn tell_of_those_left(&self, molds: &[Mold]) {
+        let workers = self.children.iter().map(|child| ("Worker", child.pid));
+        for (role, pid) in workers.chain(molds.iter().map(|mold| ("Mold", mold.pid))) {
+            let seconds = LAST / SECOND;
+            log::error!(
+                "{role} (pid:{pid}) was killed {seconds} s ago and has not ended: the kernel or a debugger holds it. \
+                 The server ends without it."
+            );
+        }
+    }
+
     /// Returns those that are still to be reaped.
-    fn dismiss_molds(&mut self) -> Vec<i32> {
+    fn dismiss_molds(&mut self) -> Vec<Mold> {
         let reload = self.reload.take();
         if let Some(reload) = &reload {
             self.unlink(&reload.generation, &self.current.listeners);
         }
         let molds = [self.current.mold.take(), reload.and_then(|reload| reload.generation.mold)];
-        let molds: Vec<i32> = molds.into_iter().flatten().map(|mold| mold.pid).collect();
-        molds.iter().for_each(|pid| _ = process::send_signal(*pid, signal::SIGKILL));
+        let mut molds: Vec<Mold> = molds.into_iter().flatten().collect();
+        molds.iter_mut().for_each(Mold::give_up);
         molds
     }
 
@@ -81,16 +99,19 @@ impl Arbiter {
     fn await_children(
         &mut self,
         py: Python<'_>,
-        molds: &mut Vec<i32>,
+        molds: &mut Vec<Mold>,
         mut manner: Manner,
         mut deadline: Nanos,
     ) {
         loop {
             // Read before the dead are: a SIGCHLD that is taken out of the pipe has its child reaped in this turn.
             let hurried = self.is_hurried();
-            while let Some((pid, ending)) = process::reap() {
+            for _ in 0..MOST_ENDINGS {
+                let Some((pid, ending)) = self.next_ending(molds) else {
+                    break;
+                };
                 let now = clock::monotonic();
-                molds.retain(|mold| *mold != pid);
+                molds.retain(|mold| mold.pid != pid);
                 if let Some(child) = self.children.remove(pid, self.current.number, now) {
                     self.bury(&child, ending, now);
                     self.tell_of_end(py, &child);
@@ -111,7 +132,7 @@ impl Arbiter {
                 deadline = deadline.min(now + QUICK);
                 self.signal_all(signal::SIGQUIT);
             }
-            self.sleep_until(py, deadline, now);
+            self.sleep_until(py, molds, deadline, now);
         }
     }
 
@@ -119,10 +140,10 @@ impl Arbiter {
         self.signals.pending().iter().any(|signal| matches!(*signal, signal::SIGINT | signal::SIGQUIT))
     }
 
-    fn sleep_until(&self, py: Python<'_>, deadline: Nanos, now: Nanos) {
-        let fds = [self.signals.as_fd()];
-        let patience = if deadline == Nanos::MAX { None } else { Some(deadline - now) };
-        let wait = || wait_few(&fds, Interest::Read, patience);
+    fn sleep_until(&self, py: Python<'_>, molds: &[Mold], deadline: Nanos, now: Nanos) {
+        let mut fds = vec![self.signals.as_fd()];
+        fds.extend(self.processes().chain(molds.iter().map(Mold::process)).filter_map(Handle::waits));
+        let wait = || wait_few(&fds, Interest::Read, Some(deadline - now));
         if let Err(e) = py.detach(wait) {
             log::error!("Cannot wait: {e}");
         }

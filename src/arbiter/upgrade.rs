@@ -16,14 +16,15 @@ use pyo3::prelude::*;
 use super::bequest::Given;
 use super::generation::Generation;
 use super::kin::{Kin, Word};
-use super::spawn::Which;
+use super::spawn::{self, Which};
 use super::Arbiter;
 use crate::daemon::PidFile;
 use crate::hooks::Hook;
 use crate::listener::Listener;
 use crate::python::{self, traceback, Fork};
+use crate::sys::child::{Ending, Handle};
 use crate::sys::clock::{Nanos, SECOND};
-use crate::sys::process::{self, Ending};
+use crate::sys::process;
 use crate::sys::signal::Blocked;
 
 /// How often a new server that hears nothing of the old one looks whether that is still its parent; and when it has heard
@@ -44,6 +45,7 @@ pub(super) enum Beside {
 
 pub(super) struct Successor {
     pid: i32,
+    process: Handle,
     kin: Kin,
     was_ready: bool,
     /// We have been told to stop, and wait for it so long.
@@ -79,6 +81,14 @@ impl Beside {
 
     pub(super) fn is_new_and_ready(&self) -> bool {
         matches!(self, Beside::New(new) if new.kin.peer.serving > 0)
+    }
+
+    /// The new server, which is a child of ours.
+    pub(super) fn child(&self) -> Option<&Handle> {
+        match self {
+            Beside::New(new) => Some(&new.process),
+            Beside::Nobody | Beside::Old(_) => None,
+        }
     }
 
     /// How many workers of it serve.
@@ -135,7 +145,8 @@ impl Arbiter {
         match python::fork(py).map_err(io::Error::from)? {
             Fork::Parent(pid) => {
                 drop(blocked);
-                Ok(Successor { pid, kin: Kin::new(ours), was_ready: false, stop: None })
+                let process = spawn::handle(pid);
+                Ok(Successor { pid, process, kin: Kin::new(ours), was_ready: false, stop: None })
             }
             Fork::Child => {
                 let Err(why) = self.become_successor(py, parent, &theirs);

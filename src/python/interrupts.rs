@@ -94,7 +94,7 @@ impl Interrupts {
         self.overrun.ever.store(true, Relaxed);
         self.overrun.sent.store(true, Relaxed);
         crash::expect_abort();
-        process::send_signal(process::id(), signal::SIGABRT);
+        process::signal_self(signal::SIGABRT);
     }
 
     /// Whether an ABRT may be our own, for a request only.

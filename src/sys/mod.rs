@@ -6,6 +6,7 @@
 
 pub mod atomics;
 pub mod baton;
+pub mod child;
 pub mod clock;
 pub mod crash;
 pub mod descriptors;

@@ -1,10 +1,9 @@
-//! Owns: processes: reaping, sending signals, sessions, who our parent is.
-//! Rule: every child that dies is reaped, known or not (the arbiter may be PID 1).
+//! Owns: processes: this one, its session, its parent, its forks; what can be known of another one by its number.
+//! Rule: a number may be somebody else's by now. Children are signalled through `child`.
 //! Never: forks; that is Python's own `os.fork`, called from `python`.
 
 use std::convert::Infallible;
 use std::ffi::CString;
-use std::fmt;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -14,74 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::signal::kill;
-use nix::sys::wait::{waitid, waitpid, Id, WaitPidFlag, WaitStatus};
 use nix::unistd::Pid;
-
-/// How a process ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
-    Exited(i32),
-    Signalled {
-        signal: i32,
-        /// It has left a core dump.
-        core: bool,
-    },
-}
-
-impl fmt::Display for Ending {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Ending::Exited(code) => write!(f, "exited with code {code}"),
-            Ending::Signalled { signal, core } => {
-                let core = if *core { " (core dumped)" } else { "" };
-                match super::signal::full_name(*signal) {
-                    Some(name) => write!(f, "was killed by {name}{core}"),
-                    None => write!(f, "was killed by signal {signal}{core}"),
-                }
-            }
-        }
-    }
-}
-
-/// A child that has ended, if there is one; never waits.
-pub fn reap() -> Option<(i32, Ending)> {
-    loop {
-        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(pid, code)) => return Some((pid.as_raw(), Ending::Exited(code))),
-            Ok(WaitStatus::Signaled(pid, signal, core)) => {
-                return Some((pid.as_raw(), Ending::Signalled { signal: signal as i32, core }))
-            }
-            Ok(WaitStatus::StillAlive) | Err(_) => return None,
-            Ok(_) => continue,
-        }
-    }
-}
-
-/// A child that somebody has stopped (true) or let go on, waitid(2); never waits.
-pub fn halted() -> Option<(i32, bool)> {
-    let look = WaitPidFlag::WSTOPPED | WaitPidFlag::WCONTINUED | WaitPidFlag::WNOHANG;
-    match waitid(Id::All, look) {
-        Ok(WaitStatus::Stopped(pid, _)) => Some((pid.as_raw(), true)),
-        Ok(WaitStatus::Continued(pid)) => Some((pid.as_raw(), false)),
-        Ok(_) | Err(_) => None,
-    }
-}
-
-/// Waits for one child of ours, which is about to end.
-pub fn await_child(pid: i32) -> io::Result<()> {
-    loop {
-        match waitpid(Pid::from_raw(pid), None) {
-            Err(Errno::EINTR) => continue,
-            other => return other.map(|_| ()).map_err(io::Error::from),
-        }
-    }
-}
-
-/// Whether the process is a child of ours, alive or not yet reaped.
-pub fn is_child(pid: i32) -> bool {
-    let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-    pid > 0 && waitid(Id::Pid(Pid::from_raw(pid)), look).is_ok()
-}
 
 /// A thread as the kernel names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,19 +46,24 @@ pub fn trim_heap() {
     }
 }
 
-/// True when the signal was sent; false when the process is gone already.
-pub fn send_signal(pid: i32, signal: i32) -> bool {
+/// Sends a signal to a process by its number, which must not be anybody else's by now.
+pub fn signal(pid: i32, signal: i32) -> io::Result<()> {
+    // 0 and below mean groups of processes to kill(2).
+    if pid <= 0 {
+        return Err(io::Error::from_raw_os_error(libc::ESRCH));
+    }
     // nix has no names for real-time signals.
     // SAFETY: kill(2) has no precondition on memory.
-    unsafe { libc::kill(pid, signal) == 0 }
+    match unsafe { libc::kill(pid, signal) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
-/// Like `send_signal`, for whoever has to say what went wrong.
-pub fn signal(pid: i32, signal: i32) -> io::Result<()> {
-    match send_signal(pid, signal) {
-        true => Ok(()),
-        false => Err(io::Error::last_os_error()),
-    }
+/// Sends a signal to this process.
+pub fn signal_self(number: i32) {
+    // It exists, and may signal itself (kill(2)).
+    let _ = signal(id(), number);
 }
 
 pub fn exists(pid: i32) -> bool {

@@ -72,6 +72,17 @@ pub fn name(signal: i32) -> String {
     name.trim_start_matches("SIG").to_ascii_lowercase()
 }
 
+/// "SIGTERM"; "SIGRTMIN+3"; of the two that the C library keeps to itself the number.
+pub fn shown(signal: i32) -> String {
+    let (first, last) = (libc::SIGRTMIN(), libc::SIGRTMAX());
+    match full_name(signal) {
+        Some(name) => name.to_string(),
+        None if signal == first => "SIGRTMIN".to_string(),
+        None if (first..=last).contains(&signal) => format!("SIGRTMIN+{}", signal - first),
+        None => format!("signal {signal}"),
+    }
+}
+
 /// "SIGTERM". Async-signal-safe.
 pub fn full_name(signal: i32) -> Option<&'static str> {
     nix::sys::signal::Signal::try_from(signal).ok().map(nix::sys::signal::Signal::as_str)
