@@ -152,6 +152,12 @@ impl Transport {
         }
     }
 
+    /// Keeps the peer from sending more, and lets it know. False where that cannot be done: in TCP, and in TLS.
+    pub fn refuse_input(&self, peer: Peer) -> bool {
+        matches!((self, peer), (Transport::Plain(_), Peer::Unix))
+            && socket::shutdown_read(self.as_fd()).is_ok()
+    }
+
     pub fn shutdown_write(&self) -> io::Result<()> {
         self.finish()?;
         socket::shutdown_write(self.as_fd())

@@ -2,6 +2,7 @@
 one client asks for at once. Times only tell what is slow; what is compared is the order in which the application was called.
 """
 import threading
+import time
 from signal import SIGHUP
 
 import pytest
@@ -157,3 +158,29 @@ def test_nobody_starves_though_a_turn_lasts_longer_than_a_keep_alive(server, opt
     first = {number: order.index(number) for number in range(clients)}
     # Nobody has its second while another waits for its first; some connect a little later.
     assert max(first.values()) < 2 * clients, first
+
+
+def test_a_request_that_meets_the_end_of_an_idle_connection_is_answered_or_was_never_sent(server, tmp_path):
+    """Over a unix socket, as Nginx sends it: at the moment in which the keep-alive ends, many times."""
+    running = server(APP, "-w", "1", "--keep-alive", "1", bind="unix:%s" % (tmp_path / "s"))
+    tries, outcomes = 120, []
+
+    def client(number):
+        with running.connect() as connection:
+            place(connection.exchange("GET", "/"))
+            time.sleep(1 + (number % 24 - 12) / 4000)
+            try:
+                connection.send(get("/?%d" % number))
+            except (BrokenPipeError, ConnectionResetError):
+                return outcomes.append("too late")
+            answer = connection.read_response()
+            assert answer.text == str(number)
+            outcomes.append("closing" if answer.closing else "kept")
+
+    for _ in range(3):
+        threads = [threading.Thread(target=client, args=(number,)) for number in range(tries // 3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+    assert len(outcomes) == tries, outcomes

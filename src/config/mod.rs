@@ -38,6 +38,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use table::Opt;
 
+/// How long Nginx keeps an idle connection to a server behind it, from 1.29.7 on (ngx_http_upstream_module).
+const PROXY_KEEPALIVE: Duration = Duration::from_secs(60);
+
 /// Whether clients show a certificate; `ssl.CERT_NONE` and so on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientCertificate {
@@ -332,8 +335,23 @@ impl Config {
         if *self.settings.get("ssl_version") != Value::Unset {
             doubts.push("ssl_version is ignored: TLS 1.2 and 1.3 are spoken".to_string());
         }
+        doubts.extend(self.short_keepalive().filter(|_| self.check_config));
         doubts.extend(self.ignored());
         doubts
+    }
+
+    /// A proxy that keeps a connection for longer sends a request on it at the moment in which it is closed here.
+    fn short_keepalive(&self) -> Option<String> {
+        let is_short = !self.keepalive.is_zero() && self.keepalive < PROXY_KEEPALIVE;
+        let has_socket = self.bind.iter().any(|address| !matches!(address, Address::Fd(_)));
+        (is_short && has_socket).then(|| {
+            format!(
+                "keepalive ({}) is shorter than a proxy may keep its connections (Nginx: {} s): a POST that meets the close \
+                 of an idle connection is answered 502 there",
+                self.keepalive.as_secs_f64(),
+                PROXY_KEEPALIVE.as_secs()
+            )
+        })
     }
 
     /// The settings without effect that somebody has changed, with the reasons.
@@ -387,7 +405,8 @@ mod tests {
         assert_eq!((config.max_requests, config.max_requests_jitter), (0, 0));
         assert_eq!(config.timeout, Duration::from_secs(30));
         assert_eq!(config.graceful_timeout, Duration::from_secs(30));
-        assert_eq!(config.keepalive, Duration::from_secs(2));
+        // Longer than Nginx keeps its own, by which no request meets the close of an idle connection.
+        assert_eq!(config.keepalive, Duration::from_secs(75));
         assert_eq!(config.http.limits.request_line, 8190);
         assert_eq!(config.http.limits.fields, 100);
         assert_eq!(config.http.limits.field_size, 8190);
@@ -512,6 +531,18 @@ mod tests {
             loaded.warnings,
             ["worker_connections (2) is less than threads (4): some threads stay idle"]
         );
+    }
+
+    #[test]
+    fn a_keepalive_shorter_than_that_of_a_proxy_is_doubted_by_a_check() {
+        let said = |line: &str| loaded(line, &[]).unwrap().warnings.join("\n");
+        for line in ["--keep-alive 5", "--keep-alive 59 -b unix:/tmp/s", "--keep-alive 59 -b fd://3 -b :80"] {
+            assert!(said(&format!("--check-config {line}")).starts_with("keepalive ("), "{line}");
+            assert_eq!(said(line), "");
+        }
+        for line in ["", "--keep-alive 60", "--keep-alive 0", "--keep-alive 5 -b fd://3"] {
+            assert_eq!(said(&format!("--check-config {line}")), "", "{line}");
+        }
     }
 
     #[test]

@@ -221,11 +221,19 @@ impl Conn {
         self.refuse(Reject::RequestTimeout, turn)
     }
 
-    /// A request may have come in the very moment of the deadline; closing on it would cost the client an answer.
+    /// A request may have come in the very moment of the deadline; closing on it would cost the client an answer. Where the
+    /// peer can be told that no more is read, the last look comes after that: a request is then served, or its client knows
+    /// that it was not sent. In TCP the look and the close follow each other at once, and only what is on its way in the
+    /// network at that moment meets the close (RFC 9112 §9.5).
     fn last_look(&mut self, turn: &mut Turn<'_>) -> Next {
-        match self.read(turn) {
-            Next::Wait(_) if self.state == State::Idle => self.close(),
-            next => next,
+        let next = self.read(turn);
+        if !matches!(next, Next::Wait(_)) || self.state != State::Idle {
+            return next;
         }
+        if !self.transport.refuse_input(self.peer) {
+            return self.close();
+        }
+        self.is_last = true;
+        self.read(turn)
     }
 }

@@ -168,6 +168,8 @@ pub struct Conn {
     pub(crate) requests: u64,
     /// The application has it for itself, until the end of its call; no other request follows.
     pub(crate) taken: bool,
+    /// No request can follow the one that is being served.
+    pub(crate) is_last: bool,
 }
 
 impl Conn {
@@ -195,6 +197,7 @@ impl Conn {
             lingered: 0,
             requests: 0,
             taken: false,
+            is_last: false,
         }
     }
 
@@ -285,11 +288,6 @@ impl Conn {
             State::Idle | State::Head | State::Body if self.transport.owes() => Interest::Write,
             _ => Interest::Read,
         }
-    }
-
-    /// Ends it between two requests.
-    pub fn hang_up(&mut self) -> Next {
-        self.close()
     }
 
     fn close(&mut self) -> Next {

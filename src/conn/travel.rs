@@ -28,6 +28,7 @@ impl Conn {
     pub fn may_move(&self) -> bool {
         matches!(self.state, State::Idle | State::Head | State::Ready)
             && self.pending.len() <= MOST_OCTETS
+            && !self.is_last
             && self.transport.may_move()
     }
 

@@ -83,7 +83,7 @@ impl EventLoop {
         Look::Clean
     }
 
-    /// Ends what has waited long enough, but for connections whose next request has just come.
+    /// Ends what has waited long enough, but for what has just come.
     fn end_waits(&self, desk: &mut Desk) {
         let now = clock::monotonic();
         let mut kept = Vec::new();
@@ -94,17 +94,16 @@ impl EventLoop {
             let Some(mut conn) = self.pick(&mut lock(&self.table), key) else {
                 continue;
             };
-            if (conn.may_move() || conn.is_bound()) && conn.has_input() {
+            let begun = conn.state() != State::Idle;
+            if begun && (conn.may_move() || conn.is_bound()) && conn.has_input() {
                 kept.push(Job { key, conn });
                 continue;
             }
-            // Not by a last read, which could find a request.
-            let next = match conn.state() {
-                State::Idle => conn.hang_up(),
-                _ => conn.advance(Event::Expired, &mut self.turn(desk, now)),
-            };
-            let call = self.settle(Job { key, conn }, next);
-            debug_assert!(call.is_none());
+            let next = conn.advance(Event::Expired, &mut self.turn(desk, now));
+            // A request that has just come waits for a thread.
+            if let Some(job) = self.settle(Job { key, conn }, next) {
+                self.postpone(job, desk);
+            }
         }
         let mut table = lock(&self.table);
         kept.into_iter().for_each(|Job { key, conn }| self.put_back(&mut table, key, conn));

@@ -92,6 +92,7 @@ impl Exchange<'_> {
         let body_read = self.body.whole || (self.body.decoder.is_done() && self.body.fault.is_none());
         self.reply.persistent = self.conn.head.persistent()
             && self.site.settings.keepalive > 0
+            && !self.conn.is_last
             && delivery != Delivery::UntilClose
             && body_read
             && !self.site.closing.load(Relaxed);

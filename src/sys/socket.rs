@@ -234,6 +234,12 @@ pub fn set_blocking(fd: BorrowedFd<'_>) -> io::Result<()> {
     SockRef::from(&fd).set_nonblocking(false)
 }
 
+/// A peer of a unix socket cannot send any more from now on: it gets EPIPE. What it has sent is still there to be received
+/// (unix(7), shutdown(2)). A peer of a TCP socket is not told.
+pub fn shutdown_read(fd: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(shutdown(fd.as_raw_fd(), Shutdown::Read)?)
+}
+
 /// Errors: the number is not that of an open socket.
 pub fn check(number: i32) -> io::Result<()> {
     // SAFETY: borrowed for this call only; fstat reports EBADF when it is not open.
@@ -253,4 +259,23 @@ pub fn inherited(number: i32) -> io::Result<OwnedFd> {
     let fd = unsafe { OwnedFd::from_raw_fd(number) };
     nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
     Ok(fd)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn what_was_sent_before_the_reading_ended_is_there_and_no_more_can_be_sent() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(b"in time").unwrap();
+        shutdown_read(ours.as_fd()).unwrap();
+        assert_eq!(theirs.write(b"late").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        let mut into = [0; 64];
+        assert_eq!(receive(ours.as_fd(), &mut into).unwrap(), 7);
+        assert_eq!(receive(ours.as_fd(), &mut into).unwrap(), 0);
+        (&ours).write_all(b"answer").unwrap();
+    }
 }

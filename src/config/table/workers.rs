@@ -106,10 +106,10 @@ pub const ROWS: &[Opt] = &[
         name: "keepalive",
         long: &["keep-alive"],
         kind: Kind::Seconds,
-        default: "2",
+        default: "75",
         section: TIMEOUTS,
         help: "How long an idle connection is kept for its next request. Behind a proxy, make it \
-               longer than the proxy's own. 0 = close after each response.",
+               longer than the proxy's own (Nginx: 60 seconds). 0 = close after each response.",
         ..ROW
     },
     Opt {
