@@ -70,6 +70,13 @@ impl Scratch {
         self.end = 0;
     }
 
+    /// Takes `bytes` out of the unconsumed ones, behind the first `at`.
+    pub fn remove(&mut self, at: usize, bytes: usize) {
+        let from = self.start + at;
+        self.bytes.copy_within(from + bytes..self.end, from);
+        self.end -= bytes;
+    }
+
     /// Gives the unconsumed octets up.
     pub fn forget(&mut self) {
         self.start = self.end;
@@ -123,7 +130,7 @@ impl Scratch {
 
     /// Reads and forgets; returns how much.
     pub fn discard(&mut self, transport: &Transport) -> io::Result<usize> {
-        transport.receive(&mut self.bytes[..READ_SIZE])
+        transport.discard(&mut self.bytes[..READ_SIZE])
     }
 }
 

@@ -24,6 +24,7 @@ pub mod access_log;
 pub mod access_sink;
 pub mod app;
 pub mod arbiter;
+pub mod body_buffer;
 pub mod buffer;
 pub mod cli;
 pub mod config;

@@ -106,6 +106,14 @@ impl Transport {
         }
     }
 
+    /// Receives and forgets; `room` may be overwritten.
+    pub fn discard(&self, room: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Transport::Plain(fd) => socket::discard(fd.as_fd(), room),
+            Transport::Tls(_) => self.receive(room),
+        }
+    }
+
     /// `more`: the rest follows at once, so a short segment need not leave on its own.
     pub fn send(&self, bytes: &[u8], more: bool) -> io::Result<usize> {
         match self {

@@ -7,7 +7,8 @@ use std::path::Path;
 
 // The files that the oracles name by `crate::`, as the fuzz crate has them.
 use _core::{
-    config, conn, control, exchange, handoff, http, proxy, proxy_protocol, scoreboard, sys, tls, transport,
+    body_buffer, config, conn, control, exchange, handoff, http, proxy, proxy_protocol, scoreboard, sys, tls,
+    transport,
 };
 
 #[path = "../fuzz/src/connections.rs"]

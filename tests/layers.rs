@@ -31,6 +31,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("access_sink", 2),
     ("tls", 2),
     ("transport", 2),
+    ("body_buffer", 2),
     ("buffer", 2),
     ("timers", 2),
     ("handoff", 2),

@@ -56,6 +56,8 @@ EFFECTS = {
     "limit_request_fields": "test_cli.py::test_limit_request_fields",
     "limit_request_field_size": "test_cli.py::test_limit_request_field_size",
     "limit_request_head": "test_cli.py::test_limit_request_head",
+    "limit_request_body": "test_request_bodies.py::test_limit_request_body",
+    "request_buffering": "test_request_bodies.py::test_a_streamed_chunked_body_says_so",
     # Behind a proxy
     "forwarded_allow_ips": "test_environ.py::test_who_is_believed",
     "secure_scheme_headers": HERE + "test_secure_scheme_headers",
@@ -116,7 +118,7 @@ EFFECTS = {
     "proc_name": "test_process.py::test_titles",
     "default_proc_name": "test_process.py::test_titles",
     "umask": HERE + "test_umask",
-    "worker_tmp_dir": "test_process.py::test_folders_without_a_use",
+    "worker_tmp_dir": "test_request_bodies.py::test_a_large_body_waits_in_a_file_and_leaves_nothing",
     "tmp_upload_dir": "test_process.py::test_folders_without_a_use",
     "sendfile": HERE + "test_sendfile",
     # The control socket

@@ -9,6 +9,8 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
+use crate::body_buffer::BodyStore;
+use crate::config::Buffering;
 use crate::conn::{Conn, Desk, Event, Next, Settings, State, Turn};
 use crate::exchange::claim::Claim;
 use crate::exchange::{BodyFault, Budget, Exchange, Outbox, Site, Watch};
@@ -188,6 +190,10 @@ fn settings(plan: &Plan<'_>) -> Settings {
         header_timeout: long,
         body_timeout: long,
         write_timeout: long,
+        body_limit: u64::MAX,
+        buffering: Buffering::Auto,
+        bodies: Arc::new(BodyStore::new(std::env::temp_dir())),
+        lingering: Arc::default(),
     }
 }
 

@@ -5,6 +5,8 @@
 pub mod access_log;
 #[path = "../../src/access_sink.rs"]
 pub mod access_sink;
+#[path = "../../src/body_buffer.rs"]
+pub mod body_buffer;
 #[path = "../../src/buffer.rs"]
 pub mod buffer;
 #[path = "../../src/config/mod.rs"]

@@ -12,7 +12,7 @@ use super::kinds::Value;
 use super::logging::{self, Logging, PythonLogger, Statsd, Syslog};
 use super::settings::Settings;
 use super::values::{Address, LogTarget};
-use super::{Authorities, ClientCertificate, ReloadEngine, Tls};
+use super::{Authorities, Buffering, ClientCertificate, ReloadEngine, Tls};
 use crate::http::{Forwarders, HeaderMap, Leniency, Limits, Methods, Policy};
 
 /// The most that a request head may take, whatever the limits say: each thread has address space for one.
@@ -38,6 +38,14 @@ pub(super) fn reload(set: &Settings) -> Option<ReloadEngine> {
         Some("inotify") => ReloadEngine::Inotify,
         _ => ReloadEngine::Auto,
     })
+}
+
+pub(super) fn buffering(set: &Settings) -> Buffering {
+    match optional_text(set, "request_buffering").as_deref() {
+        Some("on") => Buffering::On,
+        Some("off") => Buffering::Off,
+        _ => Buffering::Auto,
+    }
 }
 
 pub(super) fn proc_name(set: &Settings, app: Option<&AppSpec>) -> String {

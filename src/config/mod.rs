@@ -28,8 +28,8 @@ use crate::http::Policy;
 use crate::proxy_protocol::Mode;
 use ::log::LevelFilter;
 use fields::{
-    addresses, flag, level, log, logging, number, optional_text, pairs, path, policy, proc_name, reload,
-    scheme_headers, seconds, texts, tls,
+    addresses, buffering, flag, level, log, logging, number, optional_text, pairs, path, policy, proc_name,
+    reload, scheme_headers, seconds, texts, tls,
 };
 use logging::Logging;
 use settings::Settings;
@@ -67,6 +67,16 @@ pub enum Authorities {
     File(PathBuf),
     /// Certificates as DER.
     Given(Vec<Vec<u8>>),
+}
+
+/// Whether a request's body is read before the application is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Buffering {
+    /// Unless it is long, of known length and comes from a proxy that is trusted.
+    Auto,
+    On,
+    /// Only as much of it as one read brings.
+    Off,
 }
 
 /// How changes of files are noticed.
@@ -122,6 +132,11 @@ pub struct Config {
     /// How long a complete request may wait for a thread.
     pub queue_timeout: Duration,
     pub response_buffer: usize,
+    /// Bytes of a request body. None: no limit.
+    pub limit_request_body: Option<u64>,
+    pub request_buffering: Buffering,
+    /// Where large request bodies wait, from the working folder. None: the system's folder for such files.
+    pub worker_tmp_dir: Option<PathBuf>,
     pub http: Policy,
     pub check_config: bool,
     pub print_config: bool,
@@ -247,6 +262,9 @@ impl Config {
             response_buffer: number(&set, "response_buffer"),
             body_timeout: seconds(&set, "body_timeout"),
             write_timeout: seconds(&set, "write_timeout"),
+            limit_request_body: Some(number(&set, "limit_request_body")).filter(|limit| *limit > 0),
+            request_buffering: buffering(&set),
+            worker_tmp_dir: path(&set, "worker_tmp_dir"),
             http: policy(&set),
             check_config: flag(&set, "check_config"),
             print_config: flag(&set, "print_config"),

@@ -1,13 +1,10 @@
-//! Owns: what comes in for a connection until the application can be called: reads, the head, as much of the body as is
-//! buffered.
+//! Owns: what comes in for a connection until the application can be called: reads, the head, deadlines.
 //! Rule: what has been parsed in vain is not parsed again, and a slow client stretches no deadline by more octets.
 //! Never: answers; what is refused is refused by `reply`.
 
 use std::io;
 
 use super::{is_transient, Conn, Next, State, Turn};
-use crate::buffer::{Scratch, READ_SIZE};
-use crate::http::body::Decoder;
 use crate::http::parse::{self, Status};
 use crate::http::{Field, Framing, Policy, Reject};
 use crate::proxy;
@@ -32,6 +29,7 @@ impl Conn {
                 if self.state == State::Body {
                     self.pace.progress(turn.now, octets);
                 }
+                self.received = self.received.wrapping_add(octets);
                 self.take_in(turn)
             }
             // What another worker has read along is not parsed yet, and may be all of a request.
@@ -80,18 +78,12 @@ impl Conn {
                 }
             }
         }
-        match self.body_is_buffered(&turn.desk.scratch, &turn.settings.policy) {
+        match self.take_body(turn) {
             Ok(true) => {
                 self.go(State::Call);
                 Next::Call
             }
-            Ok(false) => {
-                if self.state != State::Body {
-                    self.go(State::Body);
-                    self.pace = Pace::new(turn.now, turn.settings.body_timeout);
-                }
-                self.park(turn)
-            }
+            Ok(false) => self.wait_for_body(turn),
             Err(reject) => self.refuse(reject, turn),
         }
     }
@@ -157,8 +149,7 @@ impl Conn {
 
     fn head_complete(&mut self, turn: &Turn<'_>) {
         self.seen = 0;
-        self.probe = None;
-        self.ready_since = None;
+        (self.body, self.chunked_length, self.ready_since) = (None, None, None);
         self.requests += 1;
         if self.repeated {
             return;
@@ -174,37 +165,6 @@ impl Conn {
         }
     }
 
-    /// Whether the application can be called: the body is here whole, or as much of it as is buffered.
-    fn body_is_buffered(&mut self, scratch: &Scratch, policy: &Policy) -> Result<bool, Reject> {
-        let framing = self.head.fields.framing;
-        if framing == Framing::Empty || self.head.fields.expect_continue {
-            return Ok(true);
-        }
-        let body = &scratch.unread()[self.head.length..];
-        let full = body.len() >= READ_SIZE || scratch.is_full();
-        match framing {
-            Framing::Empty => Ok(true),
-            Framing::Length(length) => Ok(full || body.len() as u64 >= length),
-            Framing::Chunked => {
-                let (decoder, followed) =
-                    self.probe.get_or_insert_with(|| (Decoder::new(framing, &policy.limits), 0));
-                while *followed < body.len() && !decoder.is_done() {
-                    *followed += decoder.decode(&body[*followed..])?.consumed;
-                }
-                Ok(full || decoder.is_done())
-            }
-        }
-    }
-
-    /// Whether `octets` behind the head hold the whole body.
-    pub(crate) fn body_is_whole(&self, octets: usize) -> bool {
-        match self.head.fields.framing {
-            Framing::Empty => true,
-            Framing::Length(length) => octets as u64 >= length,
-            Framing::Chunked => self.probe.as_ref().is_some_and(|(decoder, _)| decoder.is_done()),
-        }
-    }
-
     /// When the request reached a proxy that may say so, in microseconds since the epoch.
     pub fn told_start(&self, octets: &[u8]) -> Option<u64> {
         let block = octets.get(self.head.fields_at..).filter(|_| self.trusted)?;
@@ -212,13 +172,26 @@ impl Conn {
         proxy::request_start(self.head.fields.list.iter().find(named)?.value.of(block))
     }
 
-    /// The deadline of a state that waits for the peer's octets has passed.
+    /// The deadline of a state that waits for the client's bytes has passed. They may have come while no thread was there to
+    /// read them: a request is not ended by time in which the server has kept its client waiting.
     pub(super) fn expire(&mut self, turn: &mut Turn<'_>) -> Next {
         if self.state == State::Idle {
             return self.last_look(turn);
         }
-        turn.desk.scratch.load(&mut self.pending);
-        self.refuse(Reject::RequestTimeout, turn)
+        let (state, before) = (self.state, self.received);
+        let next = self.read(turn);
+        match (next, self.state) {
+            (Next::Wait(_), State::Body) if state != State::Body || self.received != before => {
+                self.pace = Pace::new(turn.now, turn.settings.body_timeout);
+                self.deadline = self.pace.deadline();
+                next
+            }
+            (Next::Wait(_), State::Head | State::Body) => {
+                turn.desk.scratch.load(&mut self.pending);
+                self.refuse(Reject::RequestTimeout, turn)
+            }
+            _ => next,
+        }
     }
 
     /// A request may have come in the very moment of the deadline; closing on it would cost the client an answer. Where the

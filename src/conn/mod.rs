@@ -13,8 +13,9 @@
 //! Never: polls, spawns, locks, knows Python. A complete request is handed up as `Next::Call`.
 //!
 //! Memory: an idle connection owns no buffers. While it is served, its octets are in the thread's scratch; what must
-//! outlive the turn (half a head, part of a body, what the peer has not taken) is kept in `pending` and `out`.
+//! outlive the turn is kept in `pending` (a head, or the beginning of one), `body` and `out` (what the peer has not taken).
 
+mod body;
 mod intake;
 mod preface;
 mod reply;
@@ -23,10 +24,13 @@ mod travel;
 use std::any::Any;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::AtomicUsize;
+use std::sync::Arc;
 
 use crate::access_sink::AccessLog;
+use crate::body_buffer::{BodyBuffer, BodyStore};
 use crate::buffer::{OutQueue, Scratch, READ_SIZE};
-use crate::http::body::Decoder;
+use crate::config::Buffering;
 use crate::http::date::ServerDate;
 use crate::http::{Head, Policy};
 use crate::proxy::Trust;
@@ -88,14 +92,16 @@ pub enum Fate {
     Keep,
     /// Every octet of the request was read: a plain close loses nothing.
     Close,
-    /// Octets may be unread: close in stages.
+    /// Bytes of a body may be unread: close in stages.
     Linger,
+    /// The same where nobody knows what the bytes would be.
+    Refused,
     /// The response is broken off where the peer can see it.
     Cut,
 }
 
 /// What the operator decided, as connections need it. Times in nanoseconds.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Settings {
     pub policy: Policy,
     pub trust: Trust,
@@ -104,6 +110,12 @@ pub struct Settings {
     pub header_timeout: Nanos,
     pub body_timeout: Nanos,
     pub write_timeout: Nanos,
+    /// Bytes of a request body, decoded; more are refused.
+    pub body_limit: u64,
+    pub buffering: Buffering,
+    pub bodies: Arc<BodyStore>,
+    /// Connections of the worker that are only read to their end.
+    pub lingering: Arc<AtomicUsize>,
 }
 
 /// What one thread works with, whichever connection it serves.
@@ -159,12 +171,16 @@ pub struct Conn {
     pub(crate) repeated: bool,
     /// What the application keeps with the block, such as an environ made from it.
     pub(crate) memo: Option<Box<dyn Any + Send>>,
-    /// Follows a chunked body before the call: how far, and with what result.
-    probe: Option<(Decoder, usize)>,
+    /// What has come of a body that was not here whole when its head was read.
+    pub(crate) body: Option<Box<BodyBuffer>>,
+    /// The decoded length of a chunked body that was.
+    chunked_length: Option<u64>,
+    /// Bytes read since it was made, modulo what a word holds.
+    received: usize,
     pub(crate) out: OutQueue,
     pace: Pace,
     pub(crate) fate: Fate,
-    lingered: usize,
+    linger: Option<reply::Linger>,
     pub(crate) requests: u64,
     /// The application has it for itself, until the end of its call; no other request follows.
     pub(crate) taken: bool,
@@ -190,11 +206,13 @@ impl Conn {
             block: Vec::new(),
             repeated: false,
             memo: None,
-            probe: None,
+            body: None,
+            chunked_length: None,
+            received: 0,
             out: OutQueue::default(),
             pace: Pace::new(turn.now, turn.settings.body_timeout),
             fate: Fate::Keep,
-            lingered: 0,
+            linger: None,
             requests: 0,
             taken: false,
             is_last: false,
@@ -228,7 +246,7 @@ impl Conn {
     }
 
     /// Moves the connection on after `event`. After `Next::Wait` its input is in `pending`; after `Next::Call` it is in
-    /// the desk's scratch, where the caller leaves it until `Event::Answered`.
+    /// the desk's scratch, where the caller leaves it until `Event::Answered`; a body may be in `body`.
     pub fn advance(&mut self, event: Event, turn: &mut Turn<'_>) -> Next {
         let mut next = self.step(event, turn);
         // What TLS has decrypted already, the poller knows nothing of.
@@ -250,6 +268,7 @@ impl Conn {
                 log::debug!("Response to {} was not taken in time (--write-timeout)", self.client());
                 self.close_cut()
             }
+            (State::Linger, Event::Drain) => self.linger_less(turn),
             (State::Linger, Event::Readable) => self.drain_input(turn),
             (State::Linger, Event::Expired) => self.close(),
             (State::Closed, _) => Next::Close,

@@ -4,6 +4,9 @@
 //! Never: makes a response of the application; `exchange` has left the rest of one in `out`.
 
 use std::io;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::Arc;
 
 use super::{is_transient, Conn, Fate, Next, State, Turn};
 use crate::access_sink::Known;
@@ -14,9 +17,39 @@ use crate::sys::clock::{self, Nanos, SECOND};
 use crate::sys::poll::Interest;
 use crate::timers::Pace;
 
-/// How long a closing connection is read so that the peer can take our last octets, and how much (RFC 9112 §9.6).
-const LINGER: Nanos = 2 * SECOND;
-const LINGER_OCTETS: usize = 1 << 20;
+/// How long a closing connection is read so that the client can take our last bytes (RFC 9112 §9.6): in all, and without a
+/// byte from it (nginx, lingering_time and lingering_timeout). A close before would reset the connection of a client that is
+/// still sending, and destroy the answer that it has not read.
+const LINGER: Nanos = 30 * SECOND;
+const LINGER_PAUSE: Nanos = 5 * SECOND;
+/// The same while the worker drains, or when `MOST_LINGERING` others of it are being read already.
+const SHORT_LINGER: Nanos = 2 * SECOND;
+const MOST_LINGERING: usize = 256;
+/// Bytes behind what is no request.
+const LINGER_BYTES: u64 = 64 << 20;
+/// Reads in a row before other connections have their turn.
+const READS_IN_TURN: usize = 16;
+
+/// A connection that is read to its end.
+pub(super) struct Linger {
+    until: Nanos,
+    bytes_left: u64,
+    count: Arc<AtomicUsize>,
+}
+
+impl Linger {
+    fn new(now: Nanos, bytes_left: u64, count: &Arc<AtomicUsize>, is_draining: bool) -> Linger {
+        let others = count.fetch_add(1, Relaxed);
+        let most = if is_draining || others >= MOST_LINGERING { SHORT_LINGER } else { LINGER };
+        Linger { until: now + most, bytes_left, count: count.clone() }
+    }
+}
+
+impl Drop for Linger {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Relaxed);
+    }
+}
 
 impl Conn {
     /// Answers with an error page and closes in stages.
@@ -27,13 +60,15 @@ impl Conn {
         if let Some(access) = turn.access {
             access.refused(reject, self.client(), page.len());
         }
-        self.reply_with(page, turn)
+        let fate = if reject == Reject::BodyTooLarge { Fate::Linger } else { Fate::Refused };
+        self.reply_with(page, fate, turn)
     }
 
-    fn reply_with(&mut self, page: Vec<u8>, turn: &mut Turn<'_>) -> Next {
+    fn reply_with(&mut self, page: Vec<u8>, fate: Fate, turn: &mut Turn<'_>) -> Next {
+        self.body = None;
         turn.desk.scratch.forget();
         self.out.push(Segment::Bytes { bytes: page, at: 0 });
-        self.fate = Fate::Linger;
+        self.fate = fate;
         self.reply(turn)
     }
 
@@ -53,7 +88,7 @@ impl Conn {
         if let Some(access) = turn.access {
             access.answered(reject, self.client(), page.len(), &known);
         }
-        self.reply_with(page, turn)
+        self.reply_with(page, Fate::Linger, turn)
     }
 
     /// Ends a complete request whose client has gone: nobody would read the answer.
@@ -120,7 +155,7 @@ impl Conn {
                 turn.desk.spare = std::mem::take(&mut self.head);
                 self.close()
             }
-            Fate::Close | Fate::Linger => self.linger(turn),
+            Fate::Close | Fate::Linger | Fate::Refused => self.linger(turn),
             Fate::Cut => self.close_cut(),
         }
     }
@@ -144,19 +179,38 @@ impl Conn {
         turn.desk.scratch.forget();
         self.pending = Vec::new();
         self.go(State::Linger);
-        self.deadline = turn.now + LINGER;
+        let bytes = if self.fate == Fate::Linger { u64::MAX } else { LINGER_BYTES };
+        let linger = Linger::new(turn.now, bytes, &turn.settings.lingering, turn.draining || turn.closing);
+        self.deadline = linger.until.min(turn.now + LINGER_PAUSE);
+        self.linger = Some(linger);
         self.drain_input(turn)
     }
 
+    /// The worker drains.
+    pub(super) fn linger_less(&mut self, turn: &Turn<'_>) -> Next {
+        if let Some(linger) = &mut self.linger {
+            linger.until = linger.until.min(turn.now + SHORT_LINGER);
+            self.deadline = self.deadline.min(linger.until);
+        }
+        self.wait_on()
+    }
+
     pub(super) fn drain_input(&mut self, turn: &mut Turn<'_>) -> Next {
-        while self.lingered < LINGER_OCTETS {
+        let Some(linger) = self.linger.as_mut().filter(|linger| linger.until > turn.now) else {
+            return self.close();
+        };
+        for _ in 0..READS_IN_TURN {
             match turn.desk.scratch.discard(&self.transport) {
                 Ok(0) => return self.close(),
-                Ok(octets) => self.lingered += octets,
-                Err(e) if is_transient(&e) => return Next::Wait(Interest::Read),
+                Ok(bytes) if linger.bytes_left < bytes as u64 => return self.close(),
+                Ok(bytes) => {
+                    linger.bytes_left -= bytes as u64;
+                    self.deadline = linger.until.min(turn.now + LINGER_PAUSE);
+                }
+                Err(e) if is_transient(&e) => break,
                 Err(_) => return self.close(),
             }
         }
-        self.close()
+        Next::Wait(Interest::Read)
     }
 }

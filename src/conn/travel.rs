@@ -29,6 +29,7 @@ impl Conn {
         matches!(self.state, State::Idle | State::Head | State::Ready)
             && self.pending.len() <= MOST_OCTETS
             && !self.is_last
+            && self.body.is_none()
             && self.transport.may_move()
     }
 

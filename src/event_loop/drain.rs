@@ -61,7 +61,8 @@ impl EventLoop {
         let mut table = lock(&self.table);
         table.retry = None;
         let idle = |conn: &Conn| conn.state() == State::Idle;
-        let ending = waiting(&table, |conn| idle(conn) && (closing || conn.is_bound() && !conn.may_move()));
+        let stays = |conn: &Conn| closing || conn.is_bound() && !conn.may_move();
+        let ending = waiting(&table, |conn| idle(conn) && stays(conn) || conn.state() == State::Linger);
         let moving = waiting(&table, |conn| !closing && conn.may_move());
         for key in moving {
             if !self.give_away(&mut table, key) {

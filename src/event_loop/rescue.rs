@@ -34,7 +34,8 @@ pub(super) enum Look {
 }
 
 impl EventLoop {
-    /// Looks once at what is ready: moves some connections to an idle worker, sends what is only to be sent, hears controls.
+    /// Looks once at what is ready: moves some connections to an idle worker, sends what is only to be sent, reads
+    /// bodies, hears controls.
     pub(super) fn look(&self, lead: &mut Lead, errand: Errand, events: &mut Events, desk: &mut Desk) -> Look {
         self.stop_accepting(lead);
         if errand.is_long {
@@ -94,7 +95,8 @@ impl EventLoop {
             let Some(mut conn) = self.pick(&mut lock(&self.table), key) else {
                 continue;
             };
-            let begun = conn.state() != State::Idle;
+            // What has come of a body is read by `expire`.
+            let begun = !matches!(conn.state(), State::Idle | State::Body);
             if begun && (conn.may_move() || conn.is_bound()) && conn.has_input() {
                 kept.push(Job { key, conn });
                 continue;
@@ -159,11 +161,26 @@ impl EventLoop {
             debug_assert!(call.is_none());
             return true;
         }
+        if conn.state() == State::Body {
+            return self.read_body(Job { key, conn }, desk);
+        }
         if *room == 0 && self.is_overdue(&conn) {
             self.shed(Job { key, conn }, desk);
             return true;
         }
         self.move_or_keep(Job { key, conn }, room)
+    }
+
+    /// Goes on reading a body, for which no thread is needed; false when the request is complete and waits for one.
+    fn read_body(&self, Job { key, mut conn }: Job, desk: &mut Desk) -> bool {
+        let next = conn.advance(Event::Readable, &mut self.turn(desk, clock::monotonic()));
+        match self.settle(Job { key, conn }, next) {
+            Some(job) => {
+                self.postpone(job, desk);
+                false
+            }
+            None => true,
+        }
     }
 
     /// Leaves a connection to the other workers; false when it stays.

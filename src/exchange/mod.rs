@@ -67,13 +67,22 @@ impl<'a> Exchange<'a> {
         desk.scratch.make_room();
         let floor = desk.scratch.start + conn.head.length;
         desk.out.clear();
+        let stored = conn.body.take();
+        let has_begun = stored.is_some() || desk.scratch.end > floor;
         let body = Body {
-            decoder: Decoder::new(framing, &site.settings.policy.limits),
-            whole: conn.body_is_whole(desk.scratch.end - floor),
+            whole: conn.body_is_whole(desk.scratch.end - floor, stored.as_deref()),
+            length: conn.body_length(stored.as_deref()),
+            left: conn.body_length(stored.as_deref()),
+            decoder: match &stored {
+                Some(stored) => stored.decoder(),
+                None => Decoder::new(framing, &site.settings.policy.limits),
+            },
+            decoded: stored.as_ref().map_or(0, |stored| stored.length()),
+            stored,
             run: floor..floor,
             raw: floor,
             floor,
-            continue_due: conn.head.fields.expect_continue && framing != Framing::Empty,
+            continue_due: conn.head.fields.expect_continue && framing != Framing::Empty && !has_begun,
             fault: None,
             pace: None,
         };
@@ -230,3 +239,6 @@ impl<'a> Exchange<'a> {
         format!("{} {}", text(start.method), text(start.target))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -33,6 +33,12 @@ pub fn receive(fd: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<usize> {
     Ok(recv(fd.as_raw_fd(), into, MsgFlags::MSG_DONTWAIT)?)
 }
 
+/// Receives and forgets; returns how many bytes. TCP does not even copy them to `room` (tcp(7), MSG_TRUNC), whose content is
+/// undefined afterwards.
+pub fn discard(fd: BorrowedFd<'_>, room: &mut [u8]) -> io::Result<usize> {
+    Ok(recv(fd.as_raw_fd(), room, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC)?)
+}
+
 /// What `receive` would give, left where it is.
 pub fn peek(fd: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<usize> {
     Ok(recv(fd.as_raw_fd(), into, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK)?)

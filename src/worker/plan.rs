@@ -12,6 +12,7 @@ use pyo3::prelude::*;
 use super::running::OverrunPolicy;
 use super::Heritage;
 use crate::access_sink::{AccessLog, Recipients, Witness};
+use crate::body_buffer::BodyStore;
 use crate::config::Config;
 use crate::conn::Settings;
 use crate::event_loop::Plan;
@@ -141,6 +142,7 @@ fn access_log(
 }
 
 fn settings(config: &Config, trust: Trust) -> Settings {
+    let folder = config.worker_tmp_dir.clone().unwrap_or_else(std::env::temp_dir);
     Settings {
         policy: config.http.clone(),
         trust,
@@ -148,6 +150,10 @@ fn settings(config: &Config, trust: Trust) -> Settings {
         header_timeout: limit(config.header_timeout),
         body_timeout: limit(config.body_timeout),
         write_timeout: limit(config.write_timeout),
+        body_limit: config.limit_request_body.unwrap_or(u64::MAX),
+        buffering: config.request_buffering,
+        bodies: Arc::new(BodyStore::new(folder)),
+        lingering: Arc::default(),
     }
 }
 

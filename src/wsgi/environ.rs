@@ -13,7 +13,7 @@ use super::names::{Key, Names};
 use super::Objects;
 use crate::config::WarmUp;
 use crate::exchange::Exchange;
-use crate::http::{rules, Reject, StartLine};
+use crate::http::{rules, Framing, Reject, StartLine};
 use crate::listener::Local;
 use crate::proxy::{Scheme, Trust};
 use crate::proxy_protocol::Origin;
@@ -397,7 +397,14 @@ impl Environ {
         if let Some(name) = script_name {
             environ.set_item(&self.keys.script_name, name)?;
         }
-        Ok(())
+        match (exchange.head().fields.framing, exchange.chunked_length()) {
+            // Most frameworks read CONTENT_LENGTH only (Django, CherryPy), and Bottle takes the chunks apart itself where
+            // HTTP_TRANSFER_ENCODING names them.
+            (Framing::Chunked, Some(length)) => environ.set_item("CONTENT_LENGTH", length.to_string()),
+            // As gunicorn has it.
+            (Framing::Chunked, None) => environ.set_item("HTTP_TRANSFER_ENCODING", "chunked"),
+            _ => Ok(()),
+        }
     }
 
     /// A unix socket has no name of its own that a URL could be made of; Host has (as gunicorn does).

@@ -3,14 +3,21 @@
 //! Never: policy.
 #![allow(unsafe_code)]
 
+use std::ffi::c_int;
 use std::ptr::NonNull;
 use std::sync::{Mutex, MutexGuard, TryLockError};
 
+use pyo3::exceptions::PyMemoryError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 
 use crate::exchange::Exchange;
+
+extern "C" {
+    /// Of the documented C-API; pyo3's bindings are without it.
+    fn _PyBytes_Resize(bytes: *mut *mut ffi::PyObject, size: ffi::Py_ssize_t) -> c_int;
+}
 
 /// A str of the same code points as the octets (PEP 3333, "Unicode Issues": native strings are latin-1).
 pub fn latin1<'py>(py: Python<'py>, octets: &[u8]) -> PyResult<Bound<'py, PyString>> {
@@ -25,28 +32,57 @@ pub fn latin1<'py>(py: Python<'py>, octets: &[u8]) -> PyResult<Bound<'py, PyStri
     }
 }
 
-/// A bytes object of up to `length` octets that `fill` writes into; its memory is not cleared first. `fill` returns how
-/// many octets it wrote, from the start.
+/// A bytes object of up to `most` bytes that `fill` writes into; its memory is not cleared first. It begins with room for
+/// `first`, and grows as that is filled. `fill` returns how many bytes it wrote, from the start of what it was given; fewer
+/// than that has room for are the last.
 pub fn bytes_with<'py, E: From<PyErr>>(
     py: Python<'py>,
-    length: usize,
-    fill: impl FnOnce(&mut [u8]) -> Result<usize, E>,
+    first: usize,
+    most: usize,
+    mut fill: impl FnMut(&mut [u8]) -> Result<usize, E>,
 ) -> Result<Bound<'py, PyBytes>, E> {
+    let mut room = first.min(most);
+    let mut filled = 0;
     // SAFETY: with a NULL source the call returns a new, unshared exact bytes object of that length, or NULL with an error.
-    let object = unsafe {
-        let object = ffi::PyBytes_FromStringAndSize(std::ptr::null(), length as ffi::Py_ssize_t);
-        Bound::from_owned_ptr_or_err(py, object)?.cast_into_unchecked::<PyBytes>()
+    let mut object = unsafe {
+        let object = ffi::PyBytes_FromStringAndSize(std::ptr::null(), length(room)?);
+        Bound::from_owned_ptr_or_err(py, object)?
     };
-    // SAFETY: the object's buffer has `length` octets and nobody else has seen the object. Octets of any value are valid
-    // u8, and `fill` only hands the buffer to what writes before it reads (recv, copy_from_slice).
-    let buffer = unsafe {
-        std::slice::from_raw_parts_mut(ffi::PyBytes_AsString(object.as_ptr()).cast::<u8>(), length)
-    };
-    let written = fill(buffer)?;
-    if written == length {
-        return Ok(object);
+    loop {
+        // SAFETY: the object's buffer has `room` bytes and nobody else has seen the object. Bytes of any value are valid
+        // u8, and `fill` only hands the buffer to what writes before it reads (recv, pread, copy_from_slice).
+        let buffer = unsafe {
+            std::slice::from_raw_parts_mut(ffi::PyBytes_AsString(object.as_ptr()).cast::<u8>(), room)
+        };
+        filled += fill(&mut buffer[filled..])?;
+        if filled < room {
+            return Ok(resized(object, filled)?);
+        }
+        if room == most {
+            // SAFETY: it is the exact bytes object made above.
+            return Ok(unsafe { object.cast_into_unchecked() });
+        }
+        room = room.saturating_mul(2).min(most);
+        object = resized(object, room)?.into_any();
     }
-    Ok(PyBytes::new(py, &object.as_bytes()[..written]))
+}
+
+/// Errors: Python has no object of that length.
+fn length(bytes: usize) -> PyResult<ffi::Py_ssize_t> {
+    ffi::Py_ssize_t::try_from(bytes).map_err(|_| PyMemoryError::new_err(()))
+}
+
+/// A bytes object that nobody else has seen, with another length; bytes that it gets are not cleared.
+fn resized(object: Bound<'_, PyAny>, bytes: usize) -> PyResult<Bound<'_, PyBytes>> {
+    let py = object.py();
+    let size = length(bytes)?;
+    let mut pointer = object.into_ptr();
+    // SAFETY: the only reference to a bytes object is given to the call, which leaves one to an object of that length, or
+    // NULL with an error.
+    unsafe {
+        _PyBytes_Resize(&mut pointer, size);
+        Bound::from_owned_ptr_or_err(py, pointer).map(|object| object.cast_into_unchecked())
+    }
 }
 
 /// Whether anybody but the holder of this reference has one too.

@@ -15,7 +15,7 @@ use super::release;
 use crate::defect;
 use crate::exchange::{BodyFault, Exchange};
 
-/// Of a body of unknown length, so much is read into memory reserved at once; beyond it memory grows with what arrives.
+/// Of a body that has not come, so much is read into memory reserved at once; beyond it memory grows with what comes.
 const EAGER: usize = 1 << 20;
 
 #[pyclass(frozen, module = "rgunicorn", name = "Input")]
@@ -107,7 +107,9 @@ fn fault(py: Python<'_>, fault: BodyFault) -> PyErr {
         BodyFault::Incomplete => {
             PyErr::from(io::Error::new(io::ErrorKind::ConnectionReset, fault.to_string()))
         }
-        BodyFault::Invalid(_) | BodyFault::Interrupted => PyOSError::new_err(fault.to_string()),
+        BodyFault::Invalid(_) | BodyFault::Unreadable | BodyFault::Interrupted => {
+            PyOSError::new_err(fault.to_string())
+        }
     }
 }
 
@@ -117,15 +119,11 @@ fn read<'py>(
     limit: Option<usize>,
 ) -> PyResult<Bound<'py, PyBytes>> {
     let most = limit.unwrap_or(usize::MAX);
-    match exchange.body_left() {
-        // Memory for an announced length is reserved here but touched only as octets come.
-        Some(left) => {
-            let wanted = most.min(usize::try_from(left).unwrap_or(usize::MAX));
-            ffi::bytes_with(py, wanted, |buffer| fill(py, exchange, buffer))
-        }
-        None if most <= EAGER => ffi::bytes_with(py, most, |buffer| fill(py, exchange, buffer)),
-        None => gather(py, exchange, most),
-    }
+    let most = usize::try_from(exchange.body_left().unwrap_or(u64::MAX)).unwrap_or(usize::MAX).min(most);
+    // What a client has announced, or the application asks for, may never come.
+    let at_hand = usize::try_from(exchange.body_at_hand()).unwrap_or(usize::MAX);
+    let first = most.min(at_hand.max(EAGER));
+    ffi::bytes_with(py, first, most, |buffer| fill(py, exchange, buffer))
 }
 
 /// Fills `buffer` from the body; fewer octets only at its end.
@@ -148,21 +146,6 @@ fn fill(py: Python<'_>, exchange: &mut Exchange<'_>, buffer: &mut [u8]) -> PyRes
         filled += taken;
     }
     Ok(filled)
-}
-
-/// Up to `most` octets of a body of unknown length.
-fn gather<'py>(py: Python<'py>, exchange: &mut Exchange<'_>, most: usize) -> PyResult<Bound<'py, PyBytes>> {
-    let mut all = Vec::new();
-    while all.len() < most {
-        let run = exchange.body_run(&release(py)).map_err(|f| fault(py, f))?;
-        if run.is_empty() {
-            break;
-        }
-        let taken = run.len().min(most - all.len());
-        all.extend_from_slice(&run[..taken]);
-        exchange.consume(taken);
-    }
-    Ok(PyBytes::new(py, &all))
 }
 
 fn read_line<'py>(

@@ -502,7 +502,7 @@ fn fail(py: Python<'_>, exchange: &mut Exchange<'_>, broken: Broken) -> Verdict 
             exchange.fail_with(Reject::Unavailable);
             return Verdict::Stop;
         }
-        Some(BodyFault::Interrupted) | None => {
+        Some(BodyFault::Interrupted | BodyFault::Unreadable) | None => {
             logger::exception(py, &format!("Error handling request {}", exchange.request_line()), &e);
             exchange.fail_with(Reject::InternalError);
         }

@@ -183,6 +183,8 @@ mod tests {
             "write_timeout",
             "queue_timeout",
             "response_buffer",
+            "limit_request_body",
+            "request_buffering",
         ];
         let names: BTreeSet<_> = options().map(|opt| opt.name).filter(|name| !ours.contains(name)).collect();
         assert_eq!(names.len(), 120);

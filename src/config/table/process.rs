@@ -90,8 +90,8 @@ pub const ROWS: &[Opt] = &[
         long: &["worker-tmp-dir"],
         kind: Kind::Folder,
         section: PROCESS,
-        help: "Accepted, and without effect: workers are watched through shared memory, not \
-               through files.",
+        help: "The folder for request bodies that do not fit in memory, as files without a name. Unset: TMPDIR, \
+               or /tmp.",
         ..ROW
     },
     Opt {

@@ -198,4 +198,26 @@ pub const ROWS: &[Opt] = &[
                whose head has not ended keeps them in memory. 0 = as many as possible, 16 MiB.",
         ..ROW
     },
+    Opt {
+        name: "limit_request_body",
+        long: &["limit-request-body"],
+        kind: Kind::Int { min: 0, max: ANY },
+        default: "0",
+        section: LIMITS,
+        help: "Bytes in a request body, without the framing of chunks. A longer one is answered 413. 0 = no \
+               limit.",
+        ..ROW
+    },
+    Opt {
+        name: "request_buffering",
+        long: &["request-buffering"],
+        kind: Kind::Choice(&["auto", "on", "off"]),
+        default: "auto",
+        section: LIMITS,
+        help: "on: the application is called when the whole body has come; what does not fit in memory waits \
+               in a file (--worker-tmp-dir). auto: the same, but a body of known length from a peer in \
+               --forwarded-allow-ips is streamed to the application once 128 KiB of it have come. off: the \
+               application is called at once and reads the body from the client.",
+        ..ROW
+    },
 ];
