@@ -209,6 +209,21 @@ def test_bad_bytes_are_refused_at_once(steady):
             connection.expect_eof()
 
 
+@pytest.mark.parametrize("data, status", [
+    (b"\n", 400), (b"X: y\n", 400), (b"X: y\r ", 400), (b"X: \0", 400), (b" ", 400), (b"X :", 400), (b"Host: other\r\n", 400),
+    (b"Content-Length: 1\r\nContent-Length: 1\r\n", 400), (b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n", 400),
+    (b"Expect: x\r\n", 417), (b"X: " + b"a" * 8190, 431), (b"A: b\r\n" * 100, 431),
+])
+def test_a_byte_that_spoils_the_rest_is_refused_at_once(steady, data, status):
+    """Behind two thousand bytes of a head that has not ended, and with whatever comes in one piece with it."""
+    begun = GET + b"Begun: " + b"x" * 2000 + b"\r\n"
+    for cuts in ([begun, data], [begun[:1999], begun[1999:], data[:-1], data[-1:]], [begun + data]):
+        with steady.connect(timeout=8) as connection:
+            connection.send(*[piece for piece in cuts if piece])
+            assert connection.read_response().status == status, data
+            connection.expect_eof()
+
+
 def test_one_byte_at_a_time(steady):
     with steady.connect() as connection:
         body = b"hello"

@@ -38,8 +38,8 @@ def lenient(module_server):
 # --- permit_obsolete_folding, strip_header_spaces ---
 
 @pytest.mark.parametrize("line, value", [
-    (b"X: a\r\n b", "a   b"), (b"X: a\r\n\tb\r\n c", "a  \tb   c"), (b"X:\r\n a", "a"), (b"X : a", "a"), (b"X \t : a", "a"),
-    (b"X : a\r\n b", "a   b"),
+    (b"X: a\r\n b", "a b"), (b"X: a \t\r\n\t b\r\n c", "a b c"), (b"X: a  b\r\n \r\n  c", "a  b  c"), (b"X:\r\n a", "a"),
+    (b"X : a", "a"), (b"X \t : a", "a"), (b"X : a\r\n b", "a b"),
 ])
 def test_permit_obsolete_folding_and_strip_header_spaces(strict, lenient, line, value):
     data = head(b"Before: 1", line, b"After: 2")
@@ -85,7 +85,7 @@ def test_leniency_keeps_the_body_as_it_is(lenient):
             connection.send(data)
             for _ in range(2):
                 seen = json.loads(connection.read_response().text)
-                assert seen["body"].encode() == body and seen["environ"]["HTTP_Y"] == "1   2"
+                assert seen["body"].encode() == body and seen["environ"]["HTTP_Y"] == "1 2"
 
 
 @pytest.mark.parametrize("cut", range(1, 70, 4))
@@ -95,7 +95,7 @@ def test_leniency_and_any_segmentation(lenient, cut):
         for _ in range(2):
             connection.send(data[:cut], data[cut:cut + 5], data[cut + 5:])
             found = environ(connection.read_response())
-            assert (found["HTTP_A"], found["HTTP_D"], found["PATH_INFO"]) == ("b   c", "e", "/p")
+            assert (found["HTTP_A"], found["HTTP_D"], found["PATH_INFO"]) == ("b c", "e", "/p")
 
 
 def test_limits_hold_for_folded_lines(lenient):

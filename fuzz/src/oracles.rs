@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 
 use crate::http::body::Decoder;
 use crate::http::parse::{self, Status};
+use crate::http::scan::Scan;
 use crate::http::{
     response, Forwarders, Framing, Head, HeaderMap, Leniency, Limits, Methods, Policy, Reject,
 };
@@ -67,40 +68,33 @@ fn try_head(
     held: &mut [u8],
     policy: &Policy,
     trusted: bool,
+    scan: &mut Option<Box<Scan>>,
     head: &mut Head,
 ) -> Result<Option<usize>, Reject> {
-    let judged = if policy.leniency.is_none() { held.len() } else { policy.leniency.rewrite(held) };
-    assert!(judged <= held.len() && held.len() - judged <= 72, "so much waits for more");
-    Ok(match parse::head(&held[..judged], policy, trusted, head)? {
-        Status::Complete => Some(head.length),
-        Status::Partial => None,
-    })
+    let status = match policy.leniency.is_none() {
+        true => parse::more(held, policy, trusted, scan, head)?,
+        false => parse::lenient(held, policy, trusted, scan, head)?,
+    };
+    Ok((status == Status::Complete).then_some(head.length))
 }
 
-/// As a connection does it. With `gate` it does not try at every octet.
-fn grown(
-    data: &[u8],
-    ends: impl Iterator<Item = usize>,
-    policy: &Policy,
-    trusted: bool,
-    gate: bool,
-) -> Outcome {
-    let (mut held, mut head, mut seen) = (Vec::new(), Head::default(), 0);
+/// As a connection does it; with the number of bytes that were there when it was decided.
+fn grown(data: &[u8], ends: impl Iterator<Item = usize>, policy: &Policy, trusted: bool) -> (Outcome, usize) {
+    let (mut held, mut head, mut scan) = (Vec::new(), Head::default(), None);
     for end in ends {
         held.extend_from_slice(&data[held.len()..end]);
-        if gate && !parse::worth_parsing(&held, seen) {
-            continue;
+        match try_head(&mut held, policy, trusted, &mut scan, &mut head) {
+            Ok(None) => assert!(held.len() <= policy.limits.head, "an endless head is held"),
+            Ok(Some(length)) => {
+                assert!(length <= end && head.fields_at <= length && length <= policy.limits.head);
+                assert!(head.fields.list.len() <= policy.limits.fields);
+                held.truncate(length);
+                return (Ok(Some((held, format!("{head:?}")))), end);
+            }
+            Err(reject) => return (Err(reject), end),
         }
-        if let Some(length) = try_head(&mut held, policy, trusted, &mut head)? {
-            assert!(length <= end && head.fields_at <= length && length <= policy.limits.head);
-            assert!(head.fields.list.len() <= policy.limits.fields);
-            held.truncate(length);
-            return Ok(Some((held, format!("{head:?}"))));
-        }
-        assert!(held.len() <= policy.limits.head + 72, "an endless head is held");
-        seen = held.len();
     }
-    Ok(None)
+    (Ok(None), data.len())
 }
 
 /// A second request with the same fields, read by its start line alone, is what it would be if read in full.
@@ -118,20 +112,23 @@ fn repeated(whole: &[u8], policy: &Policy, trusted: bool) {
     }
 }
 
-/// A request head comes to the same whatever the segmentation, by the short way too; it is bounded; nothing panics.
+/// A request head comes to the same however it is cut, as soon as that can be told; it is bounded; nothing panics.
 pub fn head(data: &[u8]) {
     let Some((policy, trusted, data)) = policy(data) else {
         return;
     };
-    let once = grown(data, [data.len()].into_iter(), &policy, trusted, false);
-    let pieces = grown(data, cuts(data), &policy, trusted, false);
+    let (once, _) = grown(data, [data.len()].into_iter(), &policy, trusted);
+    let (pieces, end) = grown(data, cuts(data), &policy, trusted);
     assert_eq!(once, pieces, "cut anywhere");
     if data.len() <= 600 {
-        assert_eq!(once, grown(data, 1..=data.len(), &policy, trusted, false), "an octet at a time");
+        let (single, first) = grown(data, 1..=data.len(), &policy, trusted);
+        assert_eq!(once, single, "a byte at a time");
+        assert_eq!(
+            cuts(data).find(|&end| end >= first).unwrap_or(data.len()),
+            end,
+            "not when it could be told"
+        );
     }
-    let gated = grown(data, cuts(data), &policy, trusted, true);
-    // A refusal may come with a later octet, which has not been sent.
-    assert!(gated == once || gated == Ok(None) && once.is_err(), "{gated:?} {once:?}");
     if let Ok(Some((octets, _))) = once {
         repeated(&octets, &policy, trusted);
         let mut head = Head::default();

@@ -33,7 +33,9 @@ impl Conn {
                 self.take_in(turn)
             }
             // What another worker has read along is not parsed yet, and may be all of a request.
-            Err(e) if is_transient(&e) && self.seen == 0 && self.state == State::Head => self.take_in(turn),
+            Err(e) if is_transient(&e) && self.scan.is_none() && self.state == State::Head => {
+                self.take_in(turn)
+            }
             Err(e) if is_transient(&e) => self.park(turn),
             Err(e) => self.broken(&e, turn),
         }
@@ -103,42 +105,38 @@ impl Conn {
         if !policy.leniency.is_none() {
             return self.read_lenient_head(turn);
         }
-        self.parse_head(turn.desk.scratch.unread(), policy)
+        let bytes = turn.desk.scratch.unread();
+        self.repeated = self.repeat(bytes, policy);
+        if self.repeated {
+            return Ok(Status::Complete);
+        }
+        let status = parse::more(bytes, policy, self.trusted, &mut self.scan, &mut self.head)?;
+        self.acceptable(status, bytes)
     }
 
     /// Where something is to be accepted that the rules refuse.
     fn read_lenient_head(&mut self, turn: &mut Turn<'_>) -> Result<Status, Reject> {
         let policy = &turn.settings.policy;
-        if !parse::worth_parsing(turn.desk.scratch.unread(), self.seen) {
-            return Ok(Status::Partial);
-        }
-        let judged = policy.leniency.rewrite(turn.desk.scratch.unread_mut());
-        self.parse_head(&turn.desk.scratch.unread()[..judged], policy)
-    }
-
-    fn parse_head(&mut self, bytes: &[u8], policy: &Policy) -> Result<Status, Reject> {
-        self.repeated = self.repeat(bytes, policy);
+        self.repeated = self.repeat(turn.desk.scratch.unread(), policy);
         if self.repeated {
             return Ok(Status::Complete);
         }
-        if !parse::worth_parsing(bytes, self.seen) {
-            return Ok(Status::Partial);
+        let bytes = turn.desk.scratch.unread_mut();
+        let status = parse::lenient(bytes, policy, self.trusted, &mut self.scan, &mut self.head)?;
+        self.acceptable(status, bytes)
+    }
+
+    /// RFC 9110 §9.3.6: what follows CONNECT is no HTTP; a server that makes no tunnels must not read on.
+    fn acceptable(&self, status: Status, bytes: &[u8]) -> Result<Status, Reject> {
+        match status == Status::Complete && self.head.start.method.of(bytes) == b"CONNECT" {
+            true => Err(Reject::UnsupportedMethod),
+            false => Ok(status),
         }
-        let status = parse::head(bytes, policy, self.trusted, &mut self.head)?;
-        match status {
-            Status::Partial => self.seen = bytes.len(),
-            // RFC 9110 §9.3.6: what follows CONNECT is no HTTP; a server that makes no tunnels must not read on.
-            Status::Complete if self.head.start.method.of(bytes) == b"CONNECT" => {
-                return Err(Reject::UnsupportedMethod);
-            }
-            Status::Complete => {}
-        }
-        Ok(status)
     }
 
     /// Whether the head's field block is, octet for octet, that of the request before; then only its start line is read.
     fn repeat(&mut self, bytes: &[u8], policy: &Policy) -> bool {
-        if self.block.is_empty() || self.seen > 0 {
+        if self.block.is_empty() || self.scan.is_some() {
             return false;
         }
         match parse::repeats(bytes, &self.block) {
@@ -148,7 +146,7 @@ impl Conn {
     }
 
     fn head_complete(&mut self, turn: &Turn<'_>) {
-        self.seen = 0;
+        self.scan = None;
         (self.body, self.chunked_length, self.ready_since) = (None, None, None);
         self.requests += 1;
         if self.repeated {

@@ -32,6 +32,7 @@ use crate::body_buffer::{BodyBuffer, BodyStore};
 use crate::buffer::{OutQueue, Scratch, READ_SIZE};
 use crate::config::Buffering;
 use crate::http::date::ServerDate;
+use crate::http::scan::Scan;
 use crate::http::{Head, Policy};
 use crate::proxy::Trust;
 use crate::proxy_protocol::{Origin, Preface};
@@ -162,8 +163,8 @@ pub struct Conn {
     /// Since when it is, or last was, in the state Ready.
     ready_since: Option<Nanos>,
     pending: Vec<u8>,
-    /// Octets of `pending` that the parser has seen in vain.
-    seen: usize,
+    /// How far the head in `pending` has been judged.
+    scan: Option<Box<Scan>>,
     pub(crate) head: Head,
     /// The last request's field block, when another request may repeat it.
     block: Vec<u8>,
@@ -201,7 +202,7 @@ impl Conn {
             deadline: turn.now + turn.settings.header_timeout,
             ready_since: None,
             pending: Vec::new(),
-            seen: 0,
+            scan: None,
             head: std::mem::take(&mut turn.desk.spare),
             block: Vec::new(),
             repeated: false,

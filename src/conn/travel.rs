@@ -35,7 +35,7 @@ impl Conn {
 
     /// Whether it has brought along what nobody has parsed here: the poller does not know of that.
     pub fn holds_unparsed(&self) -> bool {
-        self.state == State::Head && self.seen == 0 && !self.pending.is_empty()
+        self.state == State::Head && self.scan.is_none() && !self.pending.is_empty()
     }
 
     /// Whether it ends with this worker, whoever goes on.

@@ -22,6 +22,7 @@ pub mod parse;
 pub mod reject;
 pub mod response;
 pub mod rules;
+pub mod scan;
 pub mod underscore;
 
 pub use lenient::Leniency;
@@ -168,3 +169,6 @@ pub struct Policy {
     /// What `lenient` rewrites before a head is parsed.
     pub leniency: Leniency,
 }
+
+#[cfg(test)]
+mod properties;

@@ -1,12 +1,13 @@
-//! Owns: where a request head ends and where its parts are; httparse finds the tokens, `rules` judges them.
-//! Rule: the outcome is the same whatever the segmentation. What refuses a head refuses it as soon as the first
-//! offending octet is read, limits included; `survey` is that order, the fast way may only be quicker.
+//! Owns: where the parts of a request head are; httparse finds the tokens, `rules` judges them.
+//! Rule: the outcome is the same however the bytes were cut. What refuses a head refuses it for the first byte that cannot
+//! stand there, limits included: `Scan` decides on that, and reading a head that came whole may only be quicker.
 //! Never: decides framing or field policy itself, looks beyond the head, allocates for a head of common size.
 
 use super::rules::{self, Verdict, Walk};
+use super::scan::Scan;
 use super::{underscore, Field, Head, Limits, Policy, Reject, Span, StartLine};
 use httparse::Header;
-use memchr::{memchr, memchr2, memchr_iter};
+use memchr::memchr;
 use std::mem::MaybeUninit;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,17 +25,54 @@ const STACK_SLOTS: usize = 128;
 
 /// Parses the request head at the start of `bytes`, which may go on beyond it.
 pub fn head(bytes: &[u8], policy: &Policy, trusted: bool, head: &mut Head) -> Result<Status, Reject> {
+    more(bytes, policy, trusted, &mut None, head)
+}
+
+/// The same for a head that arrives in pieces: `bytes` begin where they did before, and `scan` is how far they were judged
+/// then, which is not judged again.
+pub fn more(
+    bytes: &[u8],
+    policy: &Policy,
+    trusted: bool,
+    scan: &mut Option<Box<Scan>>,
+    head: &mut Head,
+) -> Result<Status, Reject> {
     let reader = Reader { window: window(bytes, &policy.limits), policy, trusted };
-    match reader.read(head) {
-        Ok(Status::Complete) => Ok(Status::Complete),
-        Ok(Status::Partial) => {
-            survey(reader.window, policy)?;
-            match bytes.len() > reader.window.len() {
-                true => Err(Reject::HeadTooLarge),
-                false => Ok(Status::Partial),
-            }
+    // Most heads arrive whole.
+    let first = scan.is_none().then(|| reader.read(head));
+    if first == Some(Ok(Status::Complete)) {
+        return Ok(Status::Complete);
+    }
+    let scan = scan.get_or_insert_with(Box::default);
+    match scan.judge(reader.window, policy, trusted)? {
+        None if bytes.len() > reader.window.len() => Err(Reject::HeadTooLarge),
+        None => Ok(Status::Partial),
+        Some(_) => match first {
+            // What follows from the whole head alone.
+            Some(Err(reject)) => Err(reject),
+            _ => reader.read_whole(head),
+        },
+    }
+}
+
+/// The same where something is accepted that the rules refuse: the head is rewritten once it is whole.
+pub fn lenient(
+    bytes: &mut [u8],
+    policy: &Policy,
+    trusted: bool,
+    scan: &mut Option<Box<Scan>>,
+    head: &mut Head,
+) -> Result<Status, Reject> {
+    let scan = scan.get_or_insert_with(Box::default);
+    let judged = window(bytes, &policy.limits);
+    match scan.judge(judged, policy, trusted)? {
+        None if bytes.len() > judged.len() => Err(Reject::HeadTooLarge),
+        None => Ok(Status::Partial),
+        Some(length) => {
+            let whole = bytes.get_mut(..length).unwrap_or_default();
+            policy.leniency.rewrite(whole);
+            Reader { window: whole, policy, trusted }.read_whole(head)
         }
-        Err(reject) => Err(survey(reader.window, policy).err().unwrap_or(reject)),
     }
 }
 
@@ -64,6 +102,14 @@ struct Reader<'b> {
 }
 
 impl<'b> Reader<'b> {
+    /// Of a head that `Scan` has found whole.
+    fn read_whole(&self, head: &mut Head) -> Result<Status, Reject> {
+        match self.read(head) {
+            Ok(Status::Partial) => Err(Reject::RequestLine),
+            answer => answer,
+        }
+    }
+
     fn read(&self, head: &mut Head) -> Result<Status, Reject> {
         let (at, _) = skip_empty_line(self.window)?;
         let mut slots = [const { MaybeUninit::uninit() }; STACK_SLOTS];
@@ -157,7 +203,7 @@ impl<'b> Reader<'b> {
     }
 }
 
-/// Used where `survey` finds nothing to say: the octet before the last one decides already.
+/// `Scan` says the same, or something of an earlier byte.
 fn reason(error: httparse::Error) -> Reject {
     match error {
         httparse::Error::TooManyHeaders => Reject::TooManyFields,
@@ -211,93 +257,6 @@ fn start_before_block(bytes: &[u8], policy: &Policy, head: &Head) -> Option<(Sta
     // Framing and persistence depend on the version; only the origin-form begins with its path.
     let origin_form = line.get(start.target.start as usize) == Some(&b'/');
     (origin_form && start.version == head.start.version).then_some((start, fields_at))
-}
-
-/// Whether `head` should be tried on `bytes`, of which `seen` octets were there at the last try. Each try reads from the
-/// start, so a client that sends octet by octet must not have one for each of them.
-pub fn worth_parsing(bytes: &[u8], seen: usize) -> bool {
-    seen == 0 || bytes.len() / 2 >= seen || ends_after(bytes, seen)
-}
-
-/// Whether an empty line ends behind `seen`; one made with bare LFs counts, as it is to be refused.
-fn ends_after(bytes: &[u8], seen: usize) -> bool {
-    let fresh = bytes.get(seen..).unwrap_or_default();
-    memchr_iter(b'\n', fresh).any(|place| {
-        let before = bytes.get(..seen + place).unwrap_or_default();
-        matches!(before, [.., b'\n'] | [.., b'\n', b'\r'])
-    })
-}
-
-/// The slow, exact reading: refuses for the first octet that cannot stand where it stands. Only what follows from the
-/// meaning of complete fields is left to the other way.
-fn survey(window: &[u8], policy: &Policy) -> Result<(), Reject> {
-    let limits = &policy.limits;
-    let (_, rest) = skip_empty_line(window)?;
-    let Some(mut rest) = survey_request_line(rest, policy)? else {
-        return Ok(());
-    };
-    let mut count = 0;
-    loop {
-        match rest {
-            [] | [b'\r'] | [b'\r', b'\n', ..] => return Ok(()),
-            [b'\r', ..] => return Err(Reject::FieldName),
-            [b'\n', ..] => return Err(Reject::BareLineFeed),
-            _ if count == limits.fields => return Err(Reject::TooManyFields),
-            _ => count += 1,
-        }
-        rest = match survey_field(rest, limits)? {
-            Some(rest) => rest,
-            None => return Ok(()),
-        };
-    }
-}
-
-/// Returns what is behind the line, if its end has arrived.
-fn survey_request_line<'b>(rest: &'b [u8], policy: &Policy) -> Result<Option<&'b [u8]>, Reject> {
-    let (line, behind) = until_line_end(rest);
-    let most = policy.limits.request_line;
-    rules::start_line_so_far(line.get(..most).unwrap_or(line), policy.methods)?;
-    if line.len() > most {
-        return Err(Reject::UriTooLong);
-    }
-    if behind.is_empty() {
-        return Ok(None);
-    }
-    rules::start_line(line, 0, policy.methods)?;
-    line_end(behind, Reject::RequestLine)
-}
-
-fn survey_field<'b>(rest: &'b [u8], limits: &Limits) -> Result<Option<&'b [u8]>, Reject> {
-    let (line, behind) = until_line_end(rest);
-    // gunicorn counts the line end too.
-    let most = limits.field_size.saturating_sub(CRLF.len());
-    let within = line.get(..most).unwrap_or(line);
-    rules::field_line_so_far(within)?;
-    if line.len() > most {
-        return Err(Reject::FieldTooLarge);
-    }
-    if behind.is_empty() {
-        return Ok(None);
-    }
-    if !line.contains(&b':') {
-        return Err(Reject::FieldName);
-    }
-    line_end(behind, Reject::FieldValue)
-}
-
-/// The octets before the first CR or LF, and the rest.
-fn until_line_end(rest: &[u8]) -> (&[u8], &[u8]) {
-    rest.split_at(memchr2(b'\r', b'\n', rest).unwrap_or(rest.len()))
-}
-
-/// RFC 9112 §2.2: a bare CR is "invalid"; `stray` says what it makes invalid here.
-fn line_end(behind: &[u8], stray: Reject) -> Result<Option<&[u8]>, Reject> {
-    match behind {
-        [b'\r', b'\n', rest @ ..] => Ok(Some(rest)),
-        [] | [b'\r'] => Ok(None),
-        [b'\n', ..] => Err(Reject::BareLineFeed),
-        _ => Err(stray),
-    }
 }
 
 #[cfg(test)]
@@ -977,33 +936,6 @@ mod tests {
         let mut none = Head::default();
         assert!(!same_fields(b"GET / HTTP/1.1\r\n\r\n", &policy(), &mut none));
         assert!(!same_fields(b"", &policy(), &mut none));
-    }
-
-    #[test]
-    fn dripping_costs_a_logarithm_of_tries() {
-        let bytes = format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(99));
-        let (mut seen, mut tries, mut complete) = (0, 0, false);
-        for length in 1..=bytes.len() {
-            let so_far = &bytes.as_bytes()[..length];
-            if worth_parsing(so_far, seen) {
-                tries += 1;
-                seen = length;
-                complete = once(so_far, &policy(), false) != Ok(None);
-            }
-        }
-        assert!(complete);
-        assert!(tries <= 12, "{tries}");
-    }
-
-    #[test]
-    fn the_end_of_a_head_is_worth_parsing_however_it_is_split() {
-        for end in ["\r\n\r\n", "\n\n", "\n\r\n", "\r\n\n"] {
-            let bytes = format!("GET / HTTP/1.1\r\nHost: some.where{end}");
-            for seen in 24..bytes.len() {
-                assert!(worth_parsing(bytes.as_bytes(), seen), "{end:?} {seen}");
-            }
-        }
-        assert!(!worth_parsing(b"GET / HTTP/1.1\r\nA: b\r\n", 14));
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! Owns: one function for each rule of RFC 9110 and RFC 9112 about the start line and the fields of a request.
-//! Rule: what is refused is refused for the first offending octet, so that the answer does not depend on segmentation.
+//! Rule: a rule is a function of what it judges and nothing else, so that `scan` and `parse` judge by the same ones.
 //! Never: finds where a line ends (that is `parse`), keeps anything but the outcome, allocates.
 
 use super::{octets, underscore, Fields, Framing, Methods, Policy, Reject, Span, StartLine, Version};
@@ -43,13 +43,7 @@ pub fn start_line(line: &[u8], at: usize, methods: Methods) -> Result<StartLine,
     })
 }
 
-/// Whether a request line can begin like this: every octet that has arrived is checked at once.
-pub fn start_line_so_far(line: &[u8], methods: Methods) -> Result<(), Reject> {
-    Parts::of(line).check(methods)
-}
-
-/// The parts of a request line as far as it has arrived; a part that is there may be followed by more of it, unless the
-/// next is there too.
+/// The parts of a request line, as many as there are.
 struct Parts<'b> {
     method: &'b [u8],
     target: Option<&'b [u8]>,
@@ -81,13 +75,7 @@ impl<'b> Parts<'b> {
         let Some(target) = self.target else {
             return Ok(());
         };
-        let shortest = match methods {
-            Methods::Conventional => *METHOD_OCTETS.start(),
-            Methods::Any => 1,
-        };
-        if self.method.len() < shortest {
-            return Err(Reject::Method);
-        }
+        method_length(self.method.len(), methods)?;
         if !octets::is_target(target) {
             return Err(Reject::Target);
         }
@@ -108,20 +96,40 @@ fn method_so_far(method: &[u8], methods: Methods) -> Result<(), Reject> {
     good.then_some(()).ok_or(Reject::Method)
 }
 
+/// The same for one byte, so many bytes behind the first.
+pub(super) fn method_byte(byte: u8, place: usize, methods: Methods) -> Result<(), Reject> {
+    let good = match methods {
+        Methods::Conventional => place < *METHOD_OCTETS.end() && octets::is(byte, octets::METHOD),
+        Methods::Any => octets::is(byte, octets::TOKEN),
+    };
+    good.then_some(()).ok_or(Reject::Method)
+}
+
+/// Of a method that is whole.
+pub(super) fn method_length(length: usize, methods: Methods) -> Result<(), Reject> {
+    let shortest = match methods {
+        Methods::Conventional => *METHOD_OCTETS.start(),
+        Methods::Any => 1,
+    };
+    (length >= shortest).then_some(()).ok_or(Reject::Method)
+}
+
 /// RFC 9112 §2.3: `HTTP-version = HTTP-name "/" DIGIT "." DIGIT`, case-sensitive.
 fn version_so_far(version: &[u8]) -> Result<(), Reject> {
+    version.iter().enumerate().try_for_each(|(place, &byte)| version_byte(place, byte))
+}
+
+/// The same for one byte, so many bytes behind the first.
+pub(super) fn version_byte(place: usize, byte: u8) -> Result<(), Reject> {
     const KNOWN: &[u8; 7] = b"HTTP/1.";
-    for (place, &octet) in version.iter().enumerate() {
-        match (place, KNOWN.get(place)) {
-            (5, _) if octet.is_ascii_digit() && octet != b'1' => return Err(Reject::UnsupportedVersion),
-            (_, Some(&known)) if octet == known => {}
-            (7, None) if matches!(octet, b'0' | b'1') => {}
-            // A fourth part, or a space behind the version.
-            (8.., None) => return Err(Reject::RequestLine),
-            _ => return Err(Reject::Version),
-        }
+    match (place, KNOWN.get(place)) {
+        (5, _) if byte.is_ascii_digit() && byte != b'1' => Err(Reject::UnsupportedVersion),
+        (_, Some(&known)) if byte == known => Ok(()),
+        (7, None) if matches!(byte, b'0' | b'1') => Ok(()),
+        // A fourth part, or a space behind the version.
+        (8.., None) => Err(Reject::RequestLine),
+        _ => Err(Reject::Version),
     }
-    Ok(())
 }
 
 /// Offsets into a request target.
@@ -205,28 +213,6 @@ fn is_escaped_name(mut host: &[u8]) -> bool {
             [octet, rest @ ..] if octets::is(*octet, octets::HOST) => rest,
             _ => return false,
         }
-    }
-}
-
-/// Whether a field line can begin like this (RFC 9112 §5, `field-name ":" OWS field-value OWS`); no line end here.
-pub fn field_line_so_far(line: &[u8]) -> Result<(), Reject> {
-    let (name, value) = match cut(line, b':') {
-        Some((name, value)) => (name, Some(value)),
-        None => (line, None),
-    };
-    match name.first() {
-        // §5.2: "A server that receives an obs-fold in a request message ... MUST either reject the message".
-        Some(b' ' | b'\t') => return Err(Reject::ObsoleteFolding),
-        None if value.is_some() => return Err(Reject::FieldName),
-        _ => {}
-    }
-    // §5.1: "No whitespace is allowed between the field name and colon".
-    if !octets::all(name, octets::TOKEN) {
-        return Err(Reject::FieldName);
-    }
-    match value {
-        Some(value) if !octets::is_field_value(value) => Err(Reject::FieldValue),
-        _ => Ok(()),
     }
 }
 
@@ -358,8 +344,17 @@ impl Walk {
     }
 
     fn framing(&self, version: Version) -> Result<Framing, Reject> {
+        self.is_possible(version)?;
+        match self.codings.present {
+            true => self.codings.framing(),
+            false => Ok(self.content_length.map_or(Framing::Empty, Framing::Length)),
+        }
+    }
+
+    /// Whether fields that follow can still make an acceptable head of it.
+    pub fn is_possible(&self, version: Version) -> Result<(), Reject> {
         if !self.codings.present {
-            return Ok(self.content_length.map_or(Framing::Empty, Framing::Length));
+            return Ok(());
         }
         // §6.1: a Transfer-Encoding in HTTP/1.0 "MUST" be treated "as if the framing is faulty".
         if version == Version::Http10 {
@@ -370,7 +365,7 @@ impl Walk {
         if self.content_length.is_some() {
             return Err(Reject::TransferEncodingAndLength);
         }
-        self.codings.framing()
+        Ok(())
     }
 }
 
@@ -522,22 +517,6 @@ mod tests {
         assert_eq!(decimal(b"9223372036854775807"), Some(i64::MAX as u64));
         for bad in ["", "+1", " 1", "1 ", "9223372036854775808", "99999999999999999999"] {
             assert_eq!(decimal(bad.as_bytes()), None, "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn every_beginning_of_a_good_line_is_good() {
-        for line in
-            ["GET / HTTP/1.1", "OPTIONS * HTTP/1.0", "CONNECT h:1 HTTP/1.1", "GET http://h/p?q HTTP/1.1"]
-        {
-            assert!(start_line(line.as_bytes(), 0, Methods::Conventional).is_ok(), "{line}");
-            for end in 0..=line.len() {
-                let so_far = start_line_so_far(&line.as_bytes()[..end], Methods::Conventional);
-                assert_eq!(so_far, Ok(()), "{line} {end}");
-            }
-        }
-        for end in 0..10 {
-            assert_eq!(field_line_so_far(&b"Name:\t v \xff"[..end]), Ok(()));
         }
     }
 }
