@@ -4,6 +4,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::sys::clock::{Nanos, SECOND};
 
@@ -80,9 +81,36 @@ impl Pace {
     }
 }
 
+/// What is not to be done oftener than so.
+pub struct Seldom {
+    period: Nanos,
+    /// 0: not yet.
+    last: AtomicU64,
+}
+
+impl Seldom {
+    pub const fn new(period: Nanos) -> Seldom {
+        Seldom { period, last: AtomicU64::new(0) }
+    }
+
+    /// Whether it is to be done now; to one of those who ask.
+    pub fn is_due(&self, now: Nanos) -> bool {
+        let last = self.last.load(Relaxed);
+        let due = last == 0 || last.saturating_add(self.period) <= now;
+        due && self.last.compare_exchange(last, now.max(1), Relaxed, Relaxed).is_ok()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_seldom_done_is_done_at_once_and_once_a_period() {
+        let seldom = Seldom::new(60);
+        let due = |moments: &[Nanos]| moments.iter().map(|now| seldom.is_due(*now)).collect::<Vec<_>>();
+        assert_eq!(due(&[0, 10, 59, 61, 62, 120, 121]), [true, false, false, true, false, false, true]);
+    }
 
     #[test]
     fn tokens_come_out_in_order_of_their_moments() {

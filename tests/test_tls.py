@@ -161,6 +161,73 @@ def test_a_session_is_resumed_by_every_worker(server, site, authority, version):
     harness.wait_until(resumed)
 
 
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_session_is_resumed_across_a_change_of_keys_and_a_reload(server, site, authority, version, tmp_path):
+    """The arbiter changes the keys for all workers at once. The key before still opens, until the next change."""
+    planted = tmp_path / "planted"
+    planted.mkdir()
+    running = server("apps.echo:app", *https(site), "-w", 2, env={"RGUNICORN_DEFECTS": str(planted)})
+    running.wait_log("Worker ready", count=2)
+    context = client_context(authority, version)
+
+    def use(session=None):
+        """The worker, whether the session was resumed, and another session."""
+        with Secure(running, context, session=session) as connection:
+            pid = json.loads(connection.exchange().body)["pid"]
+            return pid, connection.sock.session_reused, connection.sock.session
+
+    def made_by_both():
+        """Sessions, some from each worker."""
+        found = {}
+
+        def enough():
+            pid, _, session = use()
+            found.setdefault(pid, []).append(session)
+            return len(found) == 2
+        harness.wait_until(enough)
+        return [session for sessions in found.values() for session in sessions[:4]]
+
+    def resumed(sessions):
+        return {use(session)[1] for session in sessions}
+
+    def change():
+        (planted / "rotate_tickets").touch()
+        running.signal(signal.SIGWINCH)
+        harness.wait_until(lambda: not (planted / "rotate_tickets").exists())
+
+    kept, lost = made_by_both(), made_by_both()
+    change()
+    assert resumed(kept) == {True}
+    running.signal(signal.SIGHUP)
+    running.wait_log("Worker ready", count=4)
+    harness.wait_until(lambda: len(running.workers()) == 2)
+    later, last = made_by_both(), made_by_both()
+    assert resumed(later) == {True}
+    change()
+    assert resumed(lost) == {False}
+    assert resumed(last) == {True}
+
+
+def test_a_session_is_not_resumed_where_other_authorities_are_asked_for(server, site, authority, stranger):
+    """A session's state holds the client's certificate, which nobody looks at again."""
+    config = "certfile, keyfile = %r\ncert_reqs = 2\nca_certs = %%r\n" % (site,)
+    running = server("apps.echo:app", config=config % authority.certificate)
+    context = client_context(authority, ssl.TLSVersion.TLSv1_2, authority.issue("visitor"))
+    with Secure(running, context) as connection:
+        environ(connection)
+        session = connection.sock.session
+    with Secure(running, context, session=session) as connection:
+        assert environ(connection)["SSL_CLIENT_VERIFY"] == "SUCCESS"
+        assert connection.sock.session_reused
+    running.write("gunicorn.conf.py", config % stranger.certificate)
+    (worker,) = running.workers()
+    running.signal(signal.SIGHUP)
+    harness.wait_until(lambda: running.workers() and worker not in running.workers())
+    with pytest.raises((ssl.SSLError, wire.ProtocolError, ConnectionError)):
+        with Secure(running, context, session=session) as connection:
+            environ(connection)
+
+
 def records(octets):
     """TLS records of a handshake message that begins like this."""
     return b"".join(b"\x16\x03\x01" + struct.pack("!H", len(octets[n:n + 16384])) + octets[n:n + 16384]
@@ -475,6 +542,22 @@ def test_noise_is_closed_upon(echo, octets):
         connection.half_close()
         connection.expect_closed()
     assert echo.running()
+
+
+def test_a_name_that_is_no_name_of_a_server_is_said(server, site, authority):
+    """rustls refuses it. The client is told by an alert, the operator by a line, once a minute."""
+    running = server("apps.echo:app", *https(site))
+    context = client_context(authority)
+    context.check_hostname = False
+    for name in ("localhost:8443", "127.0.0.1:8443", "localhost:8443"):
+        sock = socket.create_connection(running.address, 20)
+        with sock, pytest.raises((ssl.SSLError, ConnectionError)):
+            context.wrap_socket(sock, server_hostname=name)
+    line = r"TLS with ip=127\.0\.0\.1 failed: the server name that it asks for is no DNS name, such as one with a port"
+    running.wait_log(line)
+    with Secure(running, client_context(authority)) as connection:
+        environ(connection)
+    assert len([message for _, _, message in running.lines("WARNING") if "no DNS name" in message]) == 1
 
 
 def test_noise_within_a_session(echo, authority):

@@ -20,6 +20,7 @@ use crate::mold::Mold;
 use crate::scoreboard::Scoreboard;
 use crate::sys::child::Ending;
 use crate::sys::process;
+use crate::tls::tickets::TicketKeys;
 use crate::tls::Context;
 use crate::watch::Watch;
 
@@ -63,6 +64,7 @@ pub struct Ground<'a> {
     pub inherited: &'a [Arc<Listener>],
     pub identity: Option<&'a Identity>,
     pub start_folder: &'a Path,
+    pub tickets: &'a Arc<TicketKeys>,
 }
 
 impl Ground<'_> {
@@ -90,7 +92,7 @@ impl Generation {
     ) -> Result<Generation, Error> {
         let Setup { config, hooks, .. } = setup;
         let watch = code::watch(&config, ground.start_folder)?;
-        let tls = config.tls.as_ref().map(Context::load).transpose()?;
+        let tls = config.tls.as_ref().map(|tls| Context::load(tls, ground.tickets)).transpose()?;
         let bound = before.map_or(ground.inherited, |before| &before.listeners);
         let manner = ground.manner(&config);
         let mut listeners: Vec<Arc<Listener>> = Vec::new();

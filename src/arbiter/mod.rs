@@ -62,6 +62,7 @@ use crate::sys::clock::{self, Nanos, Vigil, SECOND};
 use crate::sys::poll::{wait_each, Interest, Waker};
 use crate::sys::signal::{self, Signals};
 use crate::systemd::Service;
+use crate::tls::tickets::Rotation;
 use crate::worker::{Lifeline, Seed, APP_NOT_FOUND, BOOT_FAILED};
 
 /// What workers are given to end a request themselves, after a time in which the arbiter did not run.
@@ -122,6 +123,7 @@ pub struct Arbiter {
     passed: Vec<RawFd>,
     /// As whom workers run, if not as we do.
     identity: Option<Identity>,
+    tickets: Rotation,
     metrics: Metrics,
     control: Control,
 }
@@ -162,6 +164,7 @@ impl Arbiter {
         self.service.serves(self.children.ready(self.current.number), self.wanted);
         self.service.live(now);
         self.measure(py, now);
+        self.tickets.turn(now);
         self.dismiss();
         self.answer_askers(now);
         self.kill_stuck(now);
@@ -430,6 +433,7 @@ impl Arbiter {
             self.relieved,
             self.code_deadline(),
             self.control.deadline(),
+            self.current.tls.as_ref().map(|_| self.tickets.due()),
         ];
         let until = until.into_iter().chain(deadlines.into_iter().flatten()).min();
         self.vigil.plan(until.unwrap_or(0));

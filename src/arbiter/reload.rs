@@ -105,6 +105,7 @@ impl Arbiter {
             inherited: &[],
             identity: self.identity.as_ref(),
             start_folder: &self.start_folder,
+            tickets: self.tickets.keys(),
         };
         let generation = Generation::new(self.next_generation, setup, &ground, before, Tries::Once)?;
         self.next_generation += 1;

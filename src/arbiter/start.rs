@@ -38,6 +38,7 @@ use crate::sys::poll::Waker;
 use crate::sys::signal::{self, Blocked, Signals};
 use crate::sys::{process, socket};
 use crate::systemd::{self, Service};
+use crate::tls::tickets::{Rotation, TicketKeys};
 use crate::tls::Context;
 
 const HEARD: [i32; 10] = [
@@ -137,7 +138,9 @@ fn check(py: Python<'_>, launch: &Launch, start_folder: &Path, setup: &Setup) ->
     let config = &setup.config;
     launch.check(config)?;
     logs::take_up(py, start_folder, setup)?;
-    config.tls.as_ref().map(Context::load).transpose()?;
+    if let Some(tls) = &config.tls {
+        Context::load(tls, &Arc::new(ticket_keys()?))?;
+    }
     match crate::worker::load_app(py, launch, config) {
         Ok(_) => Ok(Outcome::Exit(0)),
         Err(_) => Ok(Outcome::Exit(1)),
@@ -185,12 +188,14 @@ impl Arbiter {
         let mailbox = inheritance.as_mut().and_then(|from| from.mailbox.take());
         let mailbox = Arc::new(mailbox.map_or_else(Mailbox::new, Ok).map_err(system("mailbox"))?);
         let notice = Notice::new().map_err(system("shared memory"))?;
+        let tickets = Arc::new(ticket_keys()?);
         let daemonized = config.daemon;
         let ground = Ground {
             passed: &manager.passed,
             inherited: &[],
             identity: identity.as_ref(),
             start_folder: &start_folder,
+            tickets: &tickets,
         };
         let started = hooks::start(py, &server, &setup.hooks, config.workers);
         let manner = ground.manner(&config);
@@ -244,10 +249,15 @@ impl Arbiter {
             service,
             passed: manager.passed,
             identity,
+            tickets: Rotation::new(tickets),
             metrics: Metrics::default(),
             control: Control::new(),
         })
     }
+}
+
+fn ticket_keys() -> Result<TicketKeys, Error> {
+    TicketKeys::new().map_err(|e| Error::system("keys of TLS session tickets", &e, "the system's limits"))
 }
 
 /// Reloads go without the channel, but nobody can wait for them.

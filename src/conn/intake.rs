@@ -9,9 +9,11 @@ use crate::http::parse::{self, Status};
 use crate::http::{Field, Framing, Policy, Reject};
 use crate::proxy;
 use crate::proxy_protocol::Preface;
-use crate::timers::Pace;
+use crate::sys::clock::SECOND;
+use crate::timers::{Pace, Seldom};
 use crate::tls::Failure;
 
+static MISNAMED: Seldom = Seldom::new(60 * SECOND);
 /// The longest field block worth remembering for a connection.
 const MEMO_OCTETS: usize = 4096;
 
@@ -45,8 +47,15 @@ impl Conn {
         match self.transport.failure() {
             None => self.vanished(),
             Some(Failure::PlainHttp) => self.refuse(Reject::PlainOnTls, turn),
-            Some(Failure::Protocol) => {
+            Some(failure) => {
                 log::debug!("TLS with {} failed: {e}", self.client());
+                if failure == Failure::ServerName && MISNAMED.is_due(turn.now) {
+                    log::warn!(
+                        "TLS with ip={} failed: the server name that it asks for is no DNS name, such as one with a port \
+                         (said at most once a minute)",
+                        self.client()
+                    );
+                }
                 self.linger(turn)
             }
         }

@@ -10,7 +10,7 @@ use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::slice;
 
-use nix::sys::mman::{mmap_anonymous, munmap, MapFlags, ProtFlags};
+use nix::sys::mman::{madvise, mmap_anonymous, munmap, MapFlags, MmapAdvise, ProtFlags};
 
 /// Zeroed octets, aligned to a page, at an address that stays.
 pub(super) struct Mapping {
@@ -28,6 +28,12 @@ impl Mapping {
         // SAFETY: a new anonymous mapping at an address the kernel picks aliases nothing.
         let start = unsafe { mmap_anonymous(None, size, access, sharing)? };
         Ok(Mapping { start, size })
+    }
+
+    /// Where the kernel knows how (madvise(2), MADV_DONTDUMP); otherwise it stays in the dump.
+    pub(super) fn keep_out_of_dumps(&self) {
+        // SAFETY: the advice changes no contents, and the mapping is ours.
+        let _ = unsafe { madvise(self.start, self.size.get(), MmapAdvise::MADV_DONTDUMP) };
     }
 
     pub(super) fn start<T>(&self) -> NonNull<T> {

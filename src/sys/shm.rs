@@ -99,6 +99,11 @@ impl<T: Words> Shared<T> {
     pub fn new() -> io::Result<Shared<T>> {
         Ok(Shared(SharedArray::new(1)?))
     }
+
+    /// For what is not to be read in a dump of a process that crashed.
+    pub fn keep_out_of_dumps(&self) {
+        self.0.mapping.keep_out_of_dumps();
+    }
 }
 
 impl<T: Words> Deref for Shared<T> {

@@ -1,31 +1,31 @@
 //! Owns: what TLS is spoken with: the operator's files and choices become a `Context`, from which each connection's
 //! `Session` is made.
 //! Rule: a context is made by the arbiter, once for a generation, before any of its workers exists: what is wrong with the
-//! files stops the start or the reload, and all workers of the generation take each other's session tickets.
+//! files stops the start or the reload. All workers of all generations take each other's session tickets.
 //! Never: knows HTTP or the loop; no OpenSSL, so no `ssl.SSLContext` either.
 
 pub mod ciphers;
 mod session;
+pub mod tickets;
 
 use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::crypto::{ring, CryptoProvider};
+use ring::digest;
+use rustls::crypto::{ring as provided, CryptoProvider};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{NoClientAuth, NoServerSessionStorage, ProducesTickets, WebPkiClientVerifier};
+use rustls::server::{NoClientAuth, NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::version::{TLS12, TLS13};
 use rustls::{RootCertStore, ServerConfig, ServerConnection, SupportedProtocolVersion};
 
 pub use self::session::{Facts, Failure, Session};
+use self::tickets::{TicketKeys, Ticketer};
 use crate::config::{Authorities, ClientCertificate, Tls};
 use crate::error::Error;
-
-/// The most octets of a session's state that are taken back; a client's certificates are in it.
-const LONGEST_TICKET: usize = 8 * 1024;
 
 /// What the connections of a generation have in common.
 #[derive(Clone)]
@@ -33,12 +33,14 @@ pub struct Context(Arc<ServerConfig>);
 
 impl Context {
     /// Errors: a file that cannot be used, named with its option.
-    pub fn load(tls: &Tls) -> Result<Context, Error> {
+    pub fn load(tls: &Tls, keys: &Arc<TicketKeys>) -> Result<Context, Error> {
         let chain = certificates(&tls.certfile, "certificate", "--certfile")?;
         let keyfile = tls.keyfile.as_ref().unwrap_or(&tls.certfile);
         let key = private_key(keyfile)?;
         let provider = provider(tls)?;
-        let verifier = verifier(tls, &provider)?;
+        let authorities = authorities(tls)?;
+        let policy = policy(tls, &authorities);
+        let verifier = verifier(tls, authorities, &provider)?;
         let mut versions: Vec<&SupportedProtocolVersion> = Vec::new();
         versions.extend(tls.tls13.then_some(&TLS13));
         versions.extend((tls.tls12 && ciphers::has_tls12(&provider.cipher_suites)).then_some(&TLS12));
@@ -57,7 +59,7 @@ impl Context {
         config.ignore_client_order = tls.ciphers.is_some();
         // Sessions are resumed by tickets: their state is with the client, so any worker can take one.
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.ticketer = ticketer()?;
+        config.ticketer = Arc::new(Ticketer::new(keys.clone(), policy));
         Ok(Context(Arc::new(config)))
     }
 
@@ -67,16 +69,19 @@ impl Context {
     }
 }
 
-fn ticketer() -> Result<Arc<dyn ProducesTickets>, Error> {
-    let ticketer =
-        ring::Ticketer::new().map_err(|e| Error::Other(format!("TLS session tickets: {e} (--certfile)")))?;
-    // It takes none that is longer than those it made, and a worker is shown those of its siblings.
-    ticketer.encrypt(&[0; LONGEST_TICKET]);
-    Ok(ticketer)
+/// What a client's certificate was judged by: it is in the session's state, and is not judged again when that is resumed.
+fn policy(tls: &Tls, authorities: &[CertificateDer<'_>]) -> Vec<u8> {
+    let mut hash = digest::Context::new(&digest::SHA256);
+    hash.update(format!("{:?}", tls.client).as_bytes());
+    for authority in authorities {
+        hash.update(&(authority.len() as u64).to_le_bytes());
+        hash.update(authority);
+    }
+    hash.finish().as_ref().to_vec()
 }
 
 fn provider(tls: &Tls) -> Result<Arc<CryptoProvider>, Error> {
-    let mut provider = ring::default_provider();
+    let mut provider = provided::default_provider();
     if let Some(wanted) = &tls.ciphers {
         provider.cipher_suites = ciphers::choose(wanted, &provider.cipher_suites)
             .map_err(|why| Error::Other(format!("ciphers: {why} (--ciphers)")))?;
@@ -84,22 +89,31 @@ fn provider(tls: &Tls) -> Result<Arc<CryptoProvider>, Error> {
     Ok(Arc::new(provider))
 }
 
-fn verifier(tls: &Tls, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>, Error> {
+/// From whom client certificates may come; nobody where they are not asked for.
+fn authorities(tls: &Tls) -> Result<Vec<CertificateDer<'static>>, Error> {
+    match &tls.authorities {
+        _ if tls.client == ClientCertificate::Ignored => Ok(Vec::new()),
+        Some(Authorities::File(path)) => certificates(path, "certificates", "--ca-certs"),
+        Some(Authorities::Given(list)) if !list.is_empty() => {
+            Ok(list.iter().map(|octets| octets.clone().into()).collect())
+        }
+        _ => Err(Error::Other(
+            "cert_reqs: no authority is named that client certificates come from (--ca-certs)".into(),
+        )),
+    }
+}
+
+fn verifier(
+    tls: &Tls,
+    authorities: Vec<CertificateDer<'static>>,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, Error> {
     if tls.client == ClientCertificate::Ignored {
         return Ok(Arc::new(NoClientAuth));
     }
-    let (authorities, place) = match &tls.authorities {
-        Some(Authorities::File(path)) => {
-            (certificates(path, "certificates", "--ca-certs")?, format!("{}: ", path.display()))
-        }
-        Some(Authorities::Given(list)) if !list.is_empty() => {
-            (list.iter().map(|octets| octets.clone().into()).collect(), String::new())
-        }
-        _ => {
-            return Err(Error::Other(
-                "cert_reqs: no authority is named that client certificates come from (--ca-certs)".into(),
-            ))
-        }
+    let place = match &tls.authorities {
+        Some(Authorities::File(path)) => format!("{}: ", path.display()),
+        _ => String::new(),
     };
     let bad = |e: &dyn std::fmt::Display| {
         Error::Other(format!("{place}an authority in it cannot be used: {e} (--ca-certs)"))

@@ -7,7 +7,7 @@ use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::BorrowedFd;
 
-use rustls::{ProtocolVersion, ServerConnection};
+use rustls::{PeerMisbehaved, ProtocolVersion, ServerConnection};
 
 use super::ciphers;
 use crate::sys::{file, socket};
@@ -21,7 +21,7 @@ enum Phase {
     Untouched,
     Open,
     /// The peer has broken the rules, and has been told. What it sends on is read to be forgotten.
-    Failed,
+    Failed(Failure),
     /// The peer does not speak TLS but HTTP: it is to be told so in its own language.
     Plain,
 }
@@ -31,6 +31,9 @@ enum Phase {
 pub enum Failure {
     /// An alert has told the peer.
     Protocol,
+    /// The same, and what it was is worth saying: a server name that is no DNS name (RFC 6066 §3), such as one with a port.
+    /// rustls refuses it, and the message cannot be changed before rustls reads it, as the keys depend on it.
+    ServerName,
     /// It can be answered in plain HTTP.
     PlainHttp,
 }
@@ -69,7 +72,7 @@ impl Session {
 
     pub fn failure(&self) -> Option<Failure> {
         match self.phase {
-            Phase::Failed => Some(Failure::Protocol),
+            Phase::Failed(failure) => Some(failure),
             Phase::Plain => Some(Failure::PlainHttp),
             _ => None,
         }
@@ -87,7 +90,7 @@ impl Session {
 
     /// Records are made that the socket did not take.
     pub fn owes(&self) -> bool {
-        matches!(self.phase, Phase::Open | Phase::Failed) && self.tls.wants_write()
+        matches!(self.phase, Phase::Open | Phase::Failed(_)) && self.tls.wants_write()
     }
 
     /// Plain octets; 0 is the end of the peer's side. The handshake is made on the way. After `finish` and after a failure
@@ -162,7 +165,12 @@ impl Session {
     }
 
     fn fail(&mut self, e: rustls::Error, fd: BorrowedFd<'_>) -> io::Error {
-        self.phase = Phase::Failed;
+        self.phase = Phase::Failed(match e {
+            rustls::Error::PeerMisbehaved(PeerMisbehaved::ServerNameMustContainOneHostName) => {
+                Failure::ServerName
+            }
+            _ => Failure::Protocol,
+        });
         self.plain = 0;
         // The alert; a peer that takes no more of us will see the end of the connection.
         let _ = self.flush(fd);
@@ -186,7 +194,7 @@ impl Session {
     pub fn send(&mut self, fd: BorrowedFd<'_>, parts: &[IoSlice<'_>]) -> io::Result<usize> {
         match self.phase {
             Phase::Plain => return socket::transmit_vectored(fd, parts),
-            Phase::Failed => return Err(io::ErrorKind::BrokenPipe.into()),
+            Phase::Failed(_) => return Err(io::ErrorKind::BrokenPipe.into()),
             _ => {}
         }
         if !self.flush(fd)? {
