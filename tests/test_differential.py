@@ -1,4 +1,5 @@
-"""The same octets to this server, to real Nginx and to h11: whoever accepts them must see the same requests in them.
+"""The same octets to this server, to real Nginx, to h11 and to other servers' parsers: whoever accepts them must see the same
+requests in them.
 
 A difference in which request a body ends, how many there are, or for whom and for what they are, is how one client's request
 becomes part of another's, or gets another's answer. To refuse is always safe. What we accept and another reads otherwise fails
@@ -18,6 +19,7 @@ import pytest
 
 import framing_corpus
 import nginx
+import other_parsers
 import wire
 
 # Behind every case: whoever has found the end of it sees this as a request of its own, and closes.
@@ -180,6 +182,18 @@ def by_h11(data):
         return made
 
 
+def by_parser(parse, data):
+    """Of another server's parser, on a connection that ends behind the bytes."""
+    made = Reading()
+    requests, made.end = parse(data)
+    for method, target, hosts, body in requests:
+        # As `by_h11` does: what takes the place of Host is not the parser's to say.
+        absolute = re.match(r"\w[\w+.-]*://([^/?]*)", target)
+        host = absolute[1] if absolute else "".join(hosts)
+        made.requests.append(request(method, target, host, body.decode("latin-1")))
+    return made
+
+
 # --- the servers ---
 
 LENIENT = ["--permit-obsolete-folding", "--strip-header-spaces", "--permit-unconventional-http-method",
@@ -280,6 +294,49 @@ def test_what_comes_of_the_corpus_is_read_alike(ours, fronts, make, least):
     found, accepted = differences(ours, fronts, list(make(1, count)))
     assert not unexplained(found), unexplained(found)
     assert accepted > count * least
+
+
+# Where another server's parser differs from ours, by the parser and a pattern of the case's name, and why ours stands.
+OTHERS = {
+    ("gunicorn", r"^connections: expect b''"):
+        "RFC 9110, 10.1.1: Expect is a list, and an empty one has no member that could not be met; the body is the same",
+    ("waitress", r"^chunks: \d+ b'5( ;a|; a = b)"):
+        "RFC 9112, 7.1.1: white space around the semicolon of a chunk extension is to be parsed (BWS); the size is the same",
+    ("cheroot", r"^start_lines: b'GET (\w+:)?//"):
+        "RFC 9112, 3.2.2: a server MUST accept the absolute-form, and 3.2.1 lets the first segment of a path be empty",
+    ("cheroot", r"^chunks: .*\\r\\n0(;a=b)?\\r\\n(X|X_Y|Connection|Expect): "):
+        "RFC 9112, 7.1.2: trailer fields end the chunked body; its parser leaves them to the application, in front of the next request",
+    ("cheroot", r"^chunks: .*\\r\\n0\\r\\n\\r\\n\\r\\n'$"):
+        "RFC 9112, 2.2: an empty line may come first; its parser has left one of the body's own there",
+}
+
+
+def other_than(ours, other):
+    """What the difference is, a refusal of what we accept among them."""
+    if other.end == "refused" and len(ours.requests) > len(other.requests):
+        return "we accept, it refuses"
+    return contradiction(ours, other)
+
+
+@pytest.mark.parametrize("ours", [[]], ids=["strict"], indirect=True)
+@pytest.mark.parametrize("parser", other_parsers.PARSERS)
+def test_the_parsers_of_other_servers_read_the_corpus_alike(ours, parser):
+    pytest.importorskip(parser)
+    cases = list(framing_corpus.cases())
+    messages = [data + MARKER for _, data in cases]
+    mine = [reading(said, of_application) for said in ask_all(ours.address, messages)]
+    theirs = [by_parser(other_parsers.PARSERS[parser], message) for message in messages]
+    assert sum(bool(one.requests) for one in theirs) > 100
+    known = [pattern for who, pattern in OTHERS if who == parser]
+    new, met = [], set()
+    for (name, data), us, other in zip(cases, mine, theirs):
+        what = other_than(us, other)
+        matching = [pattern for pattern in known if re.search(pattern, name)]
+        if what and not matching:
+            new.append("%s: %s\n  %r\n  ours: %s\n  %s: %s" % (name, what, data, us, parser, other))
+        met.update(matching if what else [])
+    assert not new, "%d differences:\n%s" % (len(new), "\n".join(new))
+    assert met == set(known), "explained, but no difference any more: %s" % (set(known) - met)
 
 
 def test_a_contradiction_is_seen():
