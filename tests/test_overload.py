@@ -136,7 +136,7 @@ def descriptors(pid):
 
 
 def test_out_of_descriptors_is_no_silence(server):
-    """Whoever comes is told, and the worker goes on as soon as there is room."""
+    """Whoever comes while no connection is idle is told, and the worker goes on as soon as there is room."""
     running = server("apps.tail", *OPTIONS)
     wait_ready(running, 1)
     running.expect_errors(r"Cannot accept", r"no descriptor is left")
@@ -145,13 +145,17 @@ def test_out_of_descriptors_is_no_silence(server):
         crowd.ask()
         full = descriptors(pid)
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (full, full))
+        for connection in crowd.connections:
+            connection.send(b"GET /?begun HTTP/1.1\r\n")
         with Crowd(running, 5) as others:
             for connection in others.connections:
                 connection.send_request("GET", "/?more")
             for connection in others.connections:
                 check_page(connection.read_response())
                 connection.expect_eof()
-        crowd.ask()
         crowd.connections.pop().close()
         wait_until(lambda: running.get("/?room").status == 200)
+        for connection in crowd.connections:
+            connection.send(b"Host: x\r\n\r\n")
+            assert connection.read_response().text == "begun"
     assert "?more" not in running.read("access.log")

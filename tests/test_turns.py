@@ -1,6 +1,9 @@
 """What is ready in a worker has its turn in the order in which it became ready, however many there are, and however much
 one client asks for at once. Times only tell what is slow; what is compared is the order in which the application was called.
 """
+import contextlib
+import os
+import resource
 import threading
 import time
 from signal import SIGHUP
@@ -184,3 +187,68 @@ def test_a_request_that_meets_the_end_of_an_idle_connection_is_answered_or_was_n
         for thread in threads:
             thread.join(30)
     assert len(outcomes) == tries, outcomes
+
+
+# --- idle connections and new ones ---
+
+def ask_all(connections):
+    for connection in connections:
+        place(connection.exchange("GET", "/"))
+
+
+def test_the_longest_idle_makes_room_for_a_new_one(server):
+    running = server(APP, "-w", "1", "--worker-connections", "4", *KEEP)
+    with contextlib.ExitStack() as stack:
+        idle = [stack.enter_context(running.connect()) for _ in range(4)]
+        ask_all(idle)
+        # The order in which they were used last counts, not that in which they came.
+        ask_all(idle[:1])
+        for expected in idle[1:] + idle[:1]:
+            place(stack.enter_context(running.connect()).exchange("GET", "/"))
+            expected.expect_eof()
+        assert not running.lines("ERROR")
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_crowd_of_idle_connections_keeps_nobody_out(server, threads):
+    running = server(APP, "-w", "1", "--worker-connections", "50", "--threads", threads, *KEEP)
+    with contextlib.ExitStack() as stack:
+        crowd = [stack.enter_context(running.connect()) for _ in range(50)]
+        ask_all(crowd)
+        for _ in range(200):
+            with running.connect() as fresh:
+                place(fresh.exchange("GET", "/", (("Connection", "close"),)))
+        # The first took a place, which was free again for each that followed, unless one was there before it was gone.
+        assert sum(connection.readable() for connection in crowd) <= 10
+
+
+def test_where_all_are_busy_a_new_one_waits_and_none_is_closed(server):
+    running = server(APP, "-w", "1", "--worker-connections", "2", "--threads", "2", *KEEP)
+    with running.connect() as held, running.connect() as begun, running.connect() as fresh:
+        hold(running, held)
+        begun.send(b"GET / HTTP/1.1\r\n")
+        fresh.send(get("/?fresh"))
+        assert not fresh.readable(0.5)
+        begun.send(b"Host: x\r\n\r\n")
+        place(begun.read_response())
+        # It is idle now, and the new one has its place.
+        place(fresh.read_response())
+        begun.expect_eof()
+        running.touch("go")
+        place(held.read_response())
+
+
+def test_without_a_free_descriptor_the_longest_idle_makes_room(server):
+    running = server(APP, "-w", "1", *KEEP)
+    with contextlib.ExitStack() as stack:
+        crowd = [stack.enter_context(running.connect()) for _ in range(30)]
+        ask_all(crowd)
+        worker, = running.workers()
+        most = max(map(int, os.listdir("/proc/%d/fd" % worker))) + 1
+        resource.prlimit(worker, resource.RLIMIT_NOFILE, (most, most))
+        fresh = [stack.enter_context(running.connect()) for _ in range(20)]
+        ask_all(fresh)
+        for connection in crowd[:10]:
+            connection.expect_eof()
+        ask_all(fresh)
+    assert not running.lines("WARNING")

@@ -68,7 +68,7 @@ impl EventLoop {
 
     /// Listens, or stops, as the number of connections, the drain and a pause want it.
     pub(super) fn adjust_listening(&self, table: &mut Table) {
-        let room = table.entries.len() < self.plan.most_connections;
+        let room = table.has_place(self.plan.most_connections);
         let free = !table.rescued && !table.frozen;
         let wanted = room && free && table.pause.is_none() && !self.draining.load(Relaxed);
         if wanted == table.listening {
@@ -126,6 +126,10 @@ impl EventLoop {
                 self.exhausted(source);
                 return None;
             }
+            Err(e) if room::is_want(&e) && self.frees_descriptor(desk) => {
+                lead.accepts.push((source, left));
+                return None;
+            }
             Err(e) => {
                 self.accept_failed(&e, source, lead);
                 return None;
@@ -134,6 +138,7 @@ impl EventLoop {
         if left > 1 {
             lead.accepts.push((source, left - 1));
         }
+        self.make_place(desk);
         let job = self.arrived(arrival, desk);
         self.requeue(source);
         job
@@ -209,7 +214,11 @@ impl EventLoop {
     }
 
     fn may_accept(&self) -> bool {
-        let table = lock(&self.table);
+        let mut table = lock(&self.table);
+        if table.listening && !table.has_place(self.plan.most_connections) {
+            // The last that was idle is in use again.
+            self.adjust_listening(&mut table);
+        }
         table.listening || self.draining.load(Relaxed)
     }
 
@@ -312,7 +321,7 @@ impl EventLoop {
         let key = table.entries.insert(entry);
         self.roll.enter(key, conn, fd, expected);
         self.plan.slot.set_connections(table.entries.len());
-        if table.entries.len() >= self.plan.most_connections {
+        if !table.has_place(self.plan.most_connections) {
             self.adjust_listening(&mut table);
         }
         key

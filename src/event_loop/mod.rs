@@ -11,6 +11,7 @@ mod crash;
 mod deadline;
 mod drain;
 mod helper;
+mod idle;
 mod outlet;
 mod ready;
 mod rescue;
@@ -29,6 +30,7 @@ use slab::Slab;
 
 use self::accept::Source;
 use self::crash::Pages;
+use self::idle::IdleOrder;
 use self::ready::ReadyQueue;
 use self::roll::Roll;
 use self::room::Reserve;
@@ -195,6 +197,7 @@ impl EventLoop {
             entries: Slab::new(),
             generation: 0,
             ready: ReadyQueue::default(),
+            idle: IdleOrder::default(),
             timers: Timers::default(),
             listening: false,
             rescued: false,
@@ -395,7 +398,7 @@ impl EventLoop {
         let mut table = lock(&self.table);
         if table.pause.is_some_and(|until| until <= now) {
             drop(table);
-            self.end_pause(lead, now);
+            self.end_pause(lead, now, desk);
             table = lock(&self.table);
         }
         // That the time for it is over is seen by the helper, which answers what is left.

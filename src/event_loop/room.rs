@@ -1,8 +1,9 @@
 //! Owns: what becomes of those who come to a worker that has no room for another descriptor.
-//! Rule: they go on to a worker that has room; where none has they are told so at once (503), as in the backlog they would
-//! wait without being told. A few descriptors are kept in reserve for that: accept(2) wants one before it says who is there,
-//! and what is taken out of the mailbox without one is lost (unix(7), SCM_RIGHTS).
-//! Never: ends a connection that the worker has; waits.
+//! Rule: they go on to a worker that has room; where none has, the connection here that has been idle longest makes room
+//! (`idle`); without one they are told so at once (503), as in the backlog they would wait without being told. A few
+//! descriptors are kept in reserve for that: accept(2) wants one before it says who is there, and what is taken out of the
+//! mailbox without one is lost (unix(7), SCM_RIGHTS).
+//! Never: ends a connection in use; waits.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -10,6 +11,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::accept::{Arrival, Comes};
 use super::{lock, EventLoop, Lead};
+use crate::conn::Desk;
 use crate::handoff::{Handed, Papers};
 use crate::proxy_protocol::Preface;
 use crate::sys::clock::{self, Nanos, SECOND};
@@ -68,6 +70,11 @@ impl EventLoop {
         !self.is_last() && self.plan.slot.has_sibling_with_room()
     }
 
+    /// Whether an idle connection has given up its descriptor; not where another worker has one left.
+    pub(super) fn frees_descriptor(&self, desk: &mut Desk) -> bool {
+        !self.others_have_room() && !self.draining.load(Relaxed) && self.end_longest_idle(desk)
+    }
+
     /// What the mailbox has.
     ///
     /// Errors: there is no room for it, and it has been sent on, or turned away; the kernel's.
@@ -110,8 +117,10 @@ impl EventLoop {
     }
 
     /// Time to listen again, if there is room.
-    pub(super) fn end_pause(&self, lead: &mut Lead, now: Nanos) {
-        let is_full = self.plan.slot.is_full() && !self.has_room(lead);
+    pub(super) fn end_pause(&self, lead: &mut Lead, now: Nanos, desk: &mut Desk) {
+        let is_full = self.plan.slot.is_full()
+            && !self.has_room(lead)
+            && !(self.frees_descriptor(desk) && self.has_room(lead));
         if is_full && (!self.draining.load(Relaxed) || self.closing.load(Relaxed)) {
             self.send_all_on(lead);
         }

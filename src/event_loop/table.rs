@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use slab::Slab;
 
+use super::idle::IdleOrder;
 use super::ready::ReadyQueue;
 use super::{lock, EventLoop};
 use crate::conn::{Conn, Desk, Event, Next, State, Turn};
@@ -25,6 +26,8 @@ pub(super) struct Table {
     pub(super) generation: u32,
     /// What is ready and could not be served as it was found, by token.
     pub(super) ready: ReadyQueue,
+    /// Connections between two requests.
+    pub(super) idle: IdleOrder,
     pub(super) timers: Timers,
     pub(super) listening: bool,
     /// No thread is free to serve a new connection.
@@ -119,6 +122,7 @@ impl EventLoop {
             return None;
         }
         if conn.is_some() {
+            table.idle.remove(key);
             self.roll.hold(key);
         } else if let Some(outbox) = table.entries[key].outbox.clone() {
             drop(table);
@@ -144,6 +148,7 @@ impl EventLoop {
     /// Takes a connection that waits out of the table.
     pub(super) fn pick(&self, table: &mut Table, key: usize) -> Option<Box<Conn>> {
         let conn = table.entries.get_mut(key)?.conn.take()?;
+        table.idle.remove(key);
         self.roll.hold(key);
         Some(conn)
     }
@@ -195,6 +200,7 @@ impl EventLoop {
     /// Takes out what is closed or left to another worker.
     pub(super) fn forget(&self, table: &mut Table, key: usize) {
         table.entries.remove(key);
+        table.idle.remove(key);
         self.roll.leave(key);
         self.plan.slot.set_connections(table.entries.len());
         if !table.listening {
@@ -252,9 +258,14 @@ impl EventLoop {
         }
         entry.watched = Some(interest);
         self.roll.wait(key, conn.state());
-        entry.conn = Some(conn);
         table.timers.set(token, deadline, &mut entry.queued);
+        table.note_idle(key, &conn);
+        table.entries[key].conn = Some(conn);
         table.sweep();
+        if !table.listening {
+            // A new connection may have its place.
+            self.adjust_listening(table);
+        }
         if deadline < table.sleeps_until {
             table.sleeps_until = deadline;
             self.nudge.wake();

@@ -47,7 +47,8 @@ pub const ROWS: &[Opt] = &[
         kind: Kind::Int { min: 1, max: 1_000_000 },
         default: "1000",
         section: WORKERS,
-        help: "Connections that one worker holds open, idle ones included.",
+        help: "Connections that one worker holds open. At so many, the one that has been idle \
+               longest makes room for a new one; none is accepted while all are busy.",
         ..ROW
     },
     Opt {
