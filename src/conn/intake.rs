@@ -157,7 +157,7 @@ impl Conn {
     fn head_complete(&mut self, turn: &Turn<'_>) {
         self.scan = None;
         (self.body, self.chunked_length, self.ready_since) = (None, None, None);
-        self.requests += 1;
+        self.requests = self.requests.saturating_add(1);
         if self.repeated {
             return;
         }

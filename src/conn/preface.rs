@@ -52,6 +52,8 @@ impl Conn {
         };
         let read = proxy_protocol::header(scratch.unread(), mode);
         let taken = match read {
+            // What another worker has read along was no whole header: that worker is not to be believed.
+            Ok(Header::Complete { length, .. }) if length < held => return Some(self.vanished()),
             Ok(Header::Complete { length, .. }) => length - held,
             _ => peeked,
         };
