@@ -12,6 +12,7 @@ use pyo3::prelude::*;
 
 use crate::error::{reason, Error};
 use crate::python::{self, Fork};
+use crate::sys::child::Handle;
 use crate::sys::{file, process};
 
 pub struct PidFile {
@@ -94,13 +95,55 @@ fn read(file: File) -> Option<i32> {
     text.trim().parse().ok().filter(|pid| *pid > 0)
 }
 
-/// The pid of the server that runs with this pid file.
+/// The server that runs with this pid file, so certainly that it may be signalled by whoever may signal everybody: the file
+/// may be anybody's, and say anything. What it names is that server when it has locked the file, acts as the file's owner
+/// and no other, and is older than the file. All of it is asked after the process is in hand.
 ///
 /// Errors: a sentence.
-pub fn server_of(path: &Path) -> Result<i32, String> {
-    let shown = path.display();
-    file::open_no_link(path).map_err(|e| format!("pid file {shown}: {}", reason(&e)))?;
-    keeper(path).ok_or_else(|| format!("pid file {shown} is not that of a running server"))
+pub fn server_of(path: &Path) -> Result<Handle, String> {
+    let wrong = |why: String| format!("pid file {}: {why}", path.display());
+    let (file, found, pid) = examine(path).map_err(wrong)?;
+    let gone = || wrong(format!("there is no process {pid}: it is not that of a running server"));
+    let process = match Handle::open(pid) {
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ESRCH | libc::EINVAL)) => return Err(gone()),
+        // Without pidfds; or it is not ours to signal, and so whoever tries will hear.
+        opened => opened.unwrap_or_else(|_| Handle::by_number(pid)),
+    };
+    is_server(pid, &file, &found).map_err(wrong)?;
+    match process.signal(0) {
+        Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Err(gone()),
+        _ => Ok(process),
+    }
+}
+
+/// Errors: it cannot be a pid file.
+fn examine(path: &Path) -> Result<(File, fs::Metadata, i32), String> {
+    let file = file::open_no_link(path).map_err(|e| match e.raw_os_error() {
+        Some(libc::ELOOP) => "it is a link, which is not followed".to_string(),
+        _ => reason(&e),
+    })?;
+    let found = file.metadata().map_err(|e| reason(&e))?;
+    if !found.is_file() {
+        return Err("it is not a regular file".into());
+    }
+    file::trust(path, &found).map_err(|e| reason(&e))?;
+    let text = file::read_little(&file, MOST_DIGITS + 1).unwrap_or_default();
+    let number = text.trim().parse().ok().filter(|pid| *pid > 0 && text.len() as u64 <= MOST_DIGITS);
+    let pid = number.ok_or("there is no process number in it, and nothing else")?;
+    Ok((file, found, pid))
+}
+
+/// Errors: what says that the process is not the server whose file this is.
+fn is_server(pid: i32, file: &File, found: &fs::Metadata) -> Result<(), String> {
+    let began = process::began(pid).and_then(|began| i64::try_from(began).ok());
+    let wrote_it = began.is_some_and(|began| began <= found.mtime() + 1);
+    let (locked, owner) = (process::has_locked(pid, file, found.ino()), found.uid());
+    match (locked, process::acts_as(pid, owner), wrote_it && process::runs_python(pid)) {
+        (false, ..) => Err(format!("process {pid} has not locked it: it is not that of a running server")),
+        (_, false, _) => Err(format!("it belongs to user {owner}, and process {pid} acts as another one")),
+        (.., false) => Err(format!("process {pid} is not a server that has written it")),
+        (true, true, true) => Ok(()),
+    }
 }
 
 /// The living server whose pid file this is. The number alone says little: after a reboot, or in a new container, it may
@@ -216,6 +259,35 @@ mod tests {
         let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
         assert!(now.abs_diff(began) < 24 * 3600);
         assert!(!is_gunicorn(process::id(), 0));
+    }
+
+    /// The server of a file that says this, as it would be signalled.
+    fn named(path: &Path, text: &str) -> Result<i32, String> {
+        fs::write(path, text).unwrap();
+        server_of(path).map(|server| server.pid())
+    }
+
+    #[test]
+    fn only_who_has_locked_the_file_is_its_server() {
+        let path = path("locked");
+        let file = PidFile::create(&path).unwrap();
+        assert_eq!(server_of(&path).unwrap().pid(), process::id());
+        // The lock is ours, the number somebody else's.
+        let other = std::os::unix::process::parent_id();
+        assert!(named(&path, &format!("{other}\n")).unwrap_err().contains("has not locked it"));
+        for nonsense in
+            ["", "x", "-1", "0", "1 2", "99999999999", &format!("{}{}", " ".repeat(40), process::id())]
+        {
+            assert!(named(&path, nonsense).unwrap_err().contains("no process number"), "{nonsense:?}");
+        }
+        assert!(named(&path, "2147483647").unwrap_err().contains("there is no process"));
+        fs::write(&path, format!("{}\n", process::id())).unwrap();
+        file.file.set_modified(std::time::UNIX_EPOCH).unwrap();
+        assert!(server_of(&path).err().unwrap().contains("is not a server that has written it"));
+        fs::remove_file(&path).unwrap();
+        drop(file);
+        assert!(named(&path, &format!("{}\n", process::id())).unwrap_err().contains("has not locked it"));
+        fs::remove_file(&path).unwrap();
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Owns: the command `rgunicorn reload`: finds the server of a pid file, has it reload, and says how that ended.
 //! Rule: the exit code is the answer. It hears only of a reload that began after it had asked, from the very process that
-//! the pid file names.
+//! the pid file names; and it signals nobody but the server that certainly has that file.
 //! Never: reloads; that is the arbiter's.
 
 use std::io;
@@ -16,7 +16,7 @@ use crate::daemon;
 use crate::error::reason;
 use crate::sys::clock::{monotonic, Nanos, SECOND};
 use crate::sys::poll::{wait_one, Interest};
-use crate::sys::{process, signal, socket};
+use crate::sys::{signal, socket};
 
 /// How long an interrupt may go unnoticed that comes just before a wait, and so does not end it.
 const LOOK: Nanos = SECOND / 5;
@@ -53,9 +53,10 @@ pub fn run(py: Python<'_>, order: &Order) -> i32 {
 
 fn ordered(py: Python<'_>, order: &Order) -> Result<String, Trouble> {
     let path = order.pidfile.as_path();
-    let pid = daemon::server_of(path).map_err(|why| (NO_SERVER_CODE, why))?;
+    let server = daemon::server_of(path).map_err(|why| (NO_SERVER_CODE, why))?;
+    let pid = server.pid();
     let Some(patience) = order.wait else {
-        let sent = process::signal(pid, signal::SIGHUP);
+        let sent = server.signal(signal::SIGHUP);
         sent.map_err(|e| {
             (NO_SERVER_CODE, format!("cannot signal the server with pid {pid}: {}", reason(&e)))
         })?;

@@ -124,8 +124,8 @@ fn wait_id(of: libc::idtype_t, id: libc::id_t, options: i32) -> io::Result<Optio
     Ok((pid != 0).then_some((pid, found.si_code)))
 }
 
-/// A child of ours that can be signalled: by a pidfd, which never means another process (pidfd_open(2)); or by its number,
-/// where the kernel has no pidfds.
+/// A process that can be signalled, a child of ours most often: by a pidfd, which never means another process
+/// (pidfd_open(2)); or by its number, where the kernel has no pidfds.
 pub struct Handle {
     pid: i32,
     fd: Option<OwnedFd>,
@@ -134,9 +134,10 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Of a child that cannot have been reaped yet.
+    /// Of a child that cannot have been reaped yet; of any other process, whoever has the number now.
     ///
-    /// Errors: there are no pidfds, or a filter of system calls (seccomp) forbids them.
+    /// Errors: there are no pidfds (ENOSYS), or a filter of system calls forbids them (EPERM, ENOSYS); of a process that is
+    /// no child, EPERM and ESRCH too.
     pub fn open(pid: i32) -> io::Result<Handle> {
         // SAFETY: the system call takes numbers only. Its descriptor is CLOEXEC.
         let opened = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };

@@ -7,6 +7,7 @@ use std::ffi::CString;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -87,6 +88,46 @@ pub fn acts_as(pid: i32, uid: u32) -> bool {
     let users = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
     let mut users = users.split_whitespace().map(|user| user.parse() == Ok(uid)).peekable();
     users.peek().is_some() && users.all(|is_it| is_it)
+}
+
+/// Whether a process has locked a file (flock(2)) that is open here: by the kernel's list of locks, or by what the process has
+/// open where file systems number files in another way there (overlayfs, btrfs).
+pub fn has_locked(pid: i32, file: &fs::File, inode: u64) -> bool {
+    let word = pid.to_string();
+    // proc(5): `1: FLOCK  ADVISORY  WRITE 123 fe:00:456 0 EOF`.
+    let is_theirs = |line: &str, inode: Option<&str>| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let at = words.iter().position(|word| *word == "FLOCK");
+        at.is_some_and(|at| {
+            let place = words.get(at + 4).and_then(|place| place.rsplit(':').next());
+            words.get(at + 3) == Some(&word.as_str()) && inode.is_none_or(|inode| place == Some(inode))
+        })
+    };
+    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+    let inode = inode.to_string();
+    let Ok(here) = file.metadata().map(|found| (found.dev(), found.ino())) else {
+        return false;
+    };
+    locks.lines().any(|line| is_theirs(line, Some(&inode))) || {
+        let open = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        let same = open.filter(|one| fs::metadata(one.path()).is_ok_and(|f| (f.dev(), f.ino()) == here));
+        let facts = same.filter_map(|one| {
+            let number = one.file_name().into_string().ok()?;
+            fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}")).ok()
+        });
+        facts.into_iter().any(|facts| facts.lines().any(|line| is_theirs(line, None)))
+    }
+}
+
+/// Whether the program of a process may be a Python or ours; what cannot be seen (ptrace(2), "access mode checking") may be.
+pub fn runs_python(pid: i32) -> bool {
+    let program = |pid: &str| fs::read_link(format!("/proc/{pid}/exe"));
+    let Ok(theirs) = program(&pid.to_string()) else {
+        return true;
+    };
+    let name = theirs.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let is_known = ["python", "pypy", "rgunicorn"].iter().any(|known| name.starts_with(known));
+    is_known || program("self").is_ok_and(|ours| ours == theirs)
 }
 
 /// The command line of a process, its words ended by NULs.
