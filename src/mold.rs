@@ -22,8 +22,9 @@ use crate::python::{self, Fork};
 use crate::scoreboard::Scoreboard;
 use crate::sys::child::{self, Handle};
 use crate::sys::clock::{self, Nanos, SECOND};
-use crate::sys::poll::{wait_one, Interest};
+use crate::sys::poll::{wait_one, Interest, Waker};
 use crate::sys::signal::{self, Blocked, SIGKILL};
+use crate::sys::socket::{receive_descriptor, send_descriptor};
 use crate::sys::{crash, process};
 use crate::worker::{self, Heritage, Seed};
 
@@ -64,7 +65,11 @@ pub struct Mold {
     process: Handle,
     pub born: Nanos,
     socket: OwnedFd,
+    /// By which it wakes the arbiter.
+    _waker: Arc<Waker>,
     state: State,
+    /// What it has said that nobody had asked for.
+    unasked: usize,
 }
 
 /// What a mold answers to a request for a worker.
@@ -77,9 +82,9 @@ pub enum Answer {
 }
 
 impl Mold {
-    pub fn new(process: Handle, socket: OwnedFd) -> Mold {
+    pub fn new(process: Handle, socket: OwnedFd, waker: Arc<Waker>) -> Mold {
         let (pid, born) = (process.pid(), clock::monotonic());
-        Mold { pid, process, born, socket, state: State::Loading }
+        Mold { pid, process, born, socket, _waker: waker, state: State::Loading, unasked: 0 }
     }
 
     pub fn process(&self) -> &Handle {
@@ -93,14 +98,14 @@ impl Mold {
     }
 
     /// Takes what is in the socket; what stayed there would keep the arbiter from waiting, and so would a mold that does not
-    /// stop talking.
+    /// stop talking, at once or by and by.
     pub fn listen(&mut self) {
-        for _ in 0..MOST_MESSAGES {
+        while self.unasked < MOST_MESSAGES {
             match (self.state, receive(&self.socket)) {
                 (_, Ok(None)) | (State::Lost { .. }, _) => return,
                 (State::Loading, Ok(Some([READY, ..]))) => self.state = State::Ready,
                 // The late answer of a question that was given up.
-                (_, Ok(Some(_))) => {}
+                (_, Ok(Some(_))) => self.unasked += 1,
                 (_, Err(_)) => self.give_up(),
             }
         }
@@ -132,9 +137,16 @@ impl Mold {
     /// Has a worker forked for the slot.
     ///
     /// Errors: the mold is gone or does not answer; it is of no more use.
-    pub fn fork_worker(&mut self, slot: usize, age: u64, most_requests: u64) -> io::Result<Answer> {
+    pub fn fork_worker(
+        &mut self,
+        slot: usize,
+        age: u64,
+        most_requests: u64,
+        waker: &Waker,
+    ) -> io::Result<Answer> {
         self.listen();
-        transmit(&self.socket, [slot as i64, age as i64, most_requests as i64])?;
+        let question = [slot as i64, age as i64, most_requests as i64];
+        send_descriptor(self.socket.as_fd(), &message(question), waker.as_fd())?;
         let deadline = clock::monotonic() + FORK_PATIENCE;
         while let Some(left) = deadline.checked_sub(clock::monotonic()) {
             wait_one(self.socket.as_fd(), Interest::Read, Some(left))?;
@@ -165,7 +177,21 @@ impl AsFd for Mold {
 /// One message of three numbers; None when none is there.
 fn receive(fd: &OwnedFd) -> io::Result<Option<[i64; 3]>> {
     let mut bytes = [0; 24];
-    match recv(fd.as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT).map_err(io::Error::from) {
+    let received = recv(fd.as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT);
+    understood(&bytes, received.map_err(io::Error::from))
+}
+
+/// A request for a worker, with the eventfd by which that one is to wake the arbiter.
+fn receive_request(fd: &OwnedFd) -> io::Result<Option<([i64; 3], OwnedFd)>> {
+    let mut bytes = [0; 24];
+    let received = receive_descriptor(fd.as_fd(), &mut bytes);
+    let (length, waker) = received.map_or_else(|e| (Err(e), None), |(length, waker)| (Ok(length), waker));
+    let request = understood(&bytes, length)?;
+    request.map(|numbers| Ok((numbers, waker.ok_or(io::ErrorKind::UnexpectedEof)?))).transpose()
+}
+
+fn understood(bytes: &[u8; 24], received: io::Result<usize>) -> io::Result<Option<[i64; 3]>> {
+    match received {
         Ok(24) => {
             let number = |at: usize| i64::from_ne_bytes(std::array::from_fn(|i| bytes[at + i]));
             Ok(Some([number(0), number(8), number(16)]))
@@ -176,10 +202,13 @@ fn receive(fd: &OwnedFd) -> io::Result<Option<[i64; 3]>> {
     }
 }
 
+fn message(numbers: [i64; 3]) -> Vec<u8> {
+    numbers.iter().flat_map(|number| number.to_ne_bytes()).collect()
+}
+
 fn transmit(fd: &OwnedFd, numbers: [i64; 3]) -> io::Result<()> {
-    let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_ne_bytes()).collect();
     // The peer may not read; a few dozen bytes fit unless it never has.
-    send(fd.as_raw_fd(), &bytes, MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT)?;
+    send(fd.as_raw_fd(), &message(numbers), MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT)?;
     Ok(())
 }
 
@@ -208,8 +237,8 @@ pub fn run(py: Python<'_>, seed: MoldSeed) -> MoldOutcome {
     loop {
         defect::planted("mold");
         let waited = py.detach(|| wait_one(socket.as_fd(), Interest::Read, None));
-        let request = waited.and_then(|_| receive(&socket));
-        let [slot, age, most_requests] = match request {
+        let request = waited.and_then(|_| receive_request(&socket));
+        let ([slot, age, most_requests], waker) = match request {
             Ok(Some(request)) => request,
             Ok(None) => continue,
             // The arbiter has closed its end: this generation is over.
@@ -223,6 +252,7 @@ pub fn run(py: Python<'_>, seed: MoldSeed) -> MoldOutcome {
             }
             Ok(Grand::Worker(blocked)) => {
                 drop(ManuallyDrop::into_inner(socket));
+                heritage.arbiter = Arc::new(Waker::from(waker));
                 let slot = board.slot(slot as usize);
                 let (age, most_requests) = (age as u64, most_requests as u64);
                 let seed = Seed { heritage, slot, age, most_requests, worker: None, blocked };
@@ -305,7 +335,8 @@ mod tests {
     /// A mold without a process: the arbiter's side, and the socket of the other.
     fn mold() -> (Mold, OwnedFd) {
         let (ours, theirs) = sockets().unwrap();
-        (Mold::new(Handle::by_number(i32::MAX), ours), theirs)
+        let waker = Arc::new(Waker::new().unwrap());
+        (Mold::new(Handle::by_number(i32::MAX), ours, waker), theirs)
     }
 
     #[test]
@@ -346,14 +377,12 @@ mod tests {
     #[test]
     fn one_that_does_not_stop_talking_is_given_up() {
         let (mut mold, theirs) = mold();
-        for _ in 0..MOST_MESSAGES - 1 {
-            transmit(&theirs, [READY; 3]).unwrap();
-        }
-        mold.listen();
-        assert!(mold.is_ready());
         for _ in 0..MOST_MESSAGES {
             transmit(&theirs, [READY; 3]).unwrap();
+            mold.listen();
+            assert!(mold.is_ready());
         }
+        transmit(&theirs, [READY; 3]).unwrap();
         mold.listen();
         assert!(!mold.is_ready() && mold.was_ready());
     }

@@ -2,9 +2,12 @@
 //! Rule: pure; `now` and what was observed are arguments, so that the policy is tested without forking.
 //! Never: forks, kills, logs.
 
+use std::sync::Arc;
+
 use crate::scoreboard::{Phase, Slot};
 use crate::sys::child::Handle;
 use crate::sys::clock::{Nanos, SECOND};
+use crate::sys::poll::Waker;
 
 /// A worker that lived so long, or served so much, does not make its successor wait when it dies.
 const STABLE_AGE: Nanos = 30 * SECOND;
@@ -39,6 +42,8 @@ pub enum Stage {
 pub struct Child {
     pub pid: i32,
     pub process: Handle,
+    /// By which it wakes the arbiter.
+    pub waker: Arc<Waker>,
     /// Serial number: the lower, the older.
     pub age: u64,
     pub generation: u64,
@@ -308,9 +313,11 @@ mod tests {
             }
             let (pid, age) = (100 + i as i32, i as u64);
             let process = Handle::by_number(0);
+            let waker = Arc::new(Waker::new().unwrap());
             children.add(Child {
                 pid,
                 process,
+                waker,
                 age,
                 generation: 1,
                 slot,

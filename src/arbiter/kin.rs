@@ -11,6 +11,9 @@ use nix::sys::socket::{recv, send, MsgFlags};
 /// Of these words and of the messages in the mailbox, which both servers use. Another version is not spoken to.
 pub const VERSION: u32 = 2;
 
+/// In one turn.
+const MOST_WORDS: usize = 64;
+
 /// What a server says of itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Word {
@@ -49,7 +52,11 @@ impl Kin {
     /// Takes in what has been said.
     pub fn hear(&mut self) {
         let mut bytes = [0; 64];
-        while !self.ended {
+        // What is left is heard in the next turn.
+        for _ in 0..MOST_WORDS {
+            if self.ended {
+                return;
+            }
             let received = recv(self.socket.as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT);
             match received.map_err(io::Error::from) {
                 Ok(length @ 1..) => self.peer = read(&bytes[..length]).unwrap_or(self.peer),

@@ -25,6 +25,7 @@ mod spawn;
 mod start;
 mod stop;
 mod upgrade;
+mod wakers;
 
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
@@ -48,6 +49,7 @@ use self::raw_env::RawEnv;
 use self::reload::Reload;
 use self::spawn::Which;
 use self::upgrade::Beside;
+use self::wakers::Wakers;
 use crate::daemon::PidFile;
 use crate::defect;
 use crate::handoff::Mailbox;
@@ -59,7 +61,7 @@ use crate::python::{self, Interrupts};
 use crate::scoreboard::{Notice, Phase};
 use crate::sys::child::{Ending, Handle};
 use crate::sys::clock::{self, Nanos, Vigil, SECOND};
-use crate::sys::poll::{wait_each, Interest, Waker};
+use crate::sys::poll::{wait_each, Interest};
 use crate::sys::signal::{self, Signals};
 use crate::systemd::Service;
 use crate::tls::tickets::Rotation;
@@ -84,8 +86,8 @@ pub struct Arbiter {
     origin: Origin,
     signals: Signals,
     interrupts: Interrupts,
-    waker: Arc<Waker>,
-    /// There is more to do at once. Not said by the waker, which workers have too and could have filled.
+    wakers: Wakers,
+    /// There is more to do at once.
     hurry: bool,
     /// When it was looked last whether there is something to do.
     looked: Nanos,
@@ -425,7 +427,9 @@ impl Arbiter {
         if let Some(held) = self.vigil.held(now) {
             until = until.map(|until| until.max(held));
         }
+        self.wakers.forget();
         let deadlines = [
+            self.wakers.deadline(now),
             self.service.deadline(),
             self.beside.deadline(now),
             self.next_measure(),
@@ -439,7 +443,9 @@ impl Arbiter {
         self.vigil.plan(until.unwrap_or(0));
         let molds = [Some(&self.current), self.reload.as_ref().map(|reload| &reload.generation)];
         let booting = molds.into_iter().flatten().filter_map(|generation| generation.mold.as_ref());
-        let mut fds: Vec<BorrowedFd<'_>> = vec![self.signals.as_fd(), self.waker.as_fd()];
+        let mut fds: Vec<BorrowedFd<'_>> = self.wakers.waits(now).collect();
+        let wakers = fds.len();
+        fds.push(self.signals.as_fd());
         fds.extend(booting.map(AsFd::as_fd));
         fds.extend(self.beside.waits());
         // Who comes before the last reload is quite over is heard afterwards.
@@ -451,9 +457,17 @@ impl Arbiter {
         let waits = fds.into_iter().map(|fd| (fd, Interest::Read)).chain(self.control.waits());
         let waits: Vec<_> = waits.collect();
         let patience = hurry.or(until.map(|until| until.saturating_sub(now)));
-        if let Err(e) = py.detach(|| wait_each(waits.into_iter(), patience)) {
-            log::error!("Cannot wait: {e}");
+        match py.detach(|| wait_each(waits.into_iter(), patience)) {
+            Ok(ready) => self.hear_wakers(now, &ready[..wakers]),
+            Err(e) => log::error!("Cannot wait: {e}"),
         }
-        self.waker.clear();
+    }
+
+    fn hear_wakers(&mut self, before: Nanos, woken: &[bool]) {
+        for (role, pid) in self.wakers.hear(before, woken, clock::monotonic()) {
+            log::warn!(
+                "{role} (pid:{pid}) wakes the arbiter without an end, and is heard once a second from now on"
+            );
+        }
     }
 }

@@ -4,7 +4,7 @@
 
 use std::io;
 use std::ops::ControlFlow;
-use std::sync::Once;
+use std::sync::{Arc, Once};
 
 use pyo3::prelude::*;
 
@@ -18,6 +18,7 @@ use crate::python::{self, Fork};
 use crate::scoreboard::Slot;
 use crate::sys::child::{self, Handle};
 use crate::sys::clock::{self, Nanos};
+use crate::sys::poll::Waker;
 use crate::sys::process;
 use crate::sys::signal::Blocked;
 use crate::worker::{Heritage, Seed};
@@ -92,24 +93,25 @@ impl Arbiter {
         let Some(worker) = self.before_fork(py, which, &slot, most_requests)? else {
             return Ok(Some(self.give_up(py, 1)));
         };
+        let waker = Arc::new(Waker::new()?);
         let blocked = Blocked::all()?;
         match python::fork(py).map_err(io::Error::from)? {
             Fork::Parent(pid) => {
                 drop(blocked);
-                self.adopt(py, which, pid, slot, &worker)?;
+                self.adopt(py, which, pid, (slot, waker), &worker)?;
                 Ok(None)
             }
             Fork::Child => {
-                let (heritage, age) = (self.heritage(which), self.next_age);
+                let (heritage, age) = (self.heritage(which, waker), self.next_age);
                 let seed = Seed { heritage, slot, age, most_requests, worker: Some(worker), blocked };
                 Ok(Some(Outcome::Worker(Box::new(seed))))
             }
         }
     }
 
-    /// For a process of the generation.
-    fn heritage(&mut self, which: Which) -> Heritage {
-        let (lifeline, arbiter) = (self.lifeline.clone(), self.waker.clone());
+    /// For a process of the generation, which wakes the arbiter by this.
+    fn heritage(&mut self, which: Which, arbiter: Arc<Waker>) -> Heritage {
+        let lifeline = self.lifeline.clone();
         let (mailbox, notice) = (self.mailbox.clone(), self.notice.clone());
         let (interrupts, server) = (self.interrupts.clone(), self.server.clone());
         let identity = self.identity.clone();
@@ -142,15 +144,17 @@ impl Arbiter {
     fn fork_mold(&mut self, py: Python<'_>, which: Which) -> io::Result<Option<Outcome>> {
         self.enter(py, which)?;
         let (ours, theirs) = mold::sockets()?;
+        let waker = Arc::new(Waker::new()?);
         let blocked = Blocked::all()?;
         match python::fork(py).map_err(io::Error::from)? {
             Fork::Parent(pid) => {
                 drop(blocked);
-                self.generation(which).mold = Some(Mold::new(handle(pid), ours));
+                self.wakers.add(&waker, "Mold", pid);
+                self.generation(which).mold = Some(Mold::new(handle(pid), ours, waker));
                 Ok(None)
             }
             Fork::Child => {
-                let (heritage, board) = (self.heritage(which), self.generation(which).board.clone());
+                let (heritage, board) = (self.heritage(which, waker), self.generation(which).board.clone());
                 let seed = MoldSeed { heritage, board, socket: theirs, blocked };
                 Ok(Some(Outcome::Mold(Box::new(seed))))
             }
@@ -164,18 +168,19 @@ impl Arbiter {
         let Some(worker) = self.before_fork(py, which, &slot, most_requests)? else {
             return Ok(Some(self.give_up(py, 1)));
         };
-        match self.ask_mold(which, &slot, most_requests) {
-            Some(Answer::Worker(pid)) => self.adopt(py, which, pid, slot, &worker).map(|()| None),
+        let waker = Arc::new(Waker::new()?);
+        match self.ask_mold(which, &slot, most_requests, &waker) {
+            Some(Answer::Worker(pid)) => self.adopt(py, which, pid, (slot, waker), &worker).map(|()| None),
             Some(Answer::Refusal(e)) => Err(e),
             None => Ok(None),
         }
     }
 
     /// None when there is no mold to ask, any more; then another will be made.
-    fn ask_mold(&mut self, which: Which, slot: &Slot, most_requests: u64) -> Option<Answer> {
+    fn ask_mold(&mut self, which: Which, slot: &Slot, most_requests: u64, waker: &Waker) -> Option<Answer> {
         let age = self.next_age;
         let mut mold = self.generation(which).mold.take()?;
-        let asked = mold.fork_worker(slot.index(), age, most_requests);
+        let asked = mold.fork_worker(slot.index(), age, most_requests, waker);
         let answer = match asked {
             // The application runs in the mold: a number of its choice must not make us signal any process.
             Ok(Answer::Worker(pid)) if !self.is_new_child(pid, &mold) => {
@@ -213,15 +218,16 @@ impl Arbiter {
         py: Python<'_>,
         which: Which,
         pid: i32,
-        slot: Slot,
+        (slot, waker): (Slot, Arc<Waker>),
         worker: &Py<PyAny>,
     ) -> io::Result<()> {
         let process = handle(pid);
+        self.wakers.add(&waker, "Worker", pid);
         let (age, born) = (self.next_age, clock::monotonic());
         self.next_age += 1;
         let generation = self.generation(which).number;
         let stage = Stage::Booting;
-        self.children.add(Child { pid, process, age, generation, slot, stage, born, stopped: None });
+        self.children.add(Child { pid, process, waker, age, generation, slot, stage, born, stopped: None });
         Ok(self.server.add(py, pid, age, worker)?)
     }
 }

@@ -22,6 +22,7 @@ use super::origin::Origin;
 use super::raw_env::RawEnv;
 use super::setup::{hand_over_logs, init_log, read_config, Reading};
 use super::upgrade::Beside;
+use super::wakers::Wakers;
 use super::{blame, hooks, Arbiter, Outcome};
 use crate::config::Config;
 use crate::daemon::{self, PidFile};
@@ -34,7 +35,6 @@ use crate::panic;
 use crate::python::{self, Interrupts};
 use crate::scoreboard::Notice;
 use crate::sys::clock::Vigil;
-use crate::sys::poll::Waker;
 use crate::sys::signal::{self, Blocked, Signals};
 use crate::sys::{process, socket};
 use crate::systemd::{self, Service};
@@ -180,7 +180,6 @@ impl Arbiter {
             log::warn!("Cannot become a subreaper: {e}");
         }
         let (lifeline, alive) = process::pipe().map_err(system("lifeline pipe"))?;
-        let waker = Arc::new(Waker::new().map_err(system("eventfd"))?);
         let mut service = manager.service;
         if inheritance.is_some() {
             service.hush();
@@ -222,7 +221,7 @@ impl Arbiter {
             origin,
             signals,
             interrupts,
-            waker,
+            wakers: Wakers::default(),
             hurry: false,
             looked: 0,
             mailbox,

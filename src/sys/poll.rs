@@ -3,7 +3,7 @@
 //! Never: owns the descriptors it watches, knows what they are.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
@@ -173,16 +173,23 @@ fn poll_list(mut list: Vec<PollFd>, patience: Option<Nanos>) -> io::Result<Vec<b
 }
 
 /// An eventfd: `wake` makes it readable until `clear`.
-pub struct Waker(EventFd);
+pub struct Waker(OwnedFd);
+
+impl From<OwnedFd> for Waker {
+    /// Of one that another process has made.
+    fn from(eventfd: OwnedFd) -> Waker {
+        Waker(eventfd)
+    }
+}
 
 impl Waker {
     pub fn new() -> io::Result<Waker> {
-        Ok(Waker(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?))
+        Ok(Waker(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?.into()))
     }
 
     pub fn wake(&self) {
         // EAGAIN means that the counter is full: the reader is awake already.
-        let _ = self.0.write(1);
+        let _ = nix::unistd::write(&self.0, &1u64.to_ne_bytes());
     }
 
     /// Never waits, whatever another process that has the same eventfd has made of its flags, which they share.
@@ -193,7 +200,7 @@ impl Waker {
         let got = unsafe { libc::preadv2(self.0.as_fd().as_raw_fd(), &into, 1, -1, libc::RWF_NOWAIT) };
         // EAGAIN means that nobody woke it; before Linux 5.8 an eventfd has only its flags.
         if got < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::EOPNOTSUPP) {
-            let _ = self.0.read();
+            let _ = nix::unistd::read(&self.0, &mut count);
         }
     }
 }
