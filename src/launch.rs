@@ -58,7 +58,9 @@ impl Program {
             let given = cfg.call_method0(intern!(py, "_given"))?.cast_into::<PyDict>()?;
             Ok((given, cfg.getattr(intern!(py, "_warnings"))?.extract()?))
         };
-        read().map_err(|e| refusal(py, "cfg", &e))
+        let read = read();
+        python::returned(py, read.as_ref().err(), || "cfg of the application".into());
+        read.map_err(|e| refusal(py, "cfg", &e))
     }
 
     /// Has it read its configuration again.
@@ -66,6 +68,7 @@ impl Program {
     /// Errors: whatever it raised, with the text of a SystemExit.
     pub fn reload(&self, py: Python<'_>) -> Result<(), Error> {
         let told = self.object(py).call_method0(intern!(py, "reload"));
+        python::returned(py, told.as_ref().err(), || "reload() of the application".into());
         told.map(|_| ()).map_err(|e| refusal(py, "reload()", &e))
     }
 

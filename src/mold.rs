@@ -236,6 +236,7 @@ pub fn run(py: Python<'_>, seed: MoldSeed) -> MoldOutcome {
     heritage.arbiter.wake();
     loop {
         defect::planted("mold");
+        python::returned(py, None, || "loading the application".into());
         let waited = py.detach(|| wait_one(socket.as_fd(), Interest::Read, None));
         let request = waited.and_then(|_| receive_request(&socket));
         let ([slot, age, most_requests], waker) = match request {

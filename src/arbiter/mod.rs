@@ -143,6 +143,8 @@ impl Arbiter {
     /// Everything that may need doing, in order.
     fn turn(&mut self, py: Python<'_>) -> Flow {
         defect::planted("arbiter");
+        // Python calls handlers of signals, which a configuration file may have set, wherever it likes.
+        python::returned(py, None, || "the arbiter".into());
         for signal in self.signals.pending() {
             self.obey(py, signal)?;
         }

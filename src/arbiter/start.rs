@@ -58,6 +58,8 @@ const HEARD: [i32; 10] = [
 ///
 /// Errors: anything that keeps it from starting; nothing is left behind.
 pub fn run(py: Python<'_>, launch: Launch) -> Result<Outcome, Error> {
+    // A program may have forked the process that calls this.
+    python::mark(py).map_err(|e| Error::Other(format!("cannot watch forks: {e}")))?;
     check_passed()?;
     // A program may have enabled it with a file of its own.
     if launch.program().is_none() {
@@ -271,6 +273,9 @@ fn listen_to_signals(py: Python<'_>, interrupts: &Interrupts) -> std::io::Result
     signal::unblock_all()?;
     // One that comes in between is delivered to both.
     let _blocked = Blocked::all()?;
-    interrupts.install(py, &HEARD).map_err(std::io::Error::from)?;
+    interrupts
+        .install(py, &HEARD)
+        .and_then(|()| interrupts.leave_at_fork(py))
+        .map_err(std::io::Error::from)?;
     Signals::new(&HEARD)
 }

@@ -15,7 +15,7 @@ use crate::http::reject::without_body;
 use crate::http::response::{self, Delivery};
 use crate::http::Reject;
 use crate::sys::poll::Interest;
-use crate::sys::{clock, process};
+use crate::sys::{clock, fork};
 use crate::timers::Pace;
 
 /// Up to here a block is copied behind its head and leaves in one send; a copy is cheaper than a second iovec.
@@ -150,7 +150,7 @@ impl Exchange<'_> {
 
     /// Before the first octet: makes sure that nobody else answers.
     fn claim(&mut self) -> Result<(), Gone> {
-        if self.reply.gone || process::is_forked() {
+        if self.reply.gone || fork::is_foreign() {
             // What was sent may have broken off anywhere; and of forked processes the one answers that has the connection.
             return self.lost();
         }
@@ -257,7 +257,7 @@ impl Exchange<'_> {
     /// What the loop has been sending is the connection's again. Not in a process that the application forked: the lock may
     /// have been somebody's who is not there.
     pub(super) fn take_back(&mut self) {
-        if process::is_forked() {
+        if fork::is_foreign() {
             return;
         }
         if let Some(outbox) = self.reply.outbox.take() {

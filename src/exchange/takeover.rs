@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use super::Exchange;
 use crate::http::body::Decoder;
-use crate::sys::{clock, process, socket};
+use crate::sys::{clock, fork, socket};
 
 /// What the log says of a response that only the application knows: RFC 9110 §15.2.2, Switching Protocols.
 const STATUS: u16 = 101;
@@ -51,7 +51,7 @@ impl Exchange<'_> {
     /// Errors: one with TLS, a response that has begun, a request that ran too long and was answered.
     pub fn take_over(&mut self) -> io::Result<TakenOver> {
         let fd = self.duplicate()?;
-        if self.has_begun() || self.conn.taken || process::is_forked() {
+        if self.has_begun() || self.conn.taken || fork::is_foreign() {
             return Err(refused(io::ErrorKind::InvalidInput, "the response has begun"));
         }
         if self.reply.gone || !self.site.claim.take_over() {

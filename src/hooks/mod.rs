@@ -22,7 +22,7 @@ use pyo3::types::{PyDict, PyModule};
 use crate::config::{Config, HookSpec, Value};
 use crate::error::Error;
 use crate::logger::{self, Logger};
-use crate::python::traceback;
+use crate::python::{self, traceback};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
@@ -132,7 +132,7 @@ impl Hooks {
     /// Calls the hook, where it is set.
     fn call<'py>(&self, py: Python<'py>, hook: Hook, arguments: impl PyCallArgs<'py>) -> PyResult<()> {
         match self.find(hook) {
-            Some(function) => function.callable.bind(py).call1(arguments).map(|_| ()),
+            Some(function) => called(py, hook, function.callable.bind(py).call1(arguments)),
             None => Ok(()),
         }
     }
@@ -165,7 +165,9 @@ fn find<'py>(
 }
 
 fn import<'py>(py: Python<'py>, module: &str, name: &str) -> Result<Bound<'py, PyAny>, String> {
-    let found = py.import(module).map_err(|e| match e.is_instance_of::<PyImportError>(py) {
+    let imported = py.import(module);
+    python::returned(py, imported.as_ref().err(), || format!("the import of {module}"));
+    let found = imported.map_err(|e| match e.is_instance_of::<PyImportError>(py) {
         true => format!("cannot import '{module}': {}", e.value(py)),
         false => format!("cannot import '{module}'\n{}", traceback(py, &e)),
     })?;
@@ -185,6 +187,12 @@ fn arity(
     let accepted: Vec<String> = arities.iter().map(usize::to_string).collect();
     let plural = if arities == [1] { "" } else { "s" };
     Err(format!("it has to take {} argument{plural}, and the function takes {count}", accepted.join(", ")))
+}
+
+/// A hook has come back.
+fn called(py: Python<'_>, hook: Hook, outcome: PyResult<Bound<'_, PyAny>>) -> PyResult<()> {
+    python::returned(py, outcome.as_ref().err(), || format!("the {} hook", hook.name()));
+    outcome.map(drop)
 }
 
 /// What a hook raises where nothing can be made of it.

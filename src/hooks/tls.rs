@@ -11,7 +11,7 @@ use pyo3::types::{PyDict, PyModule};
 use super::{Hook, Hooks};
 use crate::config::{Authorities, ClientCertificate, Config, Tls};
 use crate::error::Error;
-use crate::python::traceback;
+use crate::python::{self, traceback};
 use crate::tls::ciphers;
 
 impl Hooks {
@@ -29,7 +29,9 @@ impl Hooks {
         let module = module(py).map_err(|e| wrong(e.to_string()))?;
         let asked = module
             .getattr("asked")
-            .and_then(|ask| ask.call1((&function.callable, &self.cfg, ciphers::names())))
+            .and_then(|ask| ask.call1((&function.callable, &self.cfg, ciphers::names())));
+        python::returned(py, asked.as_ref().err(), || format!("the {} hook", Hook::SslContext.name()));
+        let asked = asked
             .and_then(|answer| answer.cast_into::<PyDict>().map_err(PyErr::from))
             .and_then(|answer| tls(&answer));
         asked.map(Some).map_err(|e| wrong(why(py, &module, &e)))

@@ -10,9 +10,10 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use super::{objects, report, Hook, Hooks, Server};
+use super::{called, objects, report, Hook, Hooks, Server};
 use crate::config::Config;
 use crate::logger::Logger;
+use crate::python;
 use crate::scoreboard::Slot;
 use crate::sys::{process, signal};
 
@@ -147,7 +148,9 @@ impl AccessHook {
         let py = request.py();
         let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
         let time = self.delta.bind(py).call1((0, 0, micros))?;
-        self.access.bind(py).call1((response, request, environ, time)).map(|_| ())
+        let told = self.access.bind(py).call1((response, request, environ, time));
+        python::returned(py, told.as_ref().err(), || "access() of the logger".into());
+        told.map(drop)
     }
 }
 
@@ -166,7 +169,7 @@ impl RequestHooks {
     pub fn pre_request(&self, request: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = request.py();
         match &self.before {
-            Some(hook) => hook.bind(py).call1((&self.worker, request)).map(|_| ()),
+            Some(hook) => called(py, Hook::PreRequest, hook.bind(py).call1((&self.worker, request))),
             None => Ok(()),
         }
     }
@@ -182,6 +185,6 @@ impl RequestHooks {
             return Ok(());
         };
         let all = [self.worker.bind(py), request, environ.as_any(), response];
-        hook.bind(py).call1(PyTuple::new(py, &all[..*count])?).map(|_| ())
+        called(py, Hook::PostRequest, hook.bind(py).call1(PyTuple::new(py, &all[..*count])?))
     }
 }

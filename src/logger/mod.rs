@@ -83,7 +83,7 @@ impl Logger {
                 )
             }
         };
-        let made = || -> PyResult<Logger> {
+        let make = || -> PyResult<Logger> {
             let module = module(py)?;
             let class = class(&module, config, cfg.bind(py))?;
             let object = class.call1((cfg,))?;
@@ -91,7 +91,9 @@ impl Logger {
             watch(py)?.call_method0("know")?;
             Ok(Logger { object: object.unbind(), cfg: cfg.clone_ref(py), level: filter(level) })
         };
-        made().map(|logger| Some(Arc::new(logger))).map_err(wrong)
+        let made = make();
+        back(py, &made);
+        made.map(|logger| Some(Arc::new(logger))).map_err(wrong)
     }
 
     pub fn object(&self) -> &Py<PyAny> {
@@ -100,7 +102,9 @@ impl Logger {
 
     /// Configures Python's logging as it was for this logger, after another one has been at it.
     pub fn restore(&self, py: Python<'_>) {
-        if let Err(e) = self.object.bind(py).call_method1(intern!(py, "setup"), (&self.cfg,)) {
+        let restored = self.object.bind(py).call_method1(intern!(py, "setup"), (&self.cfg,));
+        back(py, &restored);
+        if let Err(e) = restored {
             ::log::error!("Cannot restore the configuration of logging\n{}", traceback(py, &e));
         }
     }
@@ -148,7 +152,9 @@ impl Logger {
             options.set_item("extra", extra)?;
             self.object.bind(py).call_method("debug", (text,), Some(&options))
         };
-        if let Err(e) = told() {
+        let told = told();
+        back(py, &told);
+        if let Err(e) = told {
             complain(py, &e);
         }
     }
@@ -161,7 +167,9 @@ impl Logger {
             Severity::Info => intern!(py, "info"),
             Severity::Debug => intern!(py, "debug"),
         };
-        if let Err(e) = self.object.bind(py).call_method1(name, (text,)) {
+        let told = self.object.bind(py).call_method1(name, (text,));
+        back(py, &told);
+        if let Err(e) = told {
             log::to_file(severity, text);
             complain(py, &e);
         }
@@ -177,6 +185,7 @@ impl Logger {
         let seconds = elapsed.as_secs_f64();
         let arguments = (&self.object, peer, text(method), text(target), *status, *sent, seconds);
         let told = module(py).and_then(|module| module.getattr("answered")?.call1(arguments).map(|_| ()));
+        back(py, &told);
         if let Err(e) = told {
             complain(py, &e);
         }
@@ -187,11 +196,17 @@ impl Logger {
         let told = options
             .set_item("exc_info", (e.get_type(py), e.value(py), e.traceback(py)))
             .and_then(|()| self.object.bind(py).call_method("exception", (message,), Some(&options)));
+        back(py, &told);
         if let Err(failure) = told {
             log::to_file(Severity::Error, &format!("{message}\n{}", traceback(py, e)));
             complain(py, &failure);
         }
     }
+}
+
+/// The logger has come back.
+fn back<T>(py: Python<'_>, outcome: &PyResult<T>) {
+    python::returned(py, outcome.as_ref().err(), || "the logger".into());
 }
 
 fn class<'py>(
@@ -289,7 +304,9 @@ pub fn reopen_files(py: Python<'_>, logger: Option<&Logger>, level: ::log::Level
         };
         Ok(())
     };
-    if let Err(e) = reopened() {
+    let reopened = reopened();
+    back(py, &reopened);
+    if let Err(e) = reopened {
         ::log::log!(level, "Cannot reopen the log files of Python's logging: {}", e.value(py));
     }
 }

@@ -8,20 +8,26 @@ use std::path::Path;
 use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyModule, PyString, PyTuple};
 
-use super::{module, traceback};
+use super::{module, returned, traceback};
 use crate::config::sources::Script;
 use crate::config::{PasteFile, Raw};
 use crate::error::Error;
+use crate::sys::fork;
 
 /// Runs a configuration file, or imports `python:MODULE`, and gives its names.
 ///
 /// Errors: it cannot be read, or it raised; the sentence carries the traceback.
 pub fn run_config<'py>(py: Python<'py>, path: &Path) -> Result<Bound<'py, PyDict>, Error> {
     let text = path.to_string_lossy();
+    // A process that the application has forked may well read a file.
+    let is_foreign = fork::is_foreign();
     let names = match text.strip_prefix("python:") {
         Some(module) => py.import(module).map(|module| module.dict()),
         None => execute(py, path)?,
     };
+    if !is_foreign {
+        returned(py, names.as_ref().err(), || format!("config file {text}"));
+    }
     names.map_err(|e| {
         let trace = traceback(py, &e);
         Error::Other(format!("Failed to read config file: {text} (--config)\n{trace}"))

@@ -4,14 +4,15 @@
 //! Never: decides what a signal means to the server; who reads the pipe does.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use pyo3::exceptions::PySystemExit;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyCFunction;
 
-use crate::sys::{crash, process, signal};
+use super::forks::register;
+use crate::sys::{crash, fork, process, signal};
 
 pyo3::create_exception!(
     rgunicorn,
@@ -28,11 +29,12 @@ pub struct Interrupts {
     /// A worker was told to stop while it booted; code that catches everything may have swallowed the exception.
     stopped: Arc<AtomicBool>,
     overrun: Arc<Overrun>,
-    told: Arc<OnceLock<Told>>,
+    told: Arc<Mutex<Option<Told>>>,
+    handler: Arc<OnceLock<Py<PyAny>>>,
 }
 
 /// Is told of each signal in Python's handler of it, in the main thread.
-type Told = Box<dyn Fn(Python<'_>, i32) + Send + Sync>;
+type Told = Arc<dyn Fn(Python<'_>, i32) + Send + Sync>;
 
 /// The main thread's request has run too long and is to be broken off.
 #[derive(Default)]
@@ -57,25 +59,73 @@ pub enum Mode {
 impl Interrupts {
     /// Makes Python call the handler for these signals.
     pub fn install(&self, py: Python<'_>, signals: &[i32]) -> PyResult<()> {
-        let Interrupts { mode, stopped, overrun, told } = self.clone();
-        let handler =
-            PyCFunction::new_closure(py, Some(c"interrupt"), None, move |arguments, _| -> PyResult<()> {
-                let number: i32 = arguments.get_item(0)?.extract()?;
-                if number == signal::SIGABRT && overrun.came_late() {
-                    return Ok(());
+        let handler = match self.handler.get() {
+            Some(handler) => handler.clone_ref(py),
+            None => self.new_handler(py)?.into_any().unbind(),
+        };
+        // Two threads there are none yet.
+        set_handler(py, signals, self.handler.get_or_init(|| handler).bind(py))
+    }
+
+    fn new_handler<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyCFunction>> {
+        let Interrupts { mode, stopped, overrun, told, .. } = self.clone();
+        PyCFunction::new_closure(py, Some(c"interrupt"), None, move |arguments, _| -> PyResult<()> {
+            let number: i32 = arguments.get_item(0)?.extract()?;
+            if fork::is_foreign() {
+                // A handler of the application's has called the one that it found.
+                signal::obey_default(number);
+                return Ok(());
+            }
+            if number == signal::SIGABRT && overrun.came_late() {
+                return Ok(());
+            }
+            let tell = lock(&told).clone();
+            if let Some(tell) = tell {
+                tell(arguments.py(), number);
+            }
+            match exit_code(mode.load(Relaxed), number) {
+                Some(code) => {
+                    stopped.store(true, Relaxed);
+                    Err(Interrupted::new_err(code))
                 }
-                if let Some(tell) = told.get() {
-                    tell(arguments.py(), number);
-                }
-                match exit_code(mode.load(Relaxed), number) {
-                    Some(code) => {
-                        stopped.store(true, Relaxed);
-                        Err(Interrupted::new_err(code))
-                    }
+                None => Ok(()),
+            }
+        })
+    }
+
+    /// Nobody hears of signals any more; who did can be taken apart.
+    pub fn forget(&self) {
+        let told = lock(&self.told).take();
+        drop(told);
+    }
+
+    /// The process ends: signals are heard of by nobody any more, and end nothing. Python would give them their defaults in the
+    /// end, so that one that comes late would kill a process that leaves as it was told to.
+    pub fn disregard(&self, py: Python<'_>) -> PyResult<()> {
+        let module = py.import(intern!(py, "_signal"))?;
+        let default = module.getattr(intern!(py, "SIG_DFL"))?;
+        let Some(ours) = self.handler.get() else { return Ok(()) };
+        // By ABRT a process ends that has crashed.
+        for number in (1..signal::REAL_TIME).filter(|number| *number != signal::SIGABRT) {
+            if module.call_method1(intern!(py, "getsignal"), (number,))?.is(ours) {
+                module.call_method1(intern!(py, "signal"), (number, &default))?;
+                signal::disregard(number)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// From now on a process that somebody else than the server forks has no handler of ours, and the others that it found.
+    pub fn leave_at_fork(&self, py: Python<'_>) -> PyResult<()> {
+        let handler = self.handler.clone();
+        let leave =
+            PyCFunction::new_closure(py, Some(c"leave"), None, move |arguments, _| -> PyResult<()> {
+                match handler.get().filter(|_| fork::is_foreign()) {
+                    Some(handler) => become_plain(arguments.py(), handler),
                     None => Ok(()),
                 }
             })?;
-        set_handler(py, signals, handler.as_any())
+        register(py, leave.as_any())
     }
 
     /// Whether the main thread's request is to be broken off, should `break_off` come.
@@ -83,10 +133,9 @@ impl Interrupts {
         self.overrun.wanted.store(wanted, Relaxed);
     }
 
-    /// From now on, once and for all, `tell` hears of every signal for this process.
+    /// From now on `tell` hears of every signal for this process.
     pub fn tell(&self, tell: impl Fn(Python<'_>, i32) + Send + Sync + 'static) {
-        // A second caller there is none: a process becomes a worker once.
-        let _ = self.told.set(Box::new(tell));
+        *lock(&self.told) = Some(Arc::new(tell));
     }
 
     /// Breaks off the request that the main thread is running. By another thread, with or without the interpreter.
@@ -172,12 +221,36 @@ fn exit_code(mode: u8, signal: i32) -> Option<i32> {
     }
 }
 
+/// Held for an instant, and never by who waits for the interpreter.
+fn lock(told: &Mutex<Option<Told>>) -> MutexGuard<'_, Option<Told>> {
+    told.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn set_handler(py: Python<'_>, signals: &[i32], handler: &Bound<'_, PyAny>) -> PyResult<()> {
     let module = py.import(intern!(py, "signal"))?;
     for number in signals {
         module.call_method1(intern!(py, "signal"), (number, handler))?;
     }
     Ok(())
+}
+
+/// Signals that are ours do what they do in a plain Python process.
+fn become_plain(py: Python<'_>, ours: &Py<PyAny>) -> PyResult<()> {
+    // Not `signal`: that is slower, and others replace its functions.
+    let module = py.import(intern!(py, "_signal"))?;
+    for number in 1..signal::REAL_TIME {
+        if !module.call_method1(intern!(py, "getsignal"), (number,))?.is(ours) {
+            continue;
+        }
+        let plain = match number {
+            signal::SIGINT => intern!(py, "default_int_handler"),
+            _ => intern!(py, "SIG_DFL"),
+        };
+        module.call_method1(intern!(py, "signal"), (number, module.getattr(plain)?))?;
+    }
+    py.import(intern!(py, "faulthandler"))?
+        .call_method1(intern!(py, "unregister"), (signal::stack_dump(),))
+        .map(drop)
 }
 
 /// Gives signals back to the kernel's default.

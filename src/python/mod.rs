@@ -4,22 +4,29 @@
 //! Never: called by http/ or conn; knows requests.
 
 mod config_file;
+mod forks;
 mod interrupts;
 mod threads;
+mod visits;
 
 pub use config_file::{config_reader, paste, raw, run_config, values};
+pub use forks::{end_with, mark, returned};
 pub use interrupts::{comes_of_stop, is_interrupt, is_stop, reset_signals, Interrupts, Mode};
 pub use threads::{
-    dump_stacks_on, get_behind_faulthandler, guard_stack, spawn_thread, stacks_within, threads,
+    dump_stacks_on, get_behind_faulthandler, guard_stack, holders_within, join, spawn_thread, stacks_within,
+    threads, Holders,
 };
+
+pub use visits::{attach, end_visits, have_visits_ended, visit};
 
 use std::ffi::CString;
 use std::path::PathBuf;
 
-use pyo3::exceptions::PySystemExit;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyModule, PyTuple};
+
+use crate::sys::fork;
 
 /// Which side of a fork this is.
 pub enum Fork {
@@ -29,21 +36,9 @@ pub enum Fork {
 
 /// The only fork in the program.
 pub fn fork(py: Python<'_>) -> PyResult<Fork> {
-    let pid: i32 = py.import(intern!(py, "os"))?.call_method0(intern!(py, "fork"))?.extract()?;
+    let os = py.import(intern!(py, "os"))?;
+    let pid: i32 = fork::ours(|| os.call_method0(intern!(py, "fork")))?.extract()?;
     Ok(if pid == 0 { Fork::Child } else { Fork::Parent(pid) })
-}
-
-/// With what a process ends that this exception ends; one that is no SystemExit is printed.
-pub fn exit_code_of(py: Python<'_>, e: &PyErr) -> i32 {
-    if !e.is_instance_of::<PySystemExit>(py) {
-        e.print(py);
-        return 1;
-    }
-    match e.value(py).getattr(intern!(py, "code")) {
-        Ok(code) if code.is_none() => 0,
-        Ok(code) => code.extract().unwrap_or(1),
-        Err(_) => 1,
-    }
 }
 
 /// The interpreter's program, where it has one.
@@ -149,6 +144,11 @@ pub fn freeze_heap(py: Python<'_>, before: Thresholds) -> PyResult<()> {
         gc.call_method1(intern!(py, "set_threshold"), (before.0, now.1, now.2))?;
     }
     Ok(())
+}
+
+/// Undoes `freeze_heap` for a process that ends: what is in a cycle is finalised only if the collector sees it.
+pub fn unfreeze_heap(py: Python<'_>) -> PyResult<()> {
+    py.import(intern!(py, "gc"))?.call_method0(intern!(py, "unfreeze")).map(drop)
 }
 
 /// Whether Python threads run side by side: a free-threaded build whose lock nothing has turned on again.

@@ -11,7 +11,8 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyDict};
 
-use super::traceback;
+use super::visits::visit;
+use super::{is_interrupt, traceback};
 use crate::sys::crash;
 
 /// Runs `body` in a new Python thread that the interpreter does not wait for at its end.
@@ -19,7 +20,7 @@ pub fn spawn_thread(
     py: Python<'_>,
     name: &str,
     body: impl Fn(Python<'_>) + Send + Sync + 'static,
-) -> PyResult<()> {
+) -> PyResult<Py<PyAny>> {
     let target = PyCFunction::new_closure(py, Some(c"serve"), None, move |arguments, _| {
         guard_stack();
         body(arguments.py())
@@ -31,7 +32,16 @@ pub fn spawn_thread(
     let thread =
         py.import(intern!(py, "threading"))?.getattr(intern!(py, "Thread"))?.call((), Some(&options))?;
     thread.call_method0(intern!(py, "start"))?;
-    Ok(())
+    Ok(thread.unbind())
+}
+
+/// Waits for threads that are about to end, each for no longer than `patience`. A signal that came in the meantime raises in this,
+/// and means nothing any more.
+pub fn join(py: Python<'_>, threads: &[Py<PyAny>], patience: Duration) {
+    for thread in threads {
+        let wait = || thread.call_method1(py, intern!(py, "join"), (patience.as_secs_f64(),));
+        while wait().is_err_and(|e| is_interrupt(py, &e)) {}
+    }
 }
 
 /// For a thread of the worker that may run out of stack.
@@ -71,15 +81,55 @@ pub fn dump_stacks_on(py: Python<'_>, signal: i32) -> PyResult<()> {
 /// What every Python thread is doing, as far as a thread of ours can have the interpreter within that time: frames that
 /// run on meanwhile cannot be read. None when the interpreter is stuck in one of them. The caller must not have it.
 pub fn stacks_within(patience: Duration) -> Option<String> {
+    ask_within(patience, visit, |py| stacks(py).unwrap_or_else(|e| traceback(py, &e)))
+}
+
+/// Who keeps the interpreter from ending.
+pub struct Holders {
+    /// By name: those for which Python waits.
+    pub threads: Vec<String>,
+    pub stacks: String,
+}
+
+/// As `stacks_within`, in a process whose end does not come.
+pub fn holders_within(patience: Duration) -> Option<Holders> {
+    ask_within(patience, Python::try_attach, |py| Holders {
+        threads: awaited(py).unwrap_or_default(),
+        stacks: stacks(py).unwrap_or_else(|e| traceback(py, &e)),
+    })
+}
+
+fn ask_within<R: Send + 'static, Q: FnOnce(Python<'_>) -> R + Send + 'static>(
+    patience: Duration,
+    ask: impl FnOnce(Q) -> Option<R> + Send + 'static,
+    question: Q,
+) -> Option<R> {
     let (told, waits) = mpsc::channel();
-    let ask = move || {
-        let text = Python::attach(|py| stacks(py).unwrap_or_else(|e| traceback(py, &e)));
-        // Nobody listens any more when it took too long.
-        let _ = told.send(text);
+    let thread = move || {
+        if let Some(answer) = ask(question) {
+            // Nobody listens any more when it took too long.
+            let _ = told.send(answer);
+        }
     };
     // A thread of its own, as it may never come back.
-    thread::Builder::new().name("stacks".into()).spawn(ask).ok()?;
+    thread::Builder::new().name("stacks".into()).spawn(thread).ok()?;
     waits.recv_timeout(patience).ok()
+}
+
+fn awaited(py: Python<'_>) -> PyResult<Vec<String>> {
+    let threading = py.import(intern!(py, "threading"))?;
+    let main = threading.call_method0(intern!(py, "main_thread"))?;
+    let mut found = Vec::new();
+    for thread in threading.call_method0(intern!(py, "enumerate"))?.try_iter()? {
+        let thread = thread?;
+        if !thread.is(&main) && !thread.getattr(intern!(py, "daemon"))?.is_truthy()? {
+            found.push(format!(
+                "'{}'",
+                thread.getattr(intern!(py, "name"))?.extract::<String>()?.escape_debug()
+            ));
+        }
+    }
+    Ok(found)
 }
 
 fn stacks(py: Python<'_>) -> PyResult<String> {

@@ -88,6 +88,22 @@ fn take_over(signal: c_int) -> io::Result<()> {
     Ok(())
 }
 
+/// In a process that the application has forked, and async-signal-safe: what was there before us is there again, unless
+/// somebody has come in front of us.
+pub(super) fn stand_aside() {
+    for signal in ALL {
+        let Some(before) = before(signal) else { continue };
+        // SAFETY: both calls are given a valid action, ours to be filled or the one that sigaction(2) gave before.
+        unsafe {
+            let mut now: libc::sigaction = std::mem::zeroed();
+            libc::sigaction(signal, ptr::null(), &mut now);
+            if now.sa_sigaction == on_fault as extern "C" fn(c_int, *mut siginfo_t, *mut c_void) as usize {
+                libc::sigaction(signal, before, ptr::null_mut());
+            }
+        }
+    }
+}
+
 fn place(signal: c_int) -> Option<&'static AtomicPtr<libc::sigaction>> {
     ALL.iter().position(|known| *known == signal).map(|at| &BEFORE[at])
 }
@@ -220,12 +236,7 @@ fn pass_on(signal: c_int, synchronous: bool) {
 
 /// The kernel's default, at once.
 fn die(signal: c_int) {
-    // SAFETY: SIG_DFL with an empty mask is a valid action.
-    unsafe {
-        let mut action: libc::sigaction = std::mem::zeroed();
-        action.sa_sigaction = libc::SIG_DFL;
-        libc::sigaction(signal, &action, ptr::null_mut());
-    }
+    signal::set_default(signal);
     raise_now(signal);
 }
 
@@ -251,8 +262,8 @@ fn pause(milliseconds: c_int) {
     unsafe { libc::poll(ptr::null_mut(), 0, milliseconds) };
 }
 
-/// By faulthandler, which writes them from C on this signal, if it has been told to.
-fn write_stacks() {
+/// Has faulthandler write the stacks of all threads, from C, if it has been told to do so on this signal.
+pub fn write_stacks() {
     let signal = signal::stack_dump();
     // SAFETY: both calls only fill what they are given.
     let (action, stack) = unsafe {

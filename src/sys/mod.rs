@@ -11,6 +11,7 @@ pub mod clock;
 pub mod crash;
 pub mod descriptors;
 pub mod file;
+pub mod fork;
 pub mod inotify;
 pub mod memory;
 pub mod poll;

@@ -9,7 +9,6 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -36,6 +35,12 @@ pub fn other_threads() -> io::Result<Vec<Thread>> {
     }
     found.retain(|thread| thread.id != id());
     Ok(found)
+}
+
+/// The files that are mapped into this process (proc(5), `/proc/self/maps`).
+pub fn loaded_files() -> io::Result<Vec<String>> {
+    let maps = fs::read_to_string("/proc/self/maps")?;
+    Ok(maps.lines().filter_map(|line| line.split_once('/')).map(|(_, path)| path.to_string()).collect())
 }
 
 /// Gives the memory that the C library keeps for later back to the system (malloc_trim(3)).
@@ -188,25 +193,6 @@ pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 pub fn message_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     use nix::sys::socket::{socketpair, AddressFamily, SockFlag, SockType};
     Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?)
-}
-
-static FORKED: AtomicBool = AtomicBool::new(false);
-
-/// From now on a process that is forked from this one knows that it is, whether Python forks it or C code: it has our code to
-/// run, and none of our business (pthread_atfork(3)).
-pub fn mark_forks() -> io::Result<()> {
-    extern "C" fn mark() {
-        FORKED.store(true, Relaxed);
-    }
-    // SAFETY: the handler only stores to an atomic, and its code is never unloaded.
-    match unsafe { libc::pthread_atfork(None, None, Some(mark)) } {
-        0 => Ok(()),
-        errno => Err(io::Error::from_raw_os_error(errno)),
-    }
-}
-
-pub fn is_forked() -> bool {
-    FORKED.load(Relaxed)
 }
 
 /// Ends the process at once: no destructor, no exit handler.

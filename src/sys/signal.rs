@@ -3,8 +3,11 @@
 //! Never: runs policy in a handler.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::ptr;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use nix::sys::signal::{sigprocmask, SigSet, SigmaskHow};
 use signal_hook::iterator::backend::SignalDelivery;
@@ -23,7 +26,11 @@ impl Signals {
     pub fn new(signals: &[i32]) -> io::Result<Signals> {
         let (read, write) = UnixStream::pair()?;
         read.set_nonblocking(true)?;
-        Ok(Signals(SignalDelivery::with_pipe(read, write, SignalOnly, signals)?))
+        let signals_heard = SignalDelivery::with_pipe(read, write, SignalOnly, signals)?;
+        if let Some(handler) = signals.first().and_then(|signal| handler_of(*signal)) {
+            PIPE_HANDLER.store(handler, Relaxed);
+        }
+        Ok(Signals(signals_heard))
     }
 
     /// The signals that came since the last call, without waiting.
@@ -36,6 +43,69 @@ impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.get_read().as_fd()
     }
+}
+
+/// The handler that writes to pipes; one for all signals, as signal-hook has it.
+static PIPE_HANDLER: AtomicUsize = AtomicUsize::new(libc::SIG_DFL);
+
+fn handler_of(signal: i32) -> Option<usize> {
+    let mut action = MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: the call only fills `action`, which is read when it says that it has.
+    unsafe {
+        match libc::sigaction(signal, ptr::null(), action.as_mut_ptr()) {
+            0 => Some(action.assume_init().sa_sigaction),
+            _ => None,
+        }
+    }
+}
+
+/// In a process that the application has forked, and async-signal-safe: signals that would be written to a pipe, which is its
+/// parent's too, have the kernel's default. Handlers that somebody has put in their place stay.
+pub(super) fn stand_aside() {
+    for signal in 1..REAL_TIME {
+        let pipe = Some(PIPE_HANDLER.load(Relaxed)).filter(|handler| *handler != libc::SIG_DFL);
+        let ours = [pipe, Some(nothing as extern "C" fn(i32) as usize)];
+        if handler_of(signal).is_some_and(|handler| ours.contains(&Some(handler))) {
+            set_default(signal);
+        }
+    }
+}
+
+/// Real-time signals begin here at the earliest (signal(7)).
+pub const REAL_TIME: i32 = 32;
+
+/// The kernel's default, at once. Async-signal-safe.
+pub(super) fn set_default(signal: i32) {
+    // SAFETY: SIG_DFL with an empty mask is a valid action.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = libc::SIG_DFL;
+        libc::sigaction(signal, &action, ptr::null_mut());
+    }
+}
+
+extern "C" fn nothing(_: i32) {}
+
+/// The signal does nothing any more; a program that this process runs has the kernel's default.
+pub fn disregard(signal: i32) -> io::Result<()> {
+    // SAFETY: the handler has the signature that sigaction(2) wants; the mask is empty.
+    let done = unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = nothing as extern "C" fn(i32) as usize;
+        action.sa_flags = libc::SA_RESTART;
+        libc::sigaction(signal, &action, ptr::null_mut())
+    };
+    match done {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Does to this process what the kernel's default of the signal does.
+pub fn obey_default(signal: i32) {
+    set_default(signal);
+    // It has a number that signal-hook knows, or nothing happens.
+    let _ = raise(signal);
 }
 
 /// While it lives, signals wait: nothing is delivered between a fork and the moment the child has its own handlers.

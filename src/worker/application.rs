@@ -100,6 +100,11 @@ fn find_app<'py>(py: Python<'py>, launch: &Launch, config: &Config) -> Result<Bo
             None => load::load(py, ""),
         },
     });
+    let raised = match &found {
+        Err(LoadError::Raised(e)) => Some(e),
+        _ => None,
+    };
+    python::returned(py, raised, || "loading the application".into());
     python::flush(py);
     found
 }

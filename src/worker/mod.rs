@@ -168,7 +168,6 @@ fn boot_failed(py: Python<'_>, e: &PyErr) -> i32 {
 
 /// From here on signals are for this worker, and nothing of what the arbiter was told is left.
 fn boot_signals(py: Python<'_>, interrupts: &Interrupts) -> PyResult<()> {
-    process::mark_forks()?;
     python::reset_signals(py, &[signal::SIGCHLD])?;
     interrupts.install(py, &[signal::SIGABRT])?;
     // Before the application is there: handlers of its own come before ours, and decide.

@@ -42,7 +42,6 @@ use crate::listener::Local;
 use crate::logger;
 use crate::proxy::Trust;
 use crate::python::{self, traceback, Interrupts};
-use crate::sys::process;
 use crate::version;
 
 /// What every environ of a worker is made of.
@@ -229,7 +228,6 @@ impl WsgiCaller {
         match self.environ.build(py, exchange, &self.objects) {
             Ok(environ) => {
                 let outcome = self.run(py, exchange, &environ);
-                self.end_child(py, exchange, &outcome);
                 if exchange.is_taken() {
                     self.objects.socket.get().close(py);
                 }
@@ -284,24 +282,6 @@ impl WsgiCaller {
         if let Err(e) = told {
             logger::exception(py, "Exception in access() of the logger", &e);
         }
-    }
-
-    /// A process that the application forked and that left by an exception ends as it would have without us, and one that
-    /// returned as if that had been its end: it is no worker, and the request is its parent's.
-    fn end_child(&self, py: Python<'_>, exchange: &Exchange<'_>, outcome: &Result<(), Broken>) {
-        if !process::is_forked() {
-            return;
-        }
-        let code = match outcome {
-            Err(Broken::Raised(e)) => python::exit_code_of(py, e),
-            _ => {
-                let line = exchange.request_line();
-                log::warn!("A process that the application forked has returned from {line}; it is no worker and ends");
-                0
-            }
-        };
-        python::flush(py);
-        process::exit_now(code)
     }
 
     /// The same between `pre_request` and `post_request`. The latter is called whatever becomes of the request.
@@ -359,12 +339,16 @@ impl WsgiCaller {
         let reply = reply.bind(py);
         reply.try_borrow_mut().map_err(PyErr::from)?.open();
         let arguments = (environ, start_response.bind(py));
-        let result = lease.lend(exchange, || self.app.bind(py).call1(arguments))?;
+        let called = lease.lend(exchange, || self.app.bind(py).call1(arguments));
+        python::returned(py, called.as_ref().err(), || exchange.request_line());
+        let result = called?;
         let outcome = output::respond(exchange, lease, reply, &result, self.sendfile);
+        python::returned(py, outcome.as_ref().err().and_then(Broken::raised), || exchange.request_line());
         match &self.interrupts {
             Some(interrupts) => interrupts.shield(|| output::close(&result)),
             None => output::close(&result),
         }
+        python::returned(py, None, || format!("close() of the response to {}", exchange.request_line()));
         outcome
     }
 
@@ -435,7 +419,10 @@ impl Caller for WsgiCaller {
             if !self.attached {
                 exchange.enter();
             }
-            self.handle(py, exchange)
+            let verdict = self.handle(py, exchange);
+            // Code of the application's runs elsewhere too: `__del__`, handlers of signals.
+            python::returned(py, None, || exchange.request_line());
+            verdict
         })
     }
 
@@ -451,7 +438,9 @@ impl Caller for WsgiCaller {
         }
         Python::attach(|py| {
             py.detach(wait);
-            if let Err(e) = py.check_signals() {
+            let handled = py.check_signals();
+            python::returned(py, handled.as_ref().err(), || "a handler of a signal".into());
+            if let Err(e) = handled {
                 // Our own handlers raise it to end a request; here none runs.
                 if !python::is_interrupt(py, &e) {
                     log::error!("Exception in a signal handler\n{}", traceback(py, &e));

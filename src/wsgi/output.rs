@@ -15,12 +15,22 @@ use super::release;
 use super::start_response::{Reply, Started};
 use crate::buffer::Shared;
 use crate::exchange::{Exchange, Gone};
+use crate::python;
 
 /// What the application raises, or the peer's leaving, which nobody is to blame for.
 #[derive(Debug)]
 pub enum Broken {
     Raised(PyErr),
     Gone,
+}
+
+impl Broken {
+    pub fn raised(&self) -> Option<&PyErr> {
+        match self {
+            Broken::Raised(e) => Some(e),
+            Broken::Gone => None,
+        }
+    }
 }
 
 impl From<PyErr> for Broken {
@@ -168,6 +178,8 @@ fn discard(result: &Bound<'_, PyAny>) -> Result<(), Broken> {
 fn iterate(lease: &Lease, reply: &Bound<'_, Reply>, result: &Bound<'_, PyAny>) -> Result<(), Broken> {
     let py = result.py();
     for block in result.try_iter()? {
+        let place = || lease.with(|exchange| exchange.request_line()).unwrap_or_default();
+        python::returned(py, block.as_ref().err(), place);
         let block = block?;
         let octets = bytes(&block)?.as_bytes();
         if octets.is_empty() {
@@ -214,6 +226,6 @@ pub fn close(result: &Bound<'_, PyAny>) {
         Err(e) => Err(e),
     };
     if let Err(e) = closed {
-        log::error!("Error closing a response\n{}", crate::python::traceback(py, &e));
+        log::error!("Error closing a response\n{}", python::traceback(py, &e));
     }
 }

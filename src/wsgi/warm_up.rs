@@ -57,6 +57,7 @@ pub fn warm_up(app: &Bound<'_, PyAny>, surroundings: &Surroundings, requests: &[
     for request in requests {
         let began = clock::monotonic();
         let outcome = ask(app, surroundings, request);
+        python::returned(app.py(), outcome.as_ref().err(), || format!("warm-up request {request}"));
         let milliseconds = (clock::monotonic() - began) / 1_000_000;
         let failed = match outcome {
             Ok(status) if status < 500 => {
