@@ -46,6 +46,7 @@ pub mod launch;
 pub mod listener;
 pub mod log;
 pub mod log_file;
+pub mod log_text;
 pub mod logger;
 pub mod mold;
 pub mod panic;

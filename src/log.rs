@@ -22,6 +22,7 @@ use crate::sys::process;
 use crate::syslog::Syslog;
 
 pub use crate::log_file::{LogFile, Lost};
+pub use crate::log_text::{unforgeable, Column};
 pub use crate::syslog::Severity;
 
 /// Which standard stream `-` means.
@@ -267,7 +268,9 @@ fn install() {
     builder.filter_level(log::LevelFilter::Trace);
     builder.format(|line, record| {
         let time = Local::now().format("%Y-%m-%d %H:%M:%S %z");
-        writeln!(line, "[{time}] [{}] [{}] {}", process::id(), level_name(record.level()), record.args())
+        let text = record.args().to_string();
+        let level = level_name(record.level());
+        writeln!(line, "[{time}] [{}] [{level}] {}", process::id(), unforgeable(&text, Column::Inside))
     });
     // A logger set by somebody else in the process (an embedding test) stays.
     let _ = log::set_boxed_logger(Box::new(Router { file: builder.build() }));
@@ -281,11 +284,11 @@ fn deliver(
 ) {
     let Routes { outlet, syslog, statsd } = routes();
     if let Some(outlet) = outlet {
-        return outlet.take(severity, text.to_string());
+        return outlet.take(severity, unforgeable(&text.to_string(), Column::Inside).into_owned());
     }
     to_file();
     if let Some(syslog) = syslog {
-        syslog.report(severity, &text.to_string());
+        syslog.report(severity, &unforgeable(&text.to_string(), Column::Inside));
     }
     if let (Some(statsd), Some(level)) = (statsd, counted) {
         statsd.line(level);
@@ -356,15 +359,16 @@ pub fn give_up() {
 /// A line for the file, whoever else would take it.
 pub fn to_file(severity: Severity, text: &str) {
     let time = Local::now().format("%Y-%m-%d %H:%M:%S %z");
+    let text = unforgeable(text, Column::Inside);
     let line = format!("[{time}] [{}] [{}] {text}\n", process::id(), severity_name(severity));
     // Nobody is left to be told that the error log cannot be written.
     let _ = ErrorLog.write(line.as_bytes());
 }
 
-/// Octets as they are, for `wsgi.errors`.
-pub fn raw(bytes: &[u8]) {
+/// Text of the application's, for `wsgi.errors`.
+pub fn raw(text: &str) {
     // Nobody is left to be told that the error log cannot be written.
-    let _ = ErrorLog.write(bytes);
+    let _ = ErrorLog.write(unforgeable(text, Column::Start).as_bytes());
 }
 
 /// The descriptor of the error log, for what writes to it below this program (faulthandler).

@@ -14,6 +14,7 @@ import logging
 import logging.config
 import logging.handlers
 import os
+import re
 import socket
 import sys
 import threading
@@ -93,6 +94,23 @@ def _escaped_letter(letter: str) -> str:
     return "".join("\\x%02X" % octet for octet in letter.encode("utf-8", "surrogatepass"))
 
 
+# Line ends for somebody, and what makes a terminal show something else; line feeds and tabs stay.
+_HARMFUL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def unforgeable(text: str, start: bool = False) -> str:
+    """Text of others that cannot pass for a line of the server's, which begins with `[`; `start` where it begins a line."""
+    text = _HARMFUL.sub(lambda found: ascii(found.group())[1:-1], text).replace("\n[", "\n  [")
+    return "  " + text if start and text.startswith("[") else text
+
+
+class ErrorFormatter(logging.Formatter):
+    """Of the error log: no message and no traceback begins a line as the server does."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return unforgeable(super().format(record))
+
+
 class Logger:
     """The server's logger. Derive from it and name the class in `logger_class`.
 
@@ -139,7 +157,7 @@ class Logger:
         self.access_log.setLevel(logging.INFO)
         # It led to the logs that Rust wrote before.
         self._drop_handlers(self.error_log, "_rgunicorn")
-        self._set_handler(self.error_log, cfg.errorlog, logging.Formatter(self.error_fmt, self.datefmt))
+        self._set_handler(self.error_log, cfg.errorlog, ErrorFormatter(self.error_fmt, self.datefmt))
         self._set_handler(
             self.access_log, cfg.accesslog, logging.Formatter(self.access_fmt), stream=sys.stdout
         )
@@ -315,13 +333,13 @@ class Logger:
     def _set_syslog_handler(self, log: logging.Logger, cfg: Any, fmt: str, name: str) -> None:
         prefix = "gunicorn.%s.%s" % (cfg.syslog_prefix or cfg.proc_name, name)
         handler = SyslogHandler(cfg.syslog_addr, SYSLOG_FACILITIES[cfg.syslog_facility.lower()])
-        handler.setFormatter(logging.Formatter("%s: %s" % (prefix, fmt)))
+        handler.setFormatter(ErrorFormatter("%s: %s" % (prefix, fmt)))
         handler._gunicorn_syslog = True  # type: ignore[attr-defined]
         log.addHandler(handler)
 
 
 class ErrorStream:
-    """`wsgi.errors`: writes where the handlers of gunicorn.error do, in no form."""
+    """`wsgi.errors`: writes where the handlers of gunicorn.error do, in no form but one that cannot be forged."""
 
     def __init__(self, logger: Any) -> None:
         self.log: Any = getattr(logger, "error_log", None)
@@ -332,7 +350,7 @@ class ErrorStream:
 
     def write(self, text: str) -> int:
         for stream in self._streams():
-            stream.write(text)
+            stream.write(unforgeable(text, start=True))
             stream.flush()
         return len(text)
 

@@ -1,5 +1,5 @@
 //! Owns: `wsgi.errors` (PEP 3333, "Input and Error Streams"): a text stream onto the error log.
-//! Rule: what the application writes goes to the log as it is, at once; `flush` has nothing to do. That a log cannot be written
+//! Rule: what the application writes goes to the log at once, in no form but one that cannot be taken for the server's; `flush` has nothing to do. That a log cannot be written
 //! is no exception of the application's: what is lost is counted, and said when there is room again.
 //! Never: formats or levels it.
 
@@ -15,7 +15,7 @@ pub struct ErrorStream;
 impl ErrorStream {
     /// Writes a str; returns its length in characters.
     fn write(&self, text: &Bound<'_, PyString>) -> PyResult<usize> {
-        log::raw(text.to_string_lossy().as_bytes());
+        log::raw(&text.to_string_lossy());
         text.len()
     }
 
