@@ -89,6 +89,7 @@ APPS = """
 
     class Thing:
         attribute = staticmethod(application)
+        make = staticmethod(factory)
 
     none = None
     number = 42
@@ -104,6 +105,8 @@ APPS = """
     ("forms:factory('arg', kw=1)", "('arg', (), [('kw', 1)])"),
     ("forms:factory(name='x', flag=True, nothing=None)", "('x', (), [('flag', True), ('nothing', None)])"),
     ("forms:factory(-1, [1, 'two'], k={'a': (1.5, b'x')})", "(-1, ([1, 'two'],), [('k', {'a': (1.5, b'x')})])"),
+    ("forms:Thing.attribute", "application"),
+    ("forms:Thing.make('a')", "('a', (), [])"),
     ("package.forms:other", "other"),
 ])
 def test_app_forms(server, tmp_path, spec, body):
@@ -123,7 +126,8 @@ def test_app_forms(server, tmp_path, spec, body):
     ("forms:none", 4, ["none"]),
     ("forms:number", 4, ["callable"]),
     ("forms:nothing()", 4, ["nothing"]),
-    ("forms:Thing.attribute", 4, ["Thing.attribute"]),
+    ("forms:Thing.missing", 4, ["Thing.missing"]),
+    ("forms:missing.attribute", 4, ["missing.attribute"]),
     ("forms:Thing().attribute", 4, ["Thing().attribute"]),
     ("forms:factory(number)", 4, ["number"]),
     ("forms:factory(other())", 4, ["other"]),
@@ -138,7 +142,7 @@ def test_app_refused(tmp_path, spec, code, words):
     assert "panicked" not in done.stderr
 
 
-@pytest.mark.parametrize("spec", ["no_such_module_x", "forms:missing", "forms:number", "forms:Thing.attribute"])
+@pytest.mark.parametrize("spec", ["no_such_module_x", "forms:missing", "forms:number", "forms:Thing.missing"])
 def test_app_refused_in_a_sentence(tmp_path, spec):
     """No traceback: the mistake is in the command, not in the application."""
     (tmp_path / "forms.py").write_text(harness.textwrap.dedent(APPS))

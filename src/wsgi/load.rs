@@ -1,5 +1,6 @@
 //! Owns: from `module:expression` to the application object.
-//! Rule: the expression is a name, or a call of a name with literal arguments; nothing else is evaluated.
+//! Rule: the expression is a name, or a call of a name with literal arguments; nothing else is evaluated. A name may be one of an
+//! object's: `object.attribute`.
 //! Never: decides what a failure does; it tells apart "not there" (gunicorn's exit code 4) from "raised" (3).
 
 use pyo3::exceptions::{PyException, PyImportError, PyModuleNotFoundError, PyTypeError};
@@ -137,9 +138,15 @@ fn resolve<'py>(
     let name = match target {
         Target::Name(name) | Target::Call { name, .. } => name,
     };
-    let Some(found) = module.getattr_opt(name.as_str())? else {
-        return Err(LoadError::NotFound(format!("Failed to find attribute '{name}' in '{module_name}'.")));
-    };
+    let mut found = module.clone().into_any();
+    for part in name.split('.') {
+        let Some(attribute) = found.getattr_opt(part)? else {
+            return Err(LoadError::NotFound(format!(
+                "Failed to find attribute '{name}' in '{module_name}'."
+            )));
+        };
+        found = attribute;
+    }
     match target {
         Target::Name(_) => Ok(found),
         Target::Call { args, kwargs, .. } => call_factory(&found, args, kwargs),
@@ -172,22 +179,37 @@ fn parse<'py>(py: Python<'py>, expression: &str) -> Result<Target<'py>, LoadErro
         Err(e) if python::is_stop(py, &e) => return Err(LoadError::Raised(e)),
         Err(_) => return Err(refuse("an attribute name or function call")),
     };
-    if node.is_instance(&ast.getattr(intern!(py, "Name"))?)? {
-        return Ok(Target::Name(node.getattr(intern!(py, "id"))?.extract()?));
+    if let Some(name) = dotted(&ast, &node)? {
+        return Ok(Target::Name(name));
     }
     if !node.is_instance(&ast.getattr(intern!(py, "Call"))?)? {
         return Err(refuse("an attribute name or function call"));
     }
-    let function = node.getattr(intern!(py, "func"))?;
-    if !function.is_instance(&ast.getattr(intern!(py, "Name"))?)? {
-        return Err(refuse("a call of a plain name"));
-    }
-    let name = function.getattr(intern!(py, "id"))?.extract()?;
+    let Some(name) = dotted(&ast, &node.getattr(intern!(py, "func"))?)? else {
+        return Err(refuse("a call of a name"));
+    };
     let (args, kwargs) = literals(&ast, &node).map_err(|e| match python::is_stop(py, &e) {
         true => LoadError::Raised(e),
         false => refuse("a call with literal arguments"),
     })?;
     Ok(Target::Call { name, args, kwargs })
+}
+
+/// `name` or `name.name`; None for any other expression.
+fn dotted(ast: &Bound<'_, PyModule>, node: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
+    let py = ast.py();
+    let (name, attribute) = (ast.getattr(intern!(py, "Name"))?, ast.getattr(intern!(py, "Attribute"))?);
+    let mut parts: Vec<String> = Vec::new();
+    let mut node = node.clone();
+    while node.is_instance(&attribute)? {
+        parts.insert(0, node.getattr(intern!(py, "attr"))?.extract()?);
+        node = node.getattr(intern!(py, "value"))?;
+    }
+    if !node.is_instance(&name)? {
+        return Ok(None);
+    }
+    parts.insert(0, node.getattr(intern!(py, "id"))?.extract()?);
+    Ok(Some(parts.join(".")))
 }
 
 fn literals<'py>(
