@@ -8,7 +8,7 @@ from signal import SIGCONT, SIGHUP, SIGKILL, SIGSTOP
 import pytest
 
 import harness
-from harness import alive, children, wait_until
+from harness import compile_library, alive, children, wait_until
 from users import IMPORTS, commons, nobody  # noqa: F401
 
 APP = """
@@ -305,7 +305,29 @@ def test_a_thread_that_is_not_pythons(server):
         _thread.start_new_thread(threading.Event().wait, ())
     """ + SERVES.replace("\n    ", "\n        "))
     assert running.get("/").text == "served"
-    assert len(warnings(running)) == 1 and "which is not Python's" in warnings(running)[0]
+    assert len(warnings(running)) == 1 and "a thread named '" in warnings(running)[0] and "unknown to Python" in warnings(running)[0]
+
+
+def test_a_librarys_pool_is_one_warning_with_the_variable_that_helps(server, tmp_path):
+    library = compile_library(tmp_path / "libopenblas-7.so", """
+        #include <pthread.h>
+        #include <unistd.h>
+        static void *work(void *nothing) { for (;;) pause(); return nothing; }
+        __attribute__((constructor)) static void start(void) {
+            pthread_t thread;
+            for (int i = 0; i < 3; i++) pthread_create(&thread, 0, work, 0);
+        }
+    """)
+    running = preloaded(server, """
+        import ctypes, threading
+        ctypes.CDLL(%r)
+        threading.Thread(target=threading.Event().wait, name="of Python", daemon=True).start()
+    """ % library + SERVES.replace("\n    ", "\n        "))
+    assert running.get("/").text == "served"
+    [native, python] = sorted(warnings(running))
+    assert "A library has started 3 threads named '" in native and "unknown to Python" in native
+    assert "Loaded is OpenBLAS: set OPENBLAS_NUM_THREADS=1 in the environment or in raw_env" in native
+    assert "thread 'of Python' while it was loaded" in python and "post_fork or post_worker_init" in python
 
 
 def test_connections_are_named(server, tmp_path):
