@@ -77,8 +77,8 @@ use crate::error::Error;
 use crate::launch::Launch;
 use crate::mold::MoldOutcome;
 
-/// Runs the command line `argv` (with the program's name first) and returns the exit code. In a forked worker it does
-/// not return.
+/// Runs the command line `argv` (with the program's name first) and returns the exit code, in each process that it forks too:
+/// the caller is to end with it.
 pub fn run(py: Python<'_>, argv: &[String]) -> i32 {
     let args = argv.get(1..).unwrap_or_default();
     match cli::parse(args) {
@@ -103,21 +103,13 @@ pub fn serve(py: Python<'_>, launch: Launch) -> i32 {
     python::flush(py);
     match arbiter::run(py, launch) {
         Ok(Outcome::Exit(code)) => code,
-        Ok(Outcome::Worker(seed)) => leave(py, worker::run(py, *seed, None)),
+        Ok(Outcome::Worker(seed)) => worker::run(py, *seed, None),
         Ok(Outcome::Mold(seed)) => match mold::run(py, *seed) {
-            MoldOutcome::Exit(code) => leave(py, code),
-            MoldOutcome::Worker(seed, app) => leave(py, worker::run(py, *seed, Some(app))),
+            MoldOutcome::Exit(code) => worker::leave_mold(py, code),
+            MoldOutcome::Worker(seed, app) => worker::run(py, *seed, Some(app)),
         },
         Err(e) => refuse(&e),
     }
-}
-
-/// The end of a forked process: exit handlers run, the interpreter is not taken apart (the kernel does that faster, and
-/// shared pages stay shared).
-fn leave(py: Python<'_>, code: i32) -> ! {
-    logger::wind_down(py);
-    python::wind_down(py);
-    sys::process::exit_now(code)
 }
 
 #[pymodule(gil_used = false)]

@@ -9,14 +9,12 @@ use pyo3::prelude::*;
 fn main() {
     let argv: Vec<String> = std::env::args().collect();
     Python::initialize();
-    let code = Python::attach(|py| {
+    Python::attach(|py| {
         if let Err(e) = _core::python::activate(py, std::env::var("VIRTUAL_ENV").ok().as_deref()) {
             eprintln!("rgunicorn: VIRTUAL_ENV cannot be used: {e}");
-            return 1;
+            exit(1);
         }
         let code = _core::run(py, &argv);
-        _core::python::wind_down(py);
-        code
+        _core::python::end_with(py, code)
     });
-    exit(code);
 }

@@ -153,6 +153,21 @@ def test_worker_abort_when_a_request_runs_too_long(server):
     running.touch("go")
 
 
+def test_worker_abort_for_a_request_in_any_thread(server):
+    """Two requests are stuck, so one is not in the main thread; the hook comes for each."""
+    running = server(APP, "-t", "1", "--threads", "2", config=TRACE)
+    running.expect_errors()
+    worker = running.wait_workers(1)[0]
+    with running.connect() as one, running.connect() as two:
+        for connection in (one, two):
+            connection.send_request("GET", "/stuck")
+        assert [connection.read_response().status for connection in (one, two)] == [504, 504]
+        calls = wait_trace(running, "worker_abort", 2)
+        assert [call[0] for call in calls] == [worker] * 2 and {call[2][1] for call in calls} == {"True"}
+        running.touch("go")
+    wait_trace(running, "child_exit")
+
+
 def test_the_number_of_workers(server):
     running = server(APP, config=TRACE)
     running.wait_workers(1)

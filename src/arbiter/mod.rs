@@ -65,7 +65,7 @@ use crate::sys::poll::{wait_each, Interest};
 use crate::sys::signal::{self, Signals};
 use crate::systemd::Service;
 use crate::tls::tickets::Rotation;
-use crate::worker::{Lifeline, Seed, APP_NOT_FOUND, BOOT_FAILED};
+use crate::worker::{Lifeline, Seed, APP_NOT_FOUND, BOOT_FAILED, EXIT_TIME};
 
 /// What workers are given to end a request themselves, after a time in which the arbiter did not run.
 const MERCY: Nanos = BACKSTOP + SECOND;
@@ -386,7 +386,7 @@ impl Arbiter {
         if self.vigil.held(now).is_some() {
             return;
         }
-        let graceful = self.graceful_timeout();
+        let graceful = self.time_to_leave();
         if let Some(timeout) = self.timeout() {
             for pid in self.children.overdue(timeout, now) {
                 crate::log::critical(format_args!("WORKER TIMEOUT (pid:{pid})"));
@@ -419,10 +419,15 @@ impl Arbiter {
         self.current.config.graceful_timeout.as_nanos() as Nanos
     }
 
+    /// Of a worker that was told to go: for its requests, then to end as a program.
+    fn time_to_leave(&self) -> Nanos {
+        self.graceful_timeout() + EXIT_TIME
+    }
+
     fn wait(&mut self, py: Python<'_>) {
         let hurry = std::mem::take(&mut self.hurry).then_some(0);
         let now = clock::monotonic();
-        let mut until = self.children.next_deadline(self.timeout(), self.graceful_timeout(), now);
+        let mut until = self.children.next_deadline(self.timeout(), self.time_to_leave(), now);
         if let Some(over) = self.children.backoff.ends_after(self.looked).filter(|_| self.lacks_processes()) {
             until = Some(until.unwrap_or(Nanos::MAX).min(over));
         }

@@ -1,5 +1,5 @@
 //! Owns: the end of the server: telling workers, waiting for them, what is left behind (nothing).
-//! Rule: bounded by `graceful_timeout`; a second INT or QUIT shortens it; every process and file of ours is gone after.
+//! Rule: bounded by `graceful_timeout` and the time to end; a second INT or QUIT shortens it; every process and file of ours is gone after.
 //! Never: starts anything.
 
 use std::os::fd::AsFd;
@@ -33,7 +33,7 @@ pub enum Manner {
 
 impl Arbiter {
     pub(super) fn stop(&mut self, py: Python<'_>, manner: Manner) -> Outcome {
-        let deadline = clock::monotonic().saturating_add(self.graceful_timeout() + BACKSTOP);
+        let deadline = clock::monotonic().saturating_add(self.time_to_leave() + BACKSTOP);
         self.end(py, manner, deadline);
         log::info!("Shutting down: Master");
         self.tell(py, Hook::OnExit);

@@ -254,6 +254,16 @@ impl EventLoop {
         self.plan.threads
     }
 
+    /// Until when the worker may drain, once it does.
+    pub fn drains_until(&self) -> Option<Nanos> {
+        lock(&self.table).drain_until
+    }
+
+    /// Whether a thread is in a request that ran too long, and perhaps stays there.
+    pub fn has_stuck_thread(&self) -> bool {
+        self.overdue_calls() > 0
+    }
+
     /// One thread's life until the loop stops. Every thread of the worker runs it.
     pub fn run(&self, thread: usize, caller: &mut dyn Caller) {
         self.lead_and_serve(thread, caller);

@@ -50,7 +50,11 @@ impl WorkerHooks {
         worker.setattr(intern!(py, "booted"), true)
     }
 
-    /// In Python's handler of a signal, in the main thread.
+    pub fn hears_of_abort(&self) -> bool {
+        self.hooks.find(Hook::WorkerAbort).is_some()
+    }
+
+    /// In Python's handler of a signal, in the main thread; `worker_abort` elsewhere too, for a request that another thread runs.
     pub fn signalled(&self, py: Python<'_>, number: i32) {
         let hook = match number {
             signal::SIGABRT => Hook::WorkerAbort,

@@ -121,9 +121,10 @@ impl Logger {
     pub fn take_lines_queued(self: &Arc<Self>, py: Python<'_>) -> PyResult<Arc<dyn Witness>> {
         let queued = Arc::new(Queued { logger: self.clone(), queue: Queue::default(), pid: process::id() });
         let drained = queued.clone();
-        python::spawn_thread(py, "rgunicorn-log", move |py| loop {
-            py.detach(|| drained.queue.wait());
-            drained.drain(py);
+        python::spawn_thread(py, "rgunicorn-log", move |py| {
+            while py.detach(|| drained.queue.wait_or_end()) {
+                drained.drain(py);
+            }
         })?;
         let watched = queued.clone();
         thread::Builder::new().name("log-watch".into()).spawn(move || watched.watch())?;
@@ -283,15 +284,18 @@ pub fn exception(py: Python<'_>, message: &str, e: &PyErr) {
     log::exception(format_args!("{message}\n{}", traceback(py, e)));
 }
 
-/// What waits for a logger in Python is written, and what comes after goes to the file: the process ends.
-pub fn wind_down(py: Python<'_>) {
+/// What waits for a logger in Python is written, and what comes after goes to the file: the process ends. False when a thread
+/// of ours is still in that logger.
+pub fn wind_down(py: Python<'_>) -> bool {
     let Some(outlet) = log::routes().outlet else {
-        return;
+        return true;
     };
     log::route(Routes::default(), ::log::max_level());
-    if let Some(queued) = outlet.as_any().downcast_ref::<Queued>() {
-        queued.drain(py);
-    }
+    let Some(queued) = outlet.as_any().downcast_ref::<Queued>() else {
+        return true;
+    };
+    queued.drain(py);
+    py.detach(|| queued.queue.close(PATIENCE))
 }
 
 /// Goes on in the files that now have the names of those that Python's logging writes to, the application's too.

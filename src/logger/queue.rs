@@ -29,6 +29,9 @@ pub struct Queue {
 struct State {
     entries: VecDeque<(Nanos, Entry)>,
     lost: u64,
+    closed: bool,
+    /// Nobody takes from it any more.
+    left: bool,
 }
 
 impl Queue {
@@ -65,6 +68,26 @@ impl Queue {
         while state.entries.is_empty() {
             state = self.came.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// The same for the one who takes what waits; false when there is nothing left to do.
+    pub fn wait_or_end(&self) -> bool {
+        let mut state = self.state();
+        while state.entries.is_empty() && !state.closed {
+            state = self.came.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.left = state.closed;
+        self.came.notify_all();
+        !state.left
+    }
+
+    /// Ends that; whether it has ended within the time.
+    pub fn close(&self, patience: Duration) -> bool {
+        let mut state = self.state();
+        state.closed = true;
+        self.came.notify_all();
+        let ended = self.came.wait_timeout_while(state, patience, |state| !state.left);
+        !ended.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
     /// How long the oldest has waited; returns when something does.

@@ -5,18 +5,22 @@
 
 mod application;
 mod heritage;
+mod leaving;
 mod plan;
 mod running;
 
 pub use application::{load, load_app};
 pub use heritage::{Failure, Heritage, Lifeline};
+pub use leaving::EXIT_TIME;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use log::Level;
 use pyo3::prelude::*;
 
 use application::initialised;
+use leaving::Leaving;
 use plan::{circumstances, plan, trust, Logs, Post};
 use running::{lead_threads, reopen_logs, start_loop, Heard};
 
@@ -28,7 +32,7 @@ use crate::logger;
 use crate::panic;
 use crate::python::{self, Interrupts, Mode};
 use crate::scoreboard::{Phase, Slot};
-use crate::sys::clock::{Nanos, SECOND};
+use crate::sys::clock::{self, Nanos, SECOND};
 use crate::sys::signal::{self, Blocked, Signals};
 use crate::sys::{crash, process};
 use crate::wsgi::{self, WsgiApp};
@@ -38,6 +42,9 @@ pub const APP_NOT_FOUND: i32 = 4;
 
 /// How long a worker that a reload has on trial takes no connection: one that dies at once dies without a request.
 pub const QUIET: Nanos = SECOND * 3 / 10;
+
+/// How long a thread that shows the stacks, or calls a hook, is waited for.
+const VISITS_END: Duration = Duration::from_secs(1);
 
 /// A worker that is about to live.
 pub struct Seed {
@@ -53,7 +60,8 @@ pub struct Seed {
     pub blocked: Blocked,
 }
 
-/// Runs the worker; returns its exit code. `app` is given when a mold has loaded it.
+/// Runs the worker; returns its exit code, with which Python is to end now: within a time that this has begun. `app` is given
+/// when a mold has loaded it.
 pub fn run(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>) -> i32 {
     log::info!("Booting worker with pid: {}", process::id());
     let (own, slot) = (process::id(), seed.slot.clone());
@@ -70,10 +78,13 @@ pub fn run(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>) -> i32 {
         Err(e) => return boot_failed(py, &e),
     };
     let slot = seed.slot.clone();
-    let code = match serve(py, seed, app, &hooks) {
+    let graceful = seed.heritage.config.graceful_timeout.as_nanos() as Nanos;
+    let leaving = Leaving::of("Worker");
+    let code = match serve(py, seed, app, (&hooks, &leaving)) {
         Ok(()) => 0,
         Err(code) => code,
     };
+    leaving.begin(clock::monotonic().saturating_add(graceful), code);
     if code == 0 {
         slot.set_leaves();
     }
@@ -83,6 +94,27 @@ pub fn run(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>) -> i32 {
     interrupts.set(Mode::Quiet);
     log::info!("Worker exiting (pid: {})", process::id());
     hooks.worker_exit(py);
+    let is_alone = logger::wind_down(py) && python::end_visits(py, VISITS_END);
+    if !is_alone || leaving.leaves_thread() {
+        end_beside_thread(py, code);
+    }
+    interrupts.forget();
+    if let Err(e) = interrupts.disregard(py).and_then(|()| python::unfreeze_heap(py)) {
+        log::warn!("The worker may not end as it should: {e}");
+    }
+    code
+}
+
+/// Of a thread that is in the application, and below that in our code, the interpreter cannot be taken apart.
+fn end_beside_thread(py: Python<'_>, code: i32) -> ! {
+    python::wind_down(py);
+    process::exit_now(code)
+}
+
+/// The end of a mold, which is that of a worker.
+pub fn leave_mold(py: Python<'_>, code: i32) -> i32 {
+    logger::wind_down(py);
+    Leaving::of("Mold").begin(clock::monotonic(), code);
     code
 }
 
@@ -99,7 +131,12 @@ fn hooks(py: Python<'_>, seed: &Seed) -> PyResult<Arc<WorkerHooks>> {
     Ok(hooks)
 }
 
-fn serve(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>, hooks: &WorkerHooks) -> Result<(), i32> {
+fn serve(
+    py: Python<'_>,
+    seed: Seed,
+    app: Option<Py<PyAny>>,
+    (hooks, leaving): (&Arc<WorkerHooks>, &Leaving),
+) -> Result<(), i32> {
     let Seed { mut heritage, slot, most_requests, blocked, .. } = seed;
     python::set_title(py, "worker", &heritage.config.proc_name);
     boot_signals(py, &heritage.interrupts).map_err(|e| boot_failed(py, &e))?;
@@ -112,11 +149,12 @@ fn serve(py: Python<'_>, seed: Seed, app: Option<Py<PyAny>>, hooks: &WorkerHooks
         None => load(py, &heritage).map_err(|failure| heritage.failed(&failure))?,
     };
     let on_trial = heritage.is_on_trial();
+    let graceful = heritage.config.graceful_timeout.as_nanos() as Nanos;
     let app = initialised(py, hooks, app, &heritage.config)?;
-    let post = Post { slot, most_requests, quiet: if on_trial { QUIET } else { 0 } };
+    let post = Post { slot, hooks: hooks.clone(), most_requests, quiet: if on_trial { QUIET } else { 0 } };
     let prepared = prepare(py, hooks, app, &heritage, post);
     let (event_loop, app) = prepared.map_err(|e| boot_failed(py, &e))?;
-    lead_threads(py, event_loop, app)
+    lead_threads(py, event_loop, app, |event_loop| leaving.loop_has_ended(event_loop, graceful))
 }
 
 /// Makes what the worker's threads share, and reports READY.
@@ -148,7 +186,7 @@ fn prepare(
         lifeline: heritage.lifeline.clone(),
         config: config.clone(),
         access: logs.access,
-        logger: hooks.logger().cloned(),
+        logger: hooks.logger().map(Arc::downgrade).unwrap_or_default(),
         interrupts: heritage.interrupts.clone(),
     };
     let event_loop = start_loop(plan, heritage.arbiter.clone(), heard)?;

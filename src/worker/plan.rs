@@ -26,6 +26,7 @@ use crate::wsgi::{Circumstances, Surroundings};
 /// What this worker has that its siblings have not.
 pub(super) struct Post {
     pub(super) slot: Slot,
+    pub(super) hooks: Arc<WorkerHooks>,
     pub(super) most_requests: u64,
     /// From the start, how long nothing is accepted.
     pub(super) quiet: Nanos,
@@ -107,7 +108,10 @@ pub(super) fn plan(
         queue_timeout: Some(nanos(config.queue_timeout)).filter(|limit| *limit > 0),
         graceful_timeout: nanos(config.graceful_timeout),
         response_buffer: config.response_buffer,
-        overrun: Box::new(OverrunPolicy(heritage.interrupts.clone())),
+        overrun: Box::new(OverrunPolicy {
+            interrupts: heritage.interrupts.clone(),
+            hooks: Arc::downgrade(&post.hooks),
+        }),
     })
 }
 

@@ -3,7 +3,7 @@
 //! Never: decides when the worker ends; it is told.
 
 use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use log::Level;
@@ -14,6 +14,7 @@ use crate::access_sink::AccessLog;
 use crate::app::App;
 use crate::config::Config;
 use crate::event_loop::{Directive, EventLoop, Overrun, Plan};
+use crate::hooks::WorkerHooks;
 use crate::log::{critical, init};
 use crate::logger::{self, Logger};
 use crate::python::{self, Interrupts};
@@ -23,15 +24,22 @@ use crate::sys::signal::{self, Signals};
 use crate::wsgi::WsgiApp;
 
 /// How long the interpreter may be had by one thread before it counts as stuck: many of Python's switch intervals.
-const PROBE: Duration = Duration::from_millis(200);
+pub(super) const PROBE: Duration = Duration::from_millis(200);
+
+/// Threads of a loop that has stopped end at once, when they get the interpreter.
+const THREADS_END: Duration = Duration::from_secs(1);
 
 /// It is shown what every thread is doing, and a request is broken off where Python can: in the main thread.
-pub(super) struct OverrunPolicy(pub(super) Interrupts);
+pub(super) struct OverrunPolicy {
+    pub(super) interrupts: Interrupts,
+    /// The loop outlives them.
+    pub(super) hooks: Weak<WorkerHooks>,
+}
 
 impl Overrun for OverrunPolicy {
     fn begins(&self, thread: usize) {
         if thread == 0 {
-            self.0.want(true);
+            self.interrupts.want(true);
         }
     }
 
@@ -39,6 +47,8 @@ impl Overrun for OverrunPolicy {
         let stacks = python::stacks_within(PROBE);
         match &stacks {
             Some(stacks) => critical(format_args!("Stacks of all threads\n{stacks}")),
+            // The process ends, and so does the request.
+            None if python::have_visits_ended() => return true,
             None => {
                 log::error!("The request keeps the interpreter to itself; this worker takes no more of them");
                 // Handled in the thread that raises it, so that no system call of the application is interrupted.
@@ -47,15 +57,31 @@ impl Overrun for OverrunPolicy {
                 }
             }
         }
-        if thread == 0 && runs() {
-            self.0.break_off();
+        match (thread, runs()) {
+            // The hook is called in Python's handler of the signal, before the exception is raised.
+            (0, true) => self.interrupts.break_off(),
+            (_, true) => self.tell_of_abort(),
+            (_, false) => {}
         }
         stacks.is_some()
     }
 
     fn ended(&self, thread: usize) {
         if thread == 0 {
-            self.0.want(false);
+            self.interrupts.want(false);
+        }
+    }
+}
+
+impl OverrunPolicy {
+    /// In a thread of its own, as the interpreter may be had late or never, and the hook may take its time.
+    fn tell_of_abort(&self) {
+        let Some(hooks) = self.hooks.upgrade().filter(|hooks| hooks.hears_of_abort()) else {
+            return;
+        };
+        let tell = move || python::visit(|py| hooks.signalled(py, signal::SIGABRT));
+        if let Err(e) = std::thread::Builder::new().name("worker-abort".into()).spawn(tell) {
+            log::error!("Cannot call the worker_abort hook: {e}");
         }
     }
 }
@@ -66,7 +92,7 @@ pub(super) struct Heard {
     pub(super) lifeline: Arc<Lifeline>,
     pub(super) config: Arc<Config>,
     pub(super) access: Option<Arc<AccessLog>>,
-    pub(super) logger: Option<Arc<Logger>>,
+    pub(super) logger: Weak<Logger>,
     pub(super) interrupts: Interrupts,
 }
 
@@ -88,7 +114,7 @@ impl Heard {
             signal::SIGINT | signal::SIGQUIT => Directive::Stop,
             _ => {
                 reopen_logs(&self.config, self.access.as_deref(), Level::Error);
-                reopen_python_logs(self.logger.clone());
+                reopen_python_logs(self.logger.upgrade());
                 Directive::Continue
             }
         }
@@ -114,14 +140,19 @@ pub(super) fn reopen_logs(config: &Config, access: Option<&AccessLog>, level: Le
 
 /// In a thread of its own, as the loop must not wait for the interpreter.
 fn reopen_python_logs(logger: Option<Arc<Logger>>) {
-    let reopen = move || Python::attach(|py| logger::reopen_files(py, logger.as_deref(), Level::Error));
+    let reopen = move || python::visit(|py| logger::reopen_files(py, logger.as_deref(), Level::Error));
     if let Err(e) = std::thread::Builder::new().name("reopen".into()).spawn(reopen) {
         log::error!("Cannot reopen the log files of Python's logging: {e}");
     }
 }
 
-/// Runs the loop in every thread of the worker; returns when it has stopped in this one.
-pub(super) fn lead_threads(py: Python<'_>, event_loop: EventLoop, app: Arc<WsgiApp>) -> Result<(), i32> {
+/// Runs the loop in every thread of the worker; returns when it has stopped in this one. `ended` is called then, at once.
+pub(super) fn lead_threads(
+    py: Python<'_>,
+    event_loop: EventLoop,
+    app: Arc<WsgiApp>,
+    ended: impl Fn(&EventLoop) + Sync,
+) -> Result<(), i32> {
     let event_loop = Arc::new(event_loop);
     // It lives as long as the process, which ends without taking anything apart.
     let kept: &'static Arc<EventLoop> = Box::leak(Box::new(event_loop.clone()));
@@ -130,17 +161,27 @@ pub(super) fn lead_threads(py: Python<'_>, event_loop: EventLoop, app: Arc<WsgiA
     if event_loop.threads() == 1 {
         let mut caller = app.caller(0);
         event_loop.run(0, &mut *caller);
+        ended(&event_loop);
         return Ok(());
     }
+    let mut threads = Vec::new();
     for thread in 1..event_loop.threads() {
         let (event_loop, app) = (event_loop.clone(), app.clone());
         let name = format!("rgunicorn-{thread}");
-        python::spawn_thread(py, &name, move |py| {
+        let spawned = python::spawn_thread(py, &name, move |py| {
             py.detach(|| event_loop.run(thread, &mut *app.caller(thread)));
-        })
-        .map_err(|e| boot_failed(py, &e))?;
+        });
+        threads.push(spawned.map_err(|e| boot_failed(py, &e))?);
     }
-    py.detach(|| event_loop.run(0, &mut *app.caller(0)));
+    py.detach(|| {
+        event_loop.run(0, &mut *app.caller(0));
+        // It may be long until this thread has the interpreter.
+        ended(&event_loop);
+    });
+    if !event_loop.has_stuck_thread() {
+        // The application is theirs too: what it has open is closed when nobody has it any more.
+        python::join(py, &threads, THREADS_END);
+    }
     Ok(())
 }
 

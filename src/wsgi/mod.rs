@@ -140,7 +140,7 @@ pub fn take_server_name(py: Python<'_>) -> PyResult<()> {
 
 impl App for WsgiApp {
     fn caller(&self, thread: usize) -> Box<dyn Caller> {
-        Python::attach(|py| match WsgiCaller::new(py, self, thread) {
+        python::attach(|py| match WsgiCaller::new(py, self, thread) {
             Ok(caller) => Box::new(caller) as Box<dyn Caller>,
             Err(e) => {
                 log::error!("Cannot prepare thread {thread} for requests\n{}", traceback(py, &e));
@@ -415,7 +415,7 @@ impl Objects {
 
 impl Caller for WsgiCaller {
     fn call(&mut self, exchange: &mut Exchange<'_>) -> Verdict {
-        Python::attach(|py| {
+        python::attach(|py| {
             if !self.attached {
                 exchange.enter();
             }
@@ -428,7 +428,7 @@ impl Caller for WsgiCaller {
 
     fn make_sure(&mut self) {
         if !self.attached {
-            Python::attach(|_| ());
+            python::attach(|_| ());
         }
     }
 
