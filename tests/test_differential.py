@@ -1,5 +1,5 @@
-"""The same octets to this server, to real Nginx, to h11 and to other servers' parsers: whoever accepts them must see the same
-requests in them.
+"""The same bytes to this server, to real Nginx, HAProxy and Apache in front of it, to h11 and to other servers' parsers: whoever
+accepts them must see the same requests in them.
 
 A difference in which request a body ends, how many there are, or for whom and for what they are, is how one client's request
 becomes part of another's, or gets another's answer. To refuse is always safe. What we accept and another reads otherwise fails
@@ -18,6 +18,7 @@ import h11
 import pytest
 
 import framing_corpus
+import fronts as others
 import nginx
 import other_parsers
 import wire
@@ -81,14 +82,15 @@ def contradiction(ours, other):
 
 # --- readers ---
 
-def ask_all(address, messages, piece=None, at_once=64):
-    """What is answered to each, on a connection of its own, up to its end; sent in pieces of so many octets."""
+def ask_all(address, messages, piece=None, at_once=64, ended=True):
+    """What is answered to each, on a connection of its own, up to its end; sent in pieces of so many octets. Unless `ended`, a
+    client does not say that no more will come, which some proxies take for its departure."""
     answers, waiting = [b""] * len(messages), list(enumerate(messages))[::-1]
     with selectors.DefaultSelector() as selector:
         while waiting or selector.get_map():
             while waiting and len(selector.get_map()) < at_once:
                 number, message = waiting.pop()
-                selector.register(asking(address, message, piece or len(message)), selectors.EVENT_READ, number)
+                selector.register(asking(address, message, piece or len(message), ended), selectors.EVENT_READ, number)
             ready = selector.select(60)
             assert ready, "no answer within a minute to %r" % [messages[key.data] for key in selector.get_map().values()][:3]
             for key, _ in ready:
@@ -103,14 +105,15 @@ def ask_all(address, messages, piece=None, at_once=64):
     return answers
 
 
-def asking(address, message, piece):
-    sock = socket.socket(socket.AF_UNIX)
+def asking(address, message, piece, ended):
+    sock = socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET)
     sock.settimeout(60)
     sock.connect(address)
     try:
         for start in range(0, len(message), piece):
             sock.sendall(message[start:start + piece])
-        sock.shutdown(socket.SHUT_WR)
+        if ended:
+            sock.shutdown(socket.SHUT_WR)
     except OSError as error:
         # It has refused before everything was sent; what it said can still be read.
         if error.errno not in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN):
@@ -334,6 +337,47 @@ def test_the_parsers_of_other_servers_read_the_corpus_alike(ours, parser):
         matching = [pattern for pattern in known if re.search(pattern, name)]
         if what and not matching:
             new.append("%s: %s\n  %r\n  ours: %s\n  %s: %s" % (name, what, data, us, parser, other))
+        met.update(matching if what else [])
+    assert not new, "%d differences:\n%s" % (len(new), "\n".join(new))
+    assert met == set(known), "explained, but no difference any more: %s" % (set(known) - met)
+
+
+# Where a front passes on other requests than we see without it, by the front and a pattern of the case's name, and why that is harmless.
+THROUGH = {
+    ("apache2", r"^start_lines: b'GET //"):
+        "it merges slashes (MergeSlashes); the request is one, and so is its end",
+    ("apache2", r"^start_lines: b'OPTIONS \* "):
+        "it answers OPTIONS * itself: the request is about the server",
+}
+
+
+def passed_on(text):
+    """Of the application, or of the front itself, which answers OPTIONS * and the like without asking."""
+    return of_application(text) if text.startswith("[") else ["answered by the front"]
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("name", others.FRONTS)
+def test_the_corpus_is_read_alike_through_other_fronts(server, name, tmp_path):
+    ours = server(APP)
+    ours.expect_errors(r"Error handling request")
+    (tmp_path / "front").mkdir()
+    front = others.FRONTS[name](str(tmp_path / "front"), "%s:%d" % ours.address)
+    try:
+        cases = list(framing_corpus.cases())
+        messages = [data + MARKER for _, data in cases]
+        mine = [reading(said, of_application) for said in ask_all(ours.address, messages)]
+        behind = [reading(said, passed_on) for said in ask_all(front.address, messages, ended=False)]
+    finally:
+        front.finish()
+    assert sum(bool(one.requests) for one in behind) > 100
+    known = [pattern for who, pattern in THROUGH if who == name]
+    new, met = [], set()
+    for (case, data), us, other in zip(cases, mine, behind):
+        what = contradiction(us, other)
+        matching = [pattern for pattern in known if re.search(pattern, case)]
+        if what and not matching:
+            new.append("%s: %s\n  %r\n  ours: %s\n  %s: %s" % (case, what, data, us, name, other))
         met.update(matching if what else [])
     assert not new, "%d differences:\n%s" % (len(new), "\n".join(new))
     assert met == set(known), "explained, but no difference any more: %s" % (set(known) - met)
