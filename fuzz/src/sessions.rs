@@ -18,6 +18,7 @@ use crate::connections::{check, plain};
 use crate::driver::{drain, pair, responses, serve, App, Client, Pieces, Plan, Seen};
 use crate::oracles::{cuts, policy};
 use crate::proxy_protocol::Preface;
+use crate::tls::tickets::TicketKeys;
 use crate::tls::Context;
 use crate::transport::Transport;
 use crate::FUZZ;
@@ -53,7 +54,8 @@ fn ends() -> &'static Ends {
             Arc::new(builder.with_root_certificates(roots.clone()).with_no_client_auth())
         };
         let clients = [client(&[&TLS13]), client(&[&TLS12])];
-        Ends { server: Context::load(&tls).expect("the files of a server"), clients }
+        let keys = Arc::new(TicketKeys::new().expect("keys"));
+        Ends { server: Context::load(&tls, &keys).expect("the files of a server"), clients }
     })
 }
 
