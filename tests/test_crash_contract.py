@@ -108,8 +108,8 @@ def test_a_body_that_nobody_read_does_not_take_the_answer_back(server, path):
 
 
 def test_a_body_that_was_asked_for_is_answered_all_the_same(server):
-    """After a 100 the final answer may come before the body."""
-    running = start(server)
+    """After a 100 the final answer may come before the body, where that is streamed."""
+    running = start(server, "--request-buffering", "off")
     wait_ready(running, 1)
     with running.connect() as victim:
         victim.send(b"POST /read/segv?victim HTTP/1.1\r\nHost: t\r\nExpect: 100-continue\r\nContent-Length: 3000000\r\n\r\n")

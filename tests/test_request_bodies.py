@@ -10,6 +10,7 @@ import urllib.parse
 import pytest
 
 import harness
+import nginx
 import wire
 from harness import wait_until
 
@@ -310,6 +311,117 @@ def test_a_full_disk_loses_no_byte(server):
         connection.send(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
         assert is_body(seen_in(connection.read_response()), body)
     running.wait_log("Cannot keep a large request body")
+
+
+# --- while every thread is busy ---
+
+HOLD = """
+    import os, time
+
+    def app(environ, start_response):
+        if environ["PATH_INFO"] == "/hold":
+            with open("inside", "a") as f:
+                f.write("x")
+            while not os.path.exists("go"):
+                time.sleep(0.01)
+        body = environ["wsgi.input"].read()
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"%d" % len(body)]
+"""
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_bodies_are_read_while_all_threads_are_busy(server, threads):
+    """More than the sockets hold, so that it would stay with the client, and be late in the end."""
+    running = server(HOLD, "--threads", threads, "--body-timeout", 1, *STRANGER)
+    holders = [running.connect() for _ in range(threads)]
+    waiting = [running.connect() for _ in range(3)]
+    try:
+        for connection in waiting:
+            connection.send(HEAD + b"Expect: 100-continue\r\nContent-Length: 8000000\r\n\r\n")
+            assert connection.read_head().status == 100
+        for holder in holders:
+            holder.send_request("GET", "/hold")
+        wait_until(lambda: len(running.read("inside")) == threads)
+        for connection in waiting:
+            connection.send(b"x" * 8000000)
+        # Complete, they wait for a thread for as long as that takes.
+        assert not any(connection.readable(0.7) for connection in waiting)
+        running.touch("go")
+        for connection in holders:
+            assert connection.read_response().status == 200
+        for connection in waiting:
+            response = connection.read_response()
+            assert (response.status, response.text) == (200, "8000000")
+    finally:
+        running.touch("go")
+        for connection in holders + waiting:
+            connection.close()
+
+
+# --- bodies that nobody reads ---
+
+FORBIDDEN = """
+    def app(environ, start_response):
+        start_response("403 Forbidden", [("Content-Type", "text/plain"), ("Content-Length", "2")])
+        return [b"no"]
+"""
+
+
+@pytest.fixture
+def front(tmp_path):
+    """`front(upstream)` starts Nginx before a server."""
+    started = []
+
+    def start(upstream, location=""):
+        nginx.require()
+        directory = tmp_path / "nginx"
+        directory.mkdir()
+        started.append(nginx.Nginx(directory, nginx.own(upstream, location)))
+        # It tells its log of an upstream that answers early, or closes; what its client gets is looked at here.
+        started[-1].allowed.append(r"writev?\(\) failed|prematurely|reset by peer")
+        return started[-1]
+    yield start
+    for running in started:
+        running.finish()
+
+
+@pytest.mark.parametrize("where", ["tcp", "unix"])
+@pytest.mark.parametrize("options", [(), ("--request-buffering", "off"), ("--limit-request-body", 100000)],
+                         ids=["auto", "off", "413"])
+def test_nginx_gets_the_answer_to_a_body_that_nobody_reads(server, front, tmp_path, where, options):
+    """A close, or the end of reading after a mebibyte, would reset the connection, and Nginx answer 502."""
+    running = server(FORBIDDEN, "-w", 2, *options, bind="unix:%s" % (tmp_path / "socket") if where == "unix" else "127.0.0.1:0")
+    upstream = "unix:%s" % running.address if where == "unix" else "127.0.0.1:%d" % running.port
+    proxy = front(upstream)
+    wanted = 413 if options and options[0] == "--limit-request-body" else 403
+    statuses = []
+    for length in (3000000, 8000000, 20000000):
+        body = b"x" * length
+        for _ in range(8):
+            with wire.Connection(proxy.address) as connection:
+                connection.send(HEAD + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % length + body)
+                statuses.append(connection.read_response().status)
+    assert statuses == [wanted] * len(statuses)
+
+
+def test_a_client_that_sends_on_keeps_no_worker(server):
+    """It has had its answer; the end of the server waits for it for seconds, not for half a minute."""
+    running = server(FORBIDDEN, "--request-buffering", "off")
+    with running.connect() as connection:
+        connection.send(HEAD + b"Content-Length: 100000000\r\n\r\n" + b"x" * 70000)
+        assert connection.read_response().status == 403
+
+        def drip(_, over):
+            try:
+                while not over.wait(0.05):
+                    connection.send(b"x")
+            except OSError:
+                pass
+
+        with harness.Threads(1, drip):
+            running.process.terminate()
+            running.process.wait(15)
 
 
 # --- frameworks ---

@@ -119,6 +119,26 @@ pub struct Settings {
     pub lingering: Arc<AtomicUsize>,
 }
 
+#[cfg(test)]
+impl Settings {
+    /// A minute for everything, and nobody trusted but the peers of unix sockets.
+    pub(crate) fn for_tests(buffering: Buffering) -> Settings {
+        let minute = 60 * SECOND;
+        Settings {
+            policy: crate::config::Config::default().http,
+            trust: Trust::new(&[] as &[&str], Vec::new()).unwrap(),
+            keepalive: minute,
+            header_timeout: minute,
+            body_timeout: minute,
+            write_timeout: minute,
+            body_limit: u64::MAX,
+            buffering,
+            bodies: Arc::new(BodyStore::new(std::env::temp_dir())),
+            lingering: Arc::default(),
+        }
+    }
+}
+
 /// What one thread works with, whichever connection it serves.
 pub struct Desk {
     pub scratch: Scratch,
@@ -361,3 +381,6 @@ fn is_legal(from: State, to: State) -> bool {
 pub(crate) fn is_transient(e: &io::Error) -> bool {
     matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
+
+#[cfg(test)]
+mod tests;

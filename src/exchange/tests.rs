@@ -11,31 +11,13 @@ use proptest::prelude::*;
 
 use super::claim::Claim;
 use super::{Budget, Exchange, Outbox, Site, Watch};
-use crate::body_buffer::BodyStore;
-use crate::config::{Buffering, Config};
+use crate::config::Buffering;
 use crate::conn::{Conn, Desk, Event, Next, Settings, Turn};
-use crate::proxy::Trust;
 use crate::scoreboard::Scoreboard;
 use crate::sys::clock;
 use crate::transport::{Peer, Transport};
 
 const NEXT: &[u8] = b"GET /next HTTP/1.1\r\nHost: t\r\n\r\n";
-
-fn settings(buffering: Buffering) -> Settings {
-    let minute = 60 * clock::SECOND;
-    Settings {
-        policy: Config::default().http,
-        trust: Trust::new(&[] as &[&str], Vec::new()).unwrap(),
-        keepalive: minute,
-        header_timeout: minute,
-        body_timeout: minute,
-        write_timeout: minute,
-        body_limit: u64::MAX,
-        buffering,
-        bodies: Arc::new(BodyStore::new(std::env::temp_dir())),
-        lingering: Arc::default(),
-    }
-}
 
 /// What an application sees of a request.
 #[derive(Debug, PartialEq)]
@@ -65,7 +47,7 @@ impl Server {
     fn new(buffering: Buffering, trusted: bool) -> (Server, UnixStream) {
         let (near, far) = UnixStream::pair().unwrap();
         near.set_nonblocking(true).unwrap();
-        let settings = settings(buffering);
+        let settings = Settings::for_tests(buffering);
         let mut desk = Desk::new(&settings);
         let conn = Conn::new(
             Transport::Plain(near.into()),
