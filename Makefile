@@ -112,7 +112,7 @@ clippy:
 cargo-test:
 	$(CARGO) test $(LOCKED) --quiet --features embed
 
-pytest: $(TEST_VENV)/.wheel
+pytest: $(TEST_VENV)/.wheel $(TEST_VENV)/.peers
 	RGUNICORN_WHEEL="$$(echo target/test-wheels/$(VERSION)/*.whl)" $(TEST_VENV)/bin/python -m pytest $(PYTEST_ARGS)
 
 # The installed wheel of every other Python found.
@@ -145,7 +145,13 @@ target/test-wheels/%/.built: $(SOURCES) .venvs/%/.packages $(TEST_VENV)/.package
 	.venvs/$*/bin/python $(PIP_INSTALL) --require-hashes -r $<
 	@touch $@
 
-.PRECIOUS: target/wheels/.% .venvs/%/.wheel .venvs/%/.packages target/test-wheels/%/.built \
+# What the tests start to compare with it; where it is not to be imported.
+.venvs/%/.peers: .ci/packages/peers.txt .venvs/%/.packages
+	rm -rf .venvs/$*/peers
+	.venvs/$*/bin/python $(PIP_INSTALL) --require-hashes --target .venvs/$*/peers -r $<
+	@touch $@
+
+.PRECIOUS: target/wheels/.% .venvs/%/.peers .venvs/%/.wheel .venvs/%/.packages target/test-wheels/%/.built \
     .venvs/asan-%/.packages target/test-wheels/asan-%/.built
 
 # --- memory and supply ---------------------------------------------------------------------------------------------------
@@ -161,6 +167,7 @@ packages:
 	$(LOCK) --group build -o .ci/packages/build.txt
 	$(LOCK) --group site -o .ci/packages/site.txt
 	$(LOCK) --group build --group test $(EXAMPLE) -o .ci/packages/test.txt
+	$(LOCK) --group peers -o .ci/packages/peers.txt
 
 # The RustSec database is fetched from GitHub.
 audit:
