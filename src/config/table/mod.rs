@@ -183,6 +183,7 @@ mod tests {
             "write_timeout",
             "queue_timeout",
             "response_buffer",
+            "limit_request_head",
             "limit_request_body",
             "request_buffering",
         ];
