@@ -171,9 +171,10 @@ impl Transport {
         socket::shutdown_write(self.as_fd())
     }
 
-    /// Makes the coming close a reset, for a peer that could otherwise take a cut response for a whole one.
-    pub fn reset_on_close(&self) -> io::Result<()> {
-        socket2::SockRef::from(self).set_linger(Some(Duration::ZERO))
+    /// Whether every close resets the connection from now on, that by the end of the process too (socket(7), SO_LINGER). Of a
+    /// unix socket it is only noted: its peer sees the same end either way.
+    pub fn set_reset_on_close(&self, resets: bool) -> io::Result<()> {
+        socket2::SockRef::from(self).set_linger(resets.then_some(Duration::ZERO))
     }
 
     /// There is something to `receive`, though the poller would not tell.

@@ -87,7 +87,7 @@ impl Conn {
             self.go(State::Body);
             self.pace = Pace::new(turn.now, turn.settings.body_timeout);
             if self.head.fields.expect_continue && self.body.is_none() && !self.send_continue() {
-                return self.close_cut();
+                return self.closed();
             }
         }
         self.park(turn)

@@ -97,7 +97,9 @@ pub enum Fate {
     Linger,
     /// The same where nobody knows what the bytes would be.
     Refused,
-    /// The response is broken off where the peer can see it.
+    /// The response is broken off, and its framing shows that: the stream ends after what was sent.
+    Broken,
+    /// The response is broken off, and would look whole: the connection is reset.
     Cut,
 }
 
@@ -205,6 +207,8 @@ pub struct Conn {
     pub(crate) requests: u64,
     /// The application has it for itself, until the end of its call; no other request follows.
     pub(crate) taken: bool,
+    /// A response that ends with the connection has begun, and has not left whole.
+    until_close: bool,
     /// No request can follow the one that is being served.
     pub(crate) is_last: bool,
 }
@@ -236,6 +240,7 @@ impl Conn {
             linger: None,
             requests: 0,
             taken: false,
+            until_close: false,
             is_last: false,
         }
     }
@@ -287,7 +292,7 @@ impl Conn {
             (State::Reply, Event::Writable | Event::Readable) => self.flush(turn),
             (State::Reply, Event::Expired) => {
                 log::debug!("Response to {} was not taken in time (--write-timeout)", self.client());
-                self.close_cut()
+                self.give_up(turn)
             }
             (State::Linger, Event::Drain) => self.linger_less(turn),
             (State::Linger, Event::Readable) => self.drain_input(turn),
@@ -345,10 +350,14 @@ impl Conn {
         Next::Close
     }
 
-    fn close_cut(&mut self) -> Next {
-        // A peer that is gone already needs no reset.
-        let _ = self.transport.reset_on_close();
-        self.closed()
+    /// A response begins that ends with the connection (RFC 9112 §6.3), or the whole of one has left. In between the connection
+    /// ends by a reset, whatever ends it, a crash or SIGKILL too: its peer would take any other end for that of the response.
+    pub(crate) fn set_until_close(&mut self, begins: bool) {
+        if self.until_close != begins {
+            self.until_close = begins;
+            // A peer that is gone already needs no reset.
+            let _ = self.transport.set_reset_on_close(begins);
+        }
     }
 
     /// A connection whose worker drains is given a moment for a request that may be on its way.

@@ -4,6 +4,7 @@
 //! Never: makes a response of the application; `exchange` has left the rest of one in `out`.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use crate::http::reject::without_body;
 use crate::http::Reject;
 use crate::sys::clock::{self, Nanos, SECOND};
 use crate::sys::poll::Interest;
+use crate::sys::socket;
 use crate::timers::Pace;
 
 /// How long a closing connection is read so that the client can take our last bytes (RFC 9112 §9.6): in all, and without a
@@ -103,7 +105,7 @@ impl Conn {
 
     pub(super) fn answered(&mut self, turn: &mut Turn<'_>) -> Next {
         if self.fate == Fate::Cut {
-            return self.close_cut();
+            return self.closed();
         }
         if self.out.is_empty() && !self.transport.is_secure() {
             return self.replied(turn);
@@ -142,13 +144,16 @@ impl Conn {
 
     fn send_rest(&mut self) -> io::Result<Flushed> {
         match self.out.flush(&self.transport)? {
-            Flushed::All if self.fate != Fate::Keep && !self.transport.finish()? => Ok(Flushed::Some(0)),
+            // What is broken off has no close_notify behind it: that would say that nothing is missing.
+            Flushed::All if matches!(self.fate, Fate::Keep | Fate::Broken) => Ok(Flushed::All),
+            Flushed::All if !self.transport.finish()? => Ok(Flushed::Some(0)),
             flushed => Ok(flushed),
         }
     }
 
     /// The response is out; what follows it?
     fn replied(&mut self, turn: &mut Turn<'_>) -> Next {
+        self.set_until_close(false);
         match self.fate {
             Fate::Keep => self.next_request(turn),
             Fate::Close if turn.desk.scratch.is_empty() => {
@@ -156,8 +161,27 @@ impl Conn {
                 self.close()
             }
             Fate::Close | Fate::Linger | Fate::Refused => self.linger(turn),
-            Fate::Cut => self.close_cut(),
+            Fate::Broken => self.break_off(turn),
+            Fate::Cut => self.closed(),
         }
+    }
+
+    /// The client has taken nothing of the rest of its response for too long.
+    pub(super) fn give_up(&mut self, turn: &mut Turn<'_>) -> Next {
+        match self.until_close {
+            true => self.closed(),
+            false => self.break_off(turn),
+        }
+    }
+
+    /// Ends the stream after what was sent, so that the client gets all of it and sees that its framing promised more.
+    fn break_off(&mut self, turn: &mut Turn<'_>) -> Next {
+        self.out.clear();
+        // Not `Transport::shutdown_write`, which says in TLS that nothing is missing.
+        if socket::shutdown_write(self.as_fd()).is_err() {
+            return self.closed();
+        }
+        self.read_to_end(turn)
     }
 
     fn next_request(&mut self, turn: &mut Turn<'_>) -> Next {
@@ -176,6 +200,11 @@ impl Conn {
         if self.transport.shutdown_write().is_err() {
             return self.close();
         }
+        self.read_to_end(turn)
+    }
+
+    /// Our side has ended.
+    fn read_to_end(&mut self, turn: &mut Turn<'_>) -> Next {
         turn.desk.scratch.forget();
         self.pending = Vec::new();
         self.go(State::Linger);

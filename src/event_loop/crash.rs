@@ -1,6 +1,6 @@
 //! Owns: what the worker's connections are told when the process crashes; how each stands is in the `roll`.
 //! Rule: nobody is told twice and nothing is run twice. A request that is with the application gets a 500, one that is not
-//! a 503; a response that has begun is reset, unless all of it has left; a connection of which nothing has been read goes to
+//! a 503; a response that has begun ends after what was sent, by a reset where it would look whole; a connection of which nothing has been read goes to
 //! another worker. All of it happens in a signal handler: atomics, and system calls on numbers that were noted before.
 //! Never: allocates, locks, reads a connection from the table.
 
@@ -138,7 +138,7 @@ impl Scene for EventLoop {
                 Standing::Held => self.end_held(place, &mut waits, &mut toll),
                 Standing::Idle => self.end_idle(place, &mut waits, &mut toll),
                 Standing::Begun => self.turn_away(place, &mut toll),
-                Standing::Replying => reset(place, &mut toll),
+                Standing::Replying => cut(place, &mut toll),
                 // Another worker has it, or nobody: to say anything could be to answer beside that one.
                 Standing::Parting => {}
                 Standing::Ended | Standing::Absent => {}
@@ -186,7 +186,7 @@ impl EventLoop {
                 let page = if is_head { &self.pages.failed_head } else { &self.pages.failed };
                 toll.failed += u64::from(crash::say(fd, page));
             }
-            Overrun::TooLate(_) => reset(place, toll),
+            Overrun::TooLate(_) => cut(place, toll),
             Overrun::Replied { persists: true, .. } => self.end_idle(place, waits, toll),
             // In order, as the client may not have taken all of it yet.
             Overrun::Replied { persists: false, .. } => close(place, toll),
@@ -251,9 +251,14 @@ impl EventLoop {
 /// How long whoever goes on with a connection waits for its next request at the least.
 const GRACE: Nanos = 2 * SECOND;
 
-fn reset(place: Place, toll: &mut Toll) {
-    crash::reset(place.fd());
-    toll.reset += 1;
+/// The rest of the response will not come. Its framing tells the client so, where it has one.
+fn cut(place: Place, toll: &mut Toll) {
+    if crash::resets_on_close(place.fd()) {
+        crash::reset(place.fd());
+        toll.reset += 1;
+    } else {
+        close(place, toll);
+    }
 }
 
 fn close(place: Place, toll: &mut Toll) {

@@ -24,7 +24,6 @@ use self::reply::Reply;
 use crate::access_sink::{AccessLog, Line};
 use crate::conn::{Conn, Desk, Fate, Settings};
 use crate::http::body::Decoder;
-use crate::http::response::Delivery;
 use crate::http::{Framing, Head};
 use crate::proxy_protocol::Origin;
 use crate::scoreboard::Silence;
@@ -222,12 +221,14 @@ impl<'a> Exchange<'a> {
         if reply.overlong {
             log::warn!("Response to {} is longer than its Content-Length and was cut", self.request_line());
         }
-        match (reply.ended && !reply.gone, reply.delivery) {
+        match reply.ended && !reply.gone {
             // Without its reset the peer would take the cut response for a whole one.
-            (false, None | Some(Delivery::UntilClose)) => Fate::Cut,
-            (true, _) if reply.persistent && reply.owed == 0 => Fate::Keep,
-            _ if body_read => Fate::Close,
-            _ => Fate::Linger,
+            false if reply.until_close => Fate::Cut,
+            false => Fate::Broken,
+            true if reply.owed > 0 => Fate::Broken,
+            true if reply.persistent => Fate::Keep,
+            true if body_read => Fate::Close,
+            true => Fate::Linger,
         }
     }
 

@@ -33,6 +33,8 @@ pub(super) struct Reply {
     pub(super) owed: u64,
     pub(super) sent: u64,
     pub(super) persistent: bool,
+    /// The end of the connection is to be that of the response.
+    pub(super) until_close: bool,
     pub(super) overlong: bool,
     pub(super) ended: bool,
     pub(super) gone: bool,
@@ -102,6 +104,7 @@ impl Exchange<'_> {
         response::finish(delivery, self.reply.persistent, version, &mut self.desk.out);
         self.reply.status = status;
         self.reply.owed = if let Delivery::Length(length) = delivery { length } else { 0 };
+        self.reply.until_close = delivery == Delivery::UntilClose;
         self.reply.delivery = Some(delivery);
     }
 
@@ -156,6 +159,9 @@ impl Exchange<'_> {
         }
         if self.reply.claimed || self.site.claim.begin_reply() {
             self.reply.claimed = true;
+            if self.reply.until_close {
+                self.conn.set_until_close(true);
+            }
             return Ok(());
         }
         self.reply.overtaken = true;
@@ -312,8 +318,9 @@ impl Exchange<'_> {
     }
 
     /// All of what there is of the response has; one that is shorter than its head promised is cut all the same.
-    fn has_left(&self) {
+    fn has_left(&mut self) {
         if self.reply.owed == 0 {
+            self.conn.set_until_close(false);
             let alone = self.body.raw == self.desk.scratch.end;
             self.site.claim.end_reply(self.reply.persistent && alone);
         }

@@ -357,6 +357,16 @@ pub fn has_input(number: c_int) -> bool {
     unsafe { libc::recv(number, ptr::addr_of_mut!(first).cast(), 1, flags) > 0 }
 }
 
+/// Whether the connection was to be reset by whatever closes it (socket(7), SO_LINGER).
+pub fn resets_on_close(number: c_int) -> bool {
+    let mut linger = libc::linger { l_onoff: 0, l_linger: 0 };
+    let mut length = size_of::<libc::linger>() as libc::socklen_t;
+    let into = ptr::addr_of_mut!(linger).cast();
+    // SAFETY: the structure is ours and has the length given.
+    let found = unsafe { libc::getsockopt(number, libc::SOL_SOCKET, libc::SO_LINGER, into, &mut length) };
+    found == 0 && linger.l_onoff != 0
+}
+
 /// Breaks a TCP connection off where the peer can see it, whoever else has a descriptor of it (connect(2), AF_UNSPEC).
 pub fn reset(number: c_int) {
     let linger = libc::linger { l_onoff: 1, l_linger: 0 };
