@@ -31,6 +31,8 @@ pub mod identity;
 pub mod log;
 #[path = "../../src/log_file.rs"]
 pub mod log_file;
+#[path = "../../src/log_text.rs"]
+pub mod log_text;
 #[path = "../../src/proxy.rs"]
 pub mod proxy;
 #[path = "../../src/proxy_protocol.rs"]

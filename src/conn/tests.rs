@@ -1,5 +1,6 @@
 //! Owns: what a connection does when time passes: bodies that do not come, and clients that send on after their answer.
 //! Rule: over a pair of sockets, with a clock that is an argument.
+//! Never: waits for a time.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;

@@ -1,5 +1,6 @@
 //! Owns: the property that a request is the same however its bytes were cut, from the socket to what the application reads.
-//! Rule: connection and exchange as in a worker, over a pair of sockets; nothing here waits for a time.
+//! Rule: connection and exchange as in a worker, over a pair of sockets.
+//! Never: waits for a time, calls Python.
 
 use std::io::Write;
 use std::os::fd::BorrowedFd;
