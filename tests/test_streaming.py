@@ -195,8 +195,9 @@ def test_file_wrapper_download(server):
 
 
 def test_up_and_down_at_once(server):
-    """The answer begins while the body still comes; a client that sends and receives by turns is served in full."""
-    running = server(APP, *PATIENT, "--keep-alive", "100")
+    """Where bodies are streamed, the answer begins while one still comes; a client that sends and receives by turns is served in
+    full."""
+    running = server(APP, *PATIENT, "--keep-alive", "100", "--request-buffering", "off")
     blocks = 200
     with running.connect(60) as connection:
         connection.send_request("POST", "/echo", [("Content-Length", str(blocks * 65536))])
