@@ -36,12 +36,14 @@ pub fn spawn_thread(
 }
 
 /// Waits for threads that are about to end, each for no longer than `patience`. A signal that came in the meantime raises in this,
-/// and means nothing any more.
-pub fn join(py: Python<'_>, threads: &[Py<PyAny>], patience: Duration) {
+/// and means nothing any more. False when one of them goes on, or that cannot be told.
+pub fn join(py: Python<'_>, threads: &[Py<PyAny>], patience: Duration) -> bool {
     for thread in threads {
         let wait = || thread.call_method1(py, intern!(py, "join"), (patience.as_secs_f64(),));
         while wait().is_err_and(|e| is_interrupt(py, &e)) {}
     }
+    let is_alive = |thread: &Py<PyAny>| thread.call_method0(py, intern!(py, "is_alive"))?.is_truthy(py);
+    threads.iter().all(|thread| matches!(is_alive(thread), Ok(false)))
 }
 
 /// For a thread of the worker that may run out of stack.

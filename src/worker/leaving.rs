@@ -35,6 +35,11 @@ impl Leaving {
         self.begin(until.unwrap_or_else(|| clock::monotonic().saturating_add(graceful)), 0);
     }
 
+    /// A thread of the worker goes on, though the loop has ended: a signal to stop at once waits for no request.
+    pub(super) fn leave_thread(&self) {
+        self.leaves_thread.store(true, Relaxed);
+    }
+
     /// Whether a thread of the worker is still in a request.
     pub(super) fn leaves_thread(&self) -> bool {
         self.leaves_thread.load(Relaxed)

@@ -154,7 +154,11 @@ fn serve(
     let post = Post { slot, hooks: hooks.clone(), most_requests, quiet: if on_trial { QUIET } else { 0 } };
     let prepared = prepare(py, hooks, app, &heritage, post);
     let (event_loop, app) = prepared.map_err(|e| boot_failed(py, &e))?;
-    lead_threads(py, event_loop, app, |event_loop| leaving.loop_has_ended(event_loop, graceful))
+    let has_ended = |event_loop: &EventLoop| leaving.loop_has_ended(event_loop, graceful);
+    if !lead_threads(py, event_loop, app, has_ended)? {
+        leaving.leave_thread();
+    }
+    Ok(())
 }
 
 /// Makes what the worker's threads share, and reports READY.

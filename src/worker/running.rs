@@ -146,13 +146,14 @@ fn reopen_python_logs(logger: Option<Arc<Logger>>) {
     }
 }
 
-/// Runs the loop in every thread of the worker; returns when it has stopped in this one. `ended` is called then, at once.
+/// Runs the loop in every thread of the worker; returns when it has stopped in this one, and whether all others have ended.
+/// `ended` is called when it has stopped, at once.
 pub(super) fn lead_threads(
     py: Python<'_>,
     event_loop: EventLoop,
     app: Arc<WsgiApp>,
     ended: impl Fn(&EventLoop) + Sync,
-) -> Result<(), i32> {
+) -> Result<bool, i32> {
     let event_loop = Arc::new(event_loop);
     // It lives as long as the process, which ends without taking anything apart.
     let kept: &'static Arc<EventLoop> = Box::leak(Box::new(event_loop.clone()));
@@ -162,7 +163,7 @@ pub(super) fn lead_threads(
         let mut caller = app.caller(0);
         event_loop.run(0, &mut *caller);
         ended(&event_loop);
-        return Ok(());
+        return Ok(true);
     }
     let mut threads = Vec::new();
     for thread in 1..event_loop.threads() {
@@ -178,11 +179,8 @@ pub(super) fn lead_threads(
         // It may be long until this thread has the interpreter.
         ended(&event_loop);
     });
-    if !event_loop.has_stuck_thread() {
-        // The application is theirs too: what it has open is closed when nobody has it any more.
-        python::join(py, &threads, THREADS_END);
-    }
-    Ok(())
+    // The application is theirs too: what it has open is closed when nobody has it any more.
+    Ok(!event_loop.has_stuck_thread() && python::join(py, &threads, THREADS_END))
 }
 
 fn start_helper(event_loop: &Arc<EventLoop>) -> std::io::Result<()> {
