@@ -164,7 +164,8 @@ def locked_packages(path):
 @pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.name)
 def test_every_python_package_has_a_version_and_checksums(path):
     packages = locked_packages(path)
-    assert len(packages) > 5
+    # What the tests compare with is one server and what it needs, the others are dozens.
+    assert len(packages) > (0 if path.name == "peers.txt" else 5)
     for requirement, checksums in packages:
         assert re.match(r"[a-z0-9-]+==[\w.]+( ; .+)?$", requirement.strip()) and checksums, requirement
 
@@ -175,7 +176,9 @@ def test_what_the_project_wants_is_locked():
     tomllib = pytest.importorskip("tomllib")
     groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
     example = (ROOT / "examples" / "django" / "requirements.txt").read_text().split()
-    for name, wanted in (("build", groups["build"]), ("test", groups["build"] + groups["test"] + example)):
+    lists = {name: groups[name] for name in ("build", "site", "peers")}
+    lists["test"] = groups["build"] + groups["test"] + example
+    for name, wanted in lists.items():
         versions = {}
         for requirement, _ in locked_packages(ROOT / ".ci" / "packages" / (name + ".txt")):
             found = requirements.Requirement(requirement)
