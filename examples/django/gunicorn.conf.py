@@ -11,7 +11,7 @@ backlog = 2048
 
 timeout = 30
 graceful_timeout = 30
-keepalive = 5
+keepalive = 75
 
 max_requests = 10000
 max_requests_jitter = 1000
