@@ -23,6 +23,7 @@ APP = """
                         time.sleep(0.005)
                 if number == int(how.get("raise", -1)):
                     raise RuntimeError("broken off")
+                time.sleep(float(how.get("pause", 0)))
                 yield block(number, int(how["size"]) + number % int(how.get("vary", 1)))
         finally:
             open("closed-" + how.get("name", ""), "w").close()
@@ -85,6 +86,14 @@ def test_clients_that_read_nothing_hold_no_thread(server, tmp_path, path, thread
         assert client.read_response().body == body(COUNT)
         assert client.exchange("GET", "/").body == b"hello"
         client.close()
+
+
+@THREADS
+def test_a_client_that_takes_nothing_is_given_up_though_all_is_kept(server, tmp_path, threads):
+    running = start(server, tmp_path, "--threads", threads, "--write-timeout", "1", "--response-buffer", "100000000")
+    with slow(running, "/blocks?count=1000000&size=1000&pause=0.002"):
+        wait_until(lambda: running.exists("closed-"), 20, running.log)
+    assert running.get("/", timeout=10).body == b"hello"
 
 
 def test_without_it_the_application_waits_for_its_client(server, tmp_path):

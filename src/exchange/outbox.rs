@@ -145,6 +145,11 @@ impl Outbox {
         self.lock().idle
     }
 
+    /// Whether the client takes no more.
+    pub fn is_gone(&self) -> bool {
+        self.lock().gone
+    }
+
     pub fn sent(&self) -> usize {
         self.lock().sent
     }

@@ -46,6 +46,8 @@ pub(super) struct Reply {
     pub(super) fields: Vec<u8>,
     /// From the first block on that the client was too slow for.
     pub(super) outbox: Option<Arc<Outbox>>,
+    /// While it holds something: until when the client has to take some of that, and how much it had taken.
+    pub(super) outbox_pace: Option<(Pace, usize)>,
 }
 
 /// What the client was answered. The head is there for whoever asked in time to have it kept.
@@ -202,10 +204,33 @@ impl Exchange<'_> {
             let sent = at + self.reply.outbox.as_ref().map_or(0, |outbox| outbox.sent());
             self.wait_to_write(&mut pace, sent, release)?;
         }
-        if self.is_satisfied() && self.reply.outbox.as_ref().is_none_or(|outbox| outbox.is_idle()) {
+        let is_out = match self.reply.outbox.clone() {
+            Some(outbox) => self.check_pace(&outbox)?,
+            None => true,
+        };
+        if self.is_satisfied() && is_out {
             self.has_left();
         }
         Ok(())
+    }
+
+    /// Gives a client up that takes nothing of what is kept for it, however long the application goes on. True when nothing
+    /// is kept.
+    fn check_pace(&mut self, outbox: &Outbox) -> Result<bool, Gone> {
+        if outbox.is_idle() {
+            self.reply.outbox_pace = None;
+            return Ok(true);
+        }
+        let (now, sent) = (clock::monotonic(), outbox.sent());
+        let fresh = || (Pace::new(now, self.site.settings.write_timeout), sent);
+        let (pace, before) = self.reply.outbox_pace.get_or_insert_with(fresh);
+        pace.progress(now, sent - *before);
+        *before = sent;
+        if pace.left(now).is_none() {
+            log::debug!("Response to {} was not taken in time (--write-timeout)", self.conn.client());
+            return self.lost();
+        }
+        Ok(false)
     }
 
     /// Sends what is in `out`, all of it before it returns.
@@ -269,6 +294,8 @@ impl Exchange<'_> {
         if let Some(outbox) = self.reply.outbox.take() {
             self.site.outlet.unwatch();
             self.conn.out = outbox.take_back();
+            // What broke while the loop was sending is known here at the latest.
+            self.reply.gone |= outbox.is_gone();
         }
     }
 
@@ -298,6 +325,9 @@ impl Exchange<'_> {
     pub fn post(&mut self, data: &[u8], last: bool, own: &mut dyn FnMut() -> Shared) -> Result<(), Gone> {
         self.take_back();
         self.reply.ended |= last;
+        if self.reply.gone {
+            return self.lost();
+        }
         let whole = data.len();
         let (data, tail) = self.frame(data, last);
         let (rest, tail) = self.gather(data, tail);
