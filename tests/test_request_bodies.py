@@ -6,6 +6,7 @@ import os
 import random
 import time
 import urllib.parse
+from signal import SIGTERM
 
 import pytest
 
@@ -357,6 +358,22 @@ def test_bodies_are_read_while_all_threads_are_busy(server, threads):
         running.touch("go")
         for connection in holders + waiting:
             connection.close()
+
+
+def test_what_waits_for_a_thread_when_a_stop_is_over_is_told_so(server):
+    """It was read, and nothing of it was run: its client may ask again elsewhere."""
+    running = server(HOLD, "--graceful-timeout", 3, *STRANGER)
+    running.expect_errors("WORKER TIMEOUT", "has been running", "Stacks of all threads", r"^  ", "Interrupted", "Error handling")
+    with running.connect() as holder, running.connect() as waiting:
+        waiting.send(HEAD + b"Expect: 100-continue\r\nContent-Length: 1000000\r\n\r\n")
+        assert waiting.read_head().status == 100
+        holder.send_request("GET", "/hold")
+        wait_until(lambda: running.exists("inside"))
+        waiting.send(b"x" * 1000000)
+        running.signal(SIGTERM)
+        assert waiting.read_response().status == 503
+        assert running.wait_exit(20) == 0
+    assert "found no thread before the worker's end" in running.log()
 
 
 # --- bodies that nobody reads ---

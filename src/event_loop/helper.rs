@@ -252,6 +252,9 @@ impl EventLoop {
         let until = table.drain_until.unwrap_or(Nanos::MAX);
         let drained = self.is_drained(&table);
         drop(table);
+        if until <= now {
+            self.refuse_queued(desk);
+        }
         if until <= now && self.expire_all(now, desk) {
             let until = now + FAREWELL;
             lock(&self.table).drain_until = Some(until);

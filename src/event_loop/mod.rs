@@ -51,10 +51,10 @@ use crate::sys::poll::{Events, Interest, Poller, Waker};
 use crate::timers::Timers;
 use crate::tls::Context;
 
-/// Tokens of what is not a connection have the highest bit set.
 /// When a log whose reader has no room is tried again.
 const LOG_RETRY: Nanos = clock::SECOND / 10;
 
+/// Tokens of what is not a connection have the highest bit set.
 const SPECIAL: u64 = 1 << 63;
 const WAKE: u64 = SPECIAL;
 const CONTROL: u64 = SPECIAL | 1 << 32;

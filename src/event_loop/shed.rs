@@ -1,5 +1,5 @@
-//! Owns: complete requests that the application is not called for: those that waited too long (`--queue-timeout`), and those
-//! whose clients have gone.
+//! Owns: complete requests that the application is not called for: those that waited too long (`--queue-timeout`), those that
+//! wait still when the time of a drain is over, and those whose clients have gone.
 //! Rule: whoever is turned away is told so at once, and may ask again: nothing was run. Without a limit nothing is measured.
 //! Never: breaks off what the application has.
 
@@ -73,9 +73,32 @@ impl EventLoop {
         let now = clock::monotonic();
         let since = |conn: &Conn| conn.ready_since().filter(|_| conn.state() == State::Ready);
         let late = |conn: &Conn| since(conn).is_some_and(|since| now.saturating_sub(since) > limit);
+        self.end_queued(late, Self::answer_overload, desk);
+    }
+
+    /// By the helper, when the time of a drain is over: no thread will be there for what still waits for one.
+    pub(super) fn refuse_queued(&self, desk: &mut Desk) {
+        self.end_queued(|conn| conn.state() == State::Ready, Self::answer_end, desk);
+    }
+
+    fn answer_end(&self, job: &mut Job, desk: &mut Desk) -> Next {
+        log::info!(
+            "A request from ip={} found no thread before the worker's end; answered 503 (--graceful-timeout)",
+            job.conn.client()
+        );
+        job.conn.turn_away(Reject::Unavailable, &mut self.turn(desk, clock::monotonic()))
+    }
+
+    /// Answers the requests of the ready queue that are `wanted` in the application's place.
+    fn end_queued(
+        &self,
+        wanted: impl Fn(&Conn) -> bool,
+        answer: fn(&Self, &mut Job, &mut Desk) -> Next,
+        desk: &mut Desk,
+    ) {
         loop {
             let mut table = lock(&self.table);
-            let Some(key) = table.queued(late).next() else {
+            let Some(key) = table.queued(&wanted).next() else {
                 return;
             };
             let Some(conn) = self.pick(&mut table, key) else {
@@ -84,8 +107,8 @@ impl EventLoop {
             drop(table);
             let mut job = Job { key, conn };
             // With the request that it has, and no other.
-            job.conn.advance(Event::Resumed, &mut self.turn(desk, now));
-            let next = self.answer_overload(&mut job, desk);
+            job.conn.advance(Event::Resumed, &mut self.turn(desk, clock::monotonic()));
+            let next = answer(self, &mut job, desk);
             let call = self.settle(job, next);
             debug_assert!(call.is_none());
         }
