@@ -9,6 +9,7 @@ import pytest
 pytest.register_assert_rewrite("crowd", "faulty", "groups", "ledger")
 
 import harness  # noqa: E402
+import nginx  # noqa: E402
 
 # Where AddressSanitizer reports on what is started here, by `make asan`; each of the runners side by side has files of its own.
 REPORTS = harness.SANITIZED and os.path.join(os.environ["RGUNICORN_REPORTS"], os.environ.get("PYTEST_XDIST_WORKER", "server"))
@@ -92,3 +93,19 @@ def reports():
 def _no_stray_config(monkeypatch):
     for name in harness.SERVER_VARIABLES:
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def in_front(tmp_path):
+    """`in_front(config)` starts Nginx; ended before the server is, as an operator would."""
+    started = []
+
+    def start(config):
+        nginx.require()
+        directory = tmp_path / ("nginx%d" % len(started))
+        directory.mkdir()
+        started.append(nginx.Nginx(directory, config))
+        return started[-1]
+    yield start
+    for running in started:
+        running.finish()

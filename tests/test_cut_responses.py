@@ -237,21 +237,6 @@ def test_in_tls_no_end_in_order_is_told(server, certificate, framing, event):
 
 # --- behind Nginx ---
 
-@pytest.fixture
-def in_front(tmp_path):
-    started = []
-
-    def start(config):
-        nginx.require()
-        directory = tmp_path / ("nginx%d" % len(started))
-        directory.mkdir()
-        started.append(nginx.Nginx(directory, config))
-        return started[-1]
-    yield start
-    for running in started:
-        running.finish()
-
-
 @pytest.mark.parametrize("event", ["exception", "crash", "kill", "timeout"])
 @FRAMINGS
 def test_behind_nginx(server, in_front, framing, event):

@@ -121,22 +121,6 @@ def django(server, prepared, tmp_path):
     return start
 
 
-@pytest.fixture
-def in_front(tmp_path):
-    """`in_front(config)` starts Nginx; ended before the server is, as an operator would."""
-    started = []
-
-    def start(config):
-        nginx.require()
-        directory = tmp_path / ("nginx%d" % len(started))
-        directory.mkdir()
-        started.append(nginx.Nginx(directory, config))
-        return started[-1]
-    yield start
-    for running in started:
-        running.finish()
-
-
 class Site:
     """The example as a browser reaches it."""
 
