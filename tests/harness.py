@@ -204,6 +204,12 @@ def descendants(pid):
     return found
 
 
+def signals_ignored():
+    """The mask of the signals that this process ignores: bit N - 1 is signal N (proc(5), SigIgn)."""
+    with open("/proc/self/status") as f:
+        return int(re.search(r"^SigIgn:\s*(\w+)", f.read(), re.M).group(1), 16)
+
+
 def status_field(pid, field):
     """A number from /proc/PID/status, for example VmHWM in kB."""
     with open("/proc/%d/status" % pid) as f:

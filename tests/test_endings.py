@@ -22,7 +22,9 @@ PYTHON_IGNORES = {signal.SIGPIPE, signal.SIGXFSZ}
 HEARD = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, signal.SIGUSR1, SIGUSR2}
 # For the stacks of all threads; and what the C library has a handler for once there are threads (nptl(7)).
 STACKS, SETXID = signal.SIGRTMIN + 7, 33
-DEADLY = [n for n in EVERY if n not in HALTS | HARMLESS]
+# What this process was started to ignore, the server's processes ignore as well (execve(2)).
+IGNORED = {n for n in EVERY if harness.signals_ignored() >> (n - 1) & 1} - PYTHON_IGNORES
+DEADLY = [n for n in EVERY if n not in HALTS | HARMLESS | IGNORED]
 CODES = [0, 1, 2, 3, 4, 5, 42, 126, 127, 128, 129, 137, 255]
 
 APP = """

@@ -322,8 +322,9 @@ def test_a_child_has_the_signals_of_a_plain_python_process(server, options, tmp_
     bare = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
     plain_masks, plain_handlers, plain_wakeup = ast.literal_eval(bare.stdout)
     hide = lambda text: re.sub(r"0x\w+", "", text)
-    # Two that the C library has for itself where there are threads (nptl(7)).
-    assert [int(mask, 16) & ~(3 << 31) for mask in masks] == [int(mask, 16) for mask in plain_masks]
+    # Two that the C library has for itself where there are threads (nptl(7)); who started the tests may have them ignored.
+    without_own = lambda masks: [int(mask, 16) & ~(3 << 31) for mask in masks]
+    assert without_own(masks) == without_own(plain_masks)
     assert [hide(text) for text in handlers] == [hide(text) for text in plain_handlers]
     assert wakeup == plain_wakeup
 

@@ -118,7 +118,7 @@ def test_logconfig_gets_the_lines_of_arbiter_and_workers(server, tmp_path, form,
     running = start(server, tmp_path, *options, *more, config=config)
     assert running.get("/shelf?x").status == 200
     running.wait_log(r"^gunicorn\.error\|INFO\|%d\|Listening at: http" % running.pid)
-    worker = running.workers()[0]
+    worker = running.wait_workers(1)[0]
     running.wait_log(r"^gunicorn\.error\|INFO\|%d\|Booting worker with pid: %d$" % (worker, worker))
     wait_until(lambda: running.read("access.log"))
     assert re.fullmatch(r'gunicorn\.access\|INFO\|%d\|127\.0\.0\.1 - - \[.*\] "GET /shelf\?x HTTP/1\.1" 200 5 "-" "-"\n'
