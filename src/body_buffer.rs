@@ -139,6 +139,7 @@ impl BodyBuffer {
             }
             taken += decoded.consumed;
         }
+        self.flush();
         Ok(taken)
     }
 
@@ -154,11 +155,21 @@ impl BodyBuffer {
     }
 
     fn keep_in_memory_or_file(&mut self, bytes: &[u8]) {
-        let fits = self.is_streamed || self.file.is_none() && self.has_memory_for(bytes.len());
+        // Once there is a file, `flush` moves what has come to it: one write for all chunks of a read.
+        let fits = self.is_streamed || self.file.is_some() || self.has_memory_for(bytes.len());
         self.memory.extend_from_slice(bytes);
-        if fits {
-            return;
+        if !fits {
+            self.move_or_stream();
         }
+    }
+
+    fn flush(&mut self) {
+        if self.file.is_some() && !self.is_streamed && !self.memory.is_empty() {
+            self.move_or_stream();
+        }
+    }
+
+    fn move_or_stream(&mut self) {
         if let Err(e) = self.move_to_file() {
             self.is_streamed = true;
             self.store.warn(&e);
@@ -357,6 +368,24 @@ mod tests {
             assert_eq!(read_back(&mut body), bytes(length));
         }
         assert_eq!(store.in_memory.load(Relaxed), 0);
+    }
+
+    /// What comes as one-byte chunks is the same body, and none of it waits in memory behind the file.
+    #[test]
+    fn small_chunks_go_to_the_file_together() {
+        let store = store(&temp());
+        let all = bytes(MEMORY_LIMIT + 20_000);
+        let mut body =
+            BodyBuffer::new(Decoder::new(Framing::Chunked, &LIMITS), Overflow::ToFile, store.clone());
+        for part in all.chunks(5_000) {
+            let chunks: Vec<u8> =
+                part.iter().flat_map(|byte| [b"1\r\n".as_slice(), &[*byte], b"\r\n"].concat()).collect();
+            assert_eq!(body.take(&chunks, u64::MAX), Ok(chunks.len()));
+            assert!(body.file.is_none() || body.memory.is_empty() && body.charged == 0);
+        }
+        assert_eq!(body.take(b"0\r\n\r\n", u64::MAX), Ok(5));
+        assert!(body.is_complete() && body.in_file == all.len() as u64);
+        assert_eq!(read_back(&mut body), all);
     }
 
     #[test]

@@ -89,6 +89,11 @@ impl Peers {
         let canonical = peer.to_canonical();
         networks.iter().any(|network| network.contains(&canonical) || network.contains(&peer))
     }
+
+    /// Whether a peer belongs to the set for what it is, and not because everybody does.
+    fn single_out(&self, peer: Identity) -> bool {
+        peer == Identity::UnixSocket || *self != Peers::Any && self.contain(peer)
+    }
 }
 
 fn network(entry: &str) -> Result<IpNet, BadNetwork> {
@@ -143,6 +148,11 @@ impl Trust {
     /// Asked of the peer, and again of the client whom a PROXY header has named in its place.
     pub fn trusts(&self, speaker: Identity) -> bool {
         self.peers.contain(speaker)
+    }
+
+    /// Whether a peer is known to be a proxy. Where `*` trusts everybody, that says nothing of anybody.
+    pub fn is_proxy(&self, peer: Identity) -> bool {
+        self.peers.single_out(peer)
     }
 
     /// What a trusted peer says about the scheme; `block` is what the spans of `fields` are relative to. The exact value
@@ -208,6 +218,18 @@ mod tests {
         assert!(peers(&[]).contain(Identity::UnixSocket));
         assert!(!peers(&["127.0.0.1", "0.0.0.0/0", "::/0"]).contain(Identity::Unknown));
         assert!(peers(&["*"]).contain(Identity::Unknown));
+    }
+
+    /// `*` says of nobody that it is a proxy; only what reaches the server over a unix socket is one in any case.
+    #[test]
+    fn whom_only_the_star_trusts_is_no_known_proxy() {
+        let trust = |entries: &[&str]| Trust::new(entries, vec![]).unwrap();
+        let speakers = [peer("10.0.0.1"), peer("::1"), Identity::UnixSocket, Identity::Unknown];
+        let proxies = |trust: &Trust| speakers.map(|speaker| trust.is_proxy(speaker));
+        assert_eq!(proxies(&trust(&["*"])), [false, false, true, false]);
+        assert_eq!(proxies(&trust(&["10.0.0.0/8", "*"])), [false, false, true, false]);
+        assert_eq!(proxies(&trust(&["10.0.0.0/8"])), [true, false, true, false]);
+        assert!(speakers.iter().all(|speaker| trust(&["*"]).trusts(*speaker)));
     }
 
     #[test]

@@ -40,6 +40,8 @@ STRANGER = ("--forwarded-allow-ips", "192.0.2.1")
 MODES = {
     "auto": STRANGER,
     "auto behind a proxy": (),
+    # Who trusts everybody has named no proxy: bodies are buffered as a stranger's.
+    "auto with everybody trusted": ("--forwarded-allow-ips", "*"),
     "on": ("--request-buffering", "on"),
     "off": ("--request-buffering", "off"),
 }

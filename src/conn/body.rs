@@ -1,7 +1,7 @@
 //! Owns: a request's body until the application can be called, and the 100 (Continue) that a client waits for.
 //! Rule: the application is called when nothing of the request is missing (`request_buffering` says when it is). A body
 //! that is here whole when its head is read stays in the scratch and is not copied; of any other, each byte is decoded
-//! into the connection's buffer as it comes, so that `pending` holds no more than the head.
+//! into the connection's buffer as it comes, so that `pending` holds no more than the head until it is complete.
 //! Never: waits; reads what follows the body.
 
 use super::{Conn, Next, Settings, State, Turn};
@@ -24,7 +24,7 @@ impl Conn {
         if matches!(framing, Framing::Length(length) if length > limit) {
             return Err(Reject::BodyTooLarge);
         }
-        let overflow = self.overflow(turn.settings.buffering);
+        let overflow = self.overflow(turn.settings);
         let scratch = &mut turn.desk.scratch;
         let here = &scratch.unread()[self.head.length..];
         if self.body.is_none() {
@@ -69,13 +69,18 @@ impl Conn {
     }
 
     /// A proxy that is trusted has read the whole body before it sends the first byte of it (nginx, proxy_request_buffering).
-    fn overflow(&self, buffering: Buffering) -> Overflow {
+    /// Whom only `*` trusts may be anybody.
+    fn overflow(&self, settings: &Settings) -> Overflow {
         let fields = &self.head.fields;
-        match buffering {
+        match settings.buffering {
             // The application's first read asks for the body.
             Buffering::Off if fields.expect_continue => Overflow::Stream(0),
             Buffering::Off => Overflow::Stream(READ_SIZE),
-            Buffering::Auto if self.trusted && matches!(fields.framing, Framing::Length(_)) => {
+            Buffering::Auto
+                if self.trusted
+                    && matches!(fields.framing, Framing::Length(_))
+                    && settings.trust.is_proxy(self.speaker()) =>
+            {
                 Overflow::Stream(MEMORY_LIMIT)
             }
             Buffering::Auto | Buffering::On => Overflow::ToFile,

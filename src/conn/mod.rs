@@ -12,8 +12,9 @@
 //! when the peer breaks TLS, and all reach Closed. Ready is a complete request that waits for a thread.
 //! Never: polls, spawns, locks, knows Python. A complete request is handed up as `Next::Call`.
 //!
-//! Memory: an idle connection owns no buffers. While it is served, its octets are in the thread's scratch; what must
-//! outlive the turn is kept in `pending` (a head, or the beginning of one), `body` and `out` (what the peer has not taken).
+//! Memory: an idle connection owns no buffers. While it is served, its bytes are in the thread's scratch. What must outlive
+//! the turn is kept in `pending` (the beginning of a head, a head whose body is coming, a complete request that waits for a
+//! thread, pipelined requests), `body` (a body that has come in part, or whole) and `out` (what the peer has not taken).
 
 mod body;
 mod intake;

@@ -1,7 +1,8 @@
 //! Owns: a worker's loop: who leads it, which connection is next, what happens when its deadline passes.
-//! Rule: one thread leads (it holds the baton and waits); a complete request is served by the thread that read it, inline,
-//! with the baton lent meanwhile. When that takes long the helper takes the baton over: it promotes a parked thread, or
-//! leaves ready connections to other workers. The table's lock is held for a few instructions, never over a wait or a call.
+//! Rule: one thread leads (it holds the baton and waits). It serves the complete requests that it reads itself, inline, with
+//! the baton lent meanwhile; those whose turn comes later wait in the ready queue for any thread. When a call takes long the
+//! helper takes the baton over: it promotes a parked thread, or leaves ready connections to other workers. The table's lock
+//! is never held over a wait or a call.
 //! Never: parses or frames, names Python. What a signal means is told to it by the worker (`Directive`).
 
 mod accept;

@@ -128,7 +128,8 @@ pub const ROWS: &[Opt] = &[
         kind: Kind::Seconds,
         default: "30",
         section: TIMEOUTS,
-        help: "Longest pause of a client while it sends a request body. 0 = no limit.",
+        help: "Longest pause of a client while it sends a request body, which has to come with 500 bytes a second on \
+               average. 0 = no limit.",
         ..ROW
     },
     Opt {
@@ -216,9 +217,10 @@ pub const ROWS: &[Opt] = &[
         default: "auto",
         section: LIMITS,
         help: "on: the application is called when the whole body has come; what does not fit in memory waits \
-               in a file (--worker-tmp-dir). auto: the same, but a body of known length from a peer in \
-               --forwarded-allow-ips is streamed to the application once 128 KiB of it have come. off: the \
-               application is called at once and reads the body from the client.",
+               in a file (--worker-tmp-dir). auto: the same, but a body of known length from a peer that \
+               --forwarded-allow-ips names, or of a unix socket, is streamed to the application once 128 KiB of \
+               it have come; * names nobody. off: the application is called at once and reads the body from \
+               the client.",
         ..ROW
     },
 ];
