@@ -280,8 +280,7 @@ impl EventLoop {
     /// The loop has ended, and the main thread ends the process; unless it is stuck in a request that ran too long, or
     /// cannot have the interpreter because of one.
     fn leave_stuck(&self) {
-        let main_is_stuck = self.calls[0].look().is_overdue();
-        if !main_is_stuck && !lock(&self.table).frozen {
+        if !lock(&self.table).frozen && self.main_leaves_its_call() {
             if self.overdue_calls() == 0 {
                 return self.free_lead();
             }
@@ -293,6 +292,19 @@ impl EventLoop {
         log::info!("Worker exiting (pid: {})", process::id());
         crate::log::give_up();
         process::exit_now(0);
+    }
+
+    /// False when the main thread is stuck. A request that has just been broken off ends once that thread has the interpreter,
+    /// which takes a moment; `worker_abort` is called on the way.
+    fn main_leaves_its_call(&self) -> bool {
+        let until = clock::monotonic().saturating_add(LAST_WORDS.as_nanos() as Nanos);
+        while self.calls[0].look().is_overdue() {
+            if clock::monotonic() >= until {
+                return false;
+            }
+            pause(TICK);
+        }
+        true
     }
 }
 
