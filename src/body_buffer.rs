@@ -219,10 +219,7 @@ impl BodyBuffer {
 
     fn give_memory_back(&mut self) {
         self.store.in_memory.fetch_sub(std::mem::take(&mut self.charged), Relaxed);
-        // What one read brings goes through it on its way to the file.
-        if self.memory.capacity() > WINDOW {
-            self.memory = Vec::new();
-        }
+        self.memory = Vec::new();
     }
 
     /// Bytes that have not been read.
@@ -381,11 +378,16 @@ mod tests {
             let chunks: Vec<u8> =
                 part.iter().flat_map(|byte| [b"1\r\n".as_slice(), &[*byte], b"\r\n"].concat()).collect();
             assert_eq!(body.take(&chunks, u64::MAX), Ok(chunks.len()));
-            assert!(body.file.is_none() || body.memory.is_empty() && body.charged == 0);
+            assert!(body.file.is_none() || body.memory.capacity() == 0 && body.charged == 0);
         }
+        // The pieces of one read wait for each other.
+        let before = body.in_file;
+        body.keep(b"1");
+        body.keep(b"2");
+        assert_eq!((body.in_file, body.memory.as_slice()), (before, b"12".as_slice()));
         assert_eq!(body.take(b"0\r\n\r\n", u64::MAX), Ok(5));
-        assert!(body.is_complete() && body.in_file == all.len() as u64);
-        assert_eq!(read_back(&mut body), all);
+        assert!(body.is_complete() && body.in_file == before + 2);
+        assert_eq!(read_back(&mut body), [all.as_slice(), b"12"].concat());
     }
 
     #[test]

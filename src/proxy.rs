@@ -89,11 +89,6 @@ impl Peers {
         let canonical = peer.to_canonical();
         networks.iter().any(|network| network.contains(&canonical) || network.contains(&peer))
     }
-
-    /// Whether a peer belongs to the set for what it is, and not because everybody does.
-    fn single_out(&self, peer: Identity) -> bool {
-        peer == Identity::UnixSocket || *self != Peers::Any && self.contain(peer)
-    }
 }
 
 fn network(entry: &str) -> Result<IpNet, BadNetwork> {
@@ -150,9 +145,9 @@ impl Trust {
         self.peers.contain(speaker)
     }
 
-    /// Whether a peer is known to be a proxy. Where `*` trusts everybody, that says nothing of anybody.
-    pub fn is_proxy(&self, peer: Identity) -> bool {
-        self.peers.single_out(peer)
+    /// Whether a peer is trusted for what it is. Where `*` trusts everybody, that says of nobody that it is a proxy.
+    pub fn is_proxy(&self, speaker: Identity) -> bool {
+        speaker == Identity::UnixSocket || self.peers != Peers::Any && self.trusts(speaker)
     }
 
     /// What a trusted peer says about the scheme; `block` is what the spans of `fields` are relative to. The exact value

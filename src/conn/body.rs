@@ -24,24 +24,25 @@ impl Conn {
         if matches!(framing, Framing::Length(length) if length > limit) {
             return Err(Reject::BodyTooLarge);
         }
-        let overflow = self.overflow(turn.settings);
         let scratch = &mut turn.desk.scratch;
         let here = &scratch.unread()[self.head.length..];
         if self.body.is_none() {
             if self.has_come_whole(here, turn.settings)? {
                 return Ok(true);
             }
+            let overflow = self.overflow(turn.settings);
             if matches!(overflow, Overflow::Stream(enough) if here.len() >= enough) {
                 return Ok(true);
             }
+            if !here.is_empty() {
+                let decoder = Decoder::new(framing, &turn.settings.policy.limits);
+                let body = BodyBuffer::new(decoder, overflow, turn.settings.bodies.clone());
+                self.body = Some(Box::new(body));
+            }
         }
-        if here.is_empty() {
+        let Some(body) = self.body.as_mut().filter(|_| !here.is_empty()) else {
             return Ok(false);
-        }
-        let decoder = || Decoder::new(framing, &turn.settings.policy.limits);
-        let body = self.body.get_or_insert_with(|| {
-            Box::new(BodyBuffer::new(decoder(), overflow, turn.settings.bodies.clone()))
-        });
+        };
         let taken = body.take(here, limit)?;
         scratch.remove(self.head.length, taken);
         Ok(body.is_ready())
@@ -72,15 +73,12 @@ impl Conn {
     /// Whom only `*` trusts may be anybody.
     fn overflow(&self, settings: &Settings) -> Overflow {
         let fields = &self.head.fields;
+        let has_length = matches!(fields.framing, Framing::Length(_));
         match settings.buffering {
             // The application's first read asks for the body.
             Buffering::Off if fields.expect_continue => Overflow::Stream(0),
             Buffering::Off => Overflow::Stream(READ_SIZE),
-            Buffering::Auto
-                if self.trusted
-                    && matches!(fields.framing, Framing::Length(_))
-                    && settings.trust.is_proxy(self.speaker()) =>
-            {
+            Buffering::Auto if has_length && settings.trust.is_proxy(self.speaker()) => {
                 Overflow::Stream(MEMORY_LIMIT)
             }
             Buffering::Auto | Buffering::On => Overflow::ToFile,

@@ -1,7 +1,7 @@
 //! Owns: serving a complete request: the call, what it does to the scoreboard, who leads the loop meanwhile.
 //! Rule: the thread that read a request serves it, unless others that are ready have their turn before it; it is then
-//! served by whichever thread is free when its turn has come. The lead is lent for the time of a call, as most calls are over before
-//! anybody could take it; where calls have been long lately, or run side by side, it is handed on at once.
+//! served by whichever thread is free when its turn has come. The lead is lent for the time of a call, as most calls are
+//! over before anybody could take it; where calls have been long lately, or run side by side, it is handed on at once.
 //! A connection whose requests come without a pause has a bounded share of the thread; then others that are ready are next.
 //! Never: waits.
 

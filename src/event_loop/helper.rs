@@ -33,8 +33,9 @@ const LENIENCE: Nanos = 16 * TICK;
 const QUIET: u32 = 1;
 /// Ticks that a turn of many short calls may last before another worker takes some of them.
 const LONG_TURN: u32 = 4;
-/// How long the process may take to end beside a thread that is stuck.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long the main thread may take to leave a request that was broken off, and then the process to end beside a thread that
+/// is stuck.
+const LAST_WORDS: Nanos = SECOND;
 /// How long an application may take to notice that its connection was closed.
 const FAREWELL: Nanos = SECOND / 2;
 /// What a request is given at most to finish after a time in which this process did not run.
@@ -285,7 +286,7 @@ impl EventLoop {
                 return self.free_lead();
             }
             // Exit handlers run beside a thread that is stuck, and may wait for it in vain.
-            std::thread::sleep(LAST_WORDS);
+            std::thread::sleep(Duration::from_nanos(LAST_WORDS));
         }
         self.write_access_log();
         self.plan.slot.set_leaves();
@@ -297,7 +298,7 @@ impl EventLoop {
     /// False when the main thread is stuck. A request that has just been broken off ends once that thread has the interpreter,
     /// which takes a moment; `worker_abort` is called on the way.
     fn main_leaves_its_call(&self) -> bool {
-        let until = clock::monotonic().saturating_add(LAST_WORDS.as_nanos() as Nanos);
+        let until = clock::monotonic() + LAST_WORDS;
         while self.calls[0].look().is_overdue() {
             if clock::monotonic() >= until {
                 return false;
